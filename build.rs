@@ -1,0 +1,31 @@
+//! Compiles the wire contract without a `protoc` on the machine.
+//!
+//! One descriptor set feeds the generated messages and services, server
+//! reflection, and the proto-JSON codec, so that they cannot drift apart.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let files = protox::compile(["duologue/v1/chat.proto"], ["proto"])?;
+    let descriptors = files.encode_to_vec();
+    fs::write(out.join("duologue_descriptor.bin"), &descriptors)?;
+
+    tonic_prost_build::configure()
+        .compile_well_known_types(true)
+        // Clients take any channel; the gateway itself needs no transport of tonic's.
+        .build_transport(false)
+        .extern_path(".google.protobuf", "::pbjson_types")
+        .compile_fds(files)?;
+
+    // Defaults are written out: a browser without a protobuf library should
+    // read `index: 0`, not `undefined`.
+    pbjson_build::Builder::new()
+        .register_descriptors(&descriptors)?
+        .emit_fields()
+        .build(&[".duologue.v1"])?;
+    Ok(())
+}

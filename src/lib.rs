@@ -1,3 +1,12 @@
-//! x
-#[expect(missing_docs)]
-pub mod proto { tonic::include_proto!("duologue.v1"); include!(concat!(env!("OUT_DIR"), "/duologue.v1.serde.rs")); }
+//! Duologue: a chat gateway. One session core, two protocol families, one port.
+//!
+//! ```text
+//! main → cli, server → transport → session ← store, responder
+//! ```
+//!
+//! - [`session`] is the core: every rule that both protocol families must agree on.
+//! - [`store`] and [`responder`] implement its traits.
+
+pub mod responder;
+pub mod session;
+pub mod store;

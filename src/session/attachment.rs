@@ -77,12 +77,14 @@ impl Attachment {
         self.delivered
     }
 
-    /// Says something in this session. See [`Gateway::send`].
+    /// Says something in this session. See [`Gateway::send`]. The future outlives the
+    /// attachment, and the message is sent even if neither is waited for.
     ///
     /// # Errors
     /// As [`Gateway::send`].
-    pub async fn send(&self, draft: Draft) -> Result<Accepted> {
-        self.gateway.send_live(&self.live, draft).await
+    pub fn send(&self, draft: Draft) -> impl Future<Output = Result<Accepted>> + Send + use<> {
+        let (gateway, live) = (self.gateway.clone(), self.live.clone());
+        async move { gateway.send_live(&live, draft).await }
     }
 
     /// Stops the reply in progress, or the next one. False if there is none.

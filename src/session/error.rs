@@ -39,6 +39,8 @@ pub enum ErrorKind {
     OpenTimeout,
     /// The peer went silent.
     Unresponsive,
+    /// The peer broke the rules of the protocol below the frames.
+    ProtocolViolation,
     /// A frame could not be decoded.
     BadFrame,
     /// A frame of a type that the negotiated codec does not use.
@@ -61,7 +63,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for tables and their tests.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::InvalidName,
         Self::InvalidArgument,
         Self::MessageTooLarge,
@@ -76,6 +78,7 @@ impl ErrorKind {
         Self::SlowConsumer,
         Self::OpenTimeout,
         Self::Unresponsive,
+        Self::ProtocolViolation,
         Self::BadFrame,
         Self::WrongFrameType,
         Self::BadUtf8,
@@ -105,6 +108,7 @@ impl ErrorKind {
             Self::SlowConsumer => "slow_consumer",
             Self::OpenTimeout => "open_timeout",
             Self::Unresponsive => "unresponsive",
+            Self::ProtocolViolation => "protocol_violation",
             Self::BadFrame => "bad_frame",
             Self::WrongFrameType => "wrong_frame_type",
             Self::BadUtf8 => "bad_utf8",
@@ -134,6 +138,7 @@ impl ErrorKind {
             Self::SlowConsumer => "The stream fell too far behind: reconnect and resume",
             Self::OpenTimeout => "No open frame came in time",
             Self::Unresponsive => "The connection went silent",
+            Self::ProtocolViolation => "The protocol was violated",
             Self::BadFrame => "The frame could not be understood",
             Self::WrongFrameType => "Frames of this type are not understood here",
             Self::BadUtf8 => "The text is not valid UTF-8",

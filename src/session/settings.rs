@@ -40,7 +40,7 @@ impl Default for Settings {
             max_session_streams: 64,
             max_reply_size: 1 << 20,
             max_backlog_events: 4096,
-            max_backlog_size: 1 << 20,
+            max_backlog_size: 4 << 20,
             max_page_messages: 1000,
             max_page_size: 3 << 20,
         }

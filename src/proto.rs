@@ -4,6 +4,8 @@
 // Generated code is not held to the lints of ours.
 #![expect(clippy::all, reason = "generated")]
 
+pub mod timestamp;
+
 tonic::include_proto!("duologue.v1");
 
 // Its proto-JSON.

@@ -60,7 +60,7 @@ impl Drop for StreamLog {
             Close::Code(code, reason) => (Some(code), reason),
         };
         let session = self.session.map(tracing::field::display);
-        let seconds = self.opened.elapsed().as_secs_f32();
+        let seconds = self.opened.elapsed().as_millis() as f64 / 1000.0;
         tracing::info!(
             protocol,
             codec,

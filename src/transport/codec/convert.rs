@@ -198,12 +198,8 @@ pub(in crate::transport) fn wire_position(at: &Position) -> proto::Position {
     proto::Position { epoch: at.epoch.as_str().into(), seq: at.seq }
 }
 
-fn timestamp(time: Timestamp) -> pbjson_types::Timestamp {
-    let millis = time.as_millis();
-    pbjson_types::Timestamp {
-        seconds: (millis / 1000).cast_signed(),
-        nanos: ((millis % 1000) as i32) * 1_000_000,
-    }
+fn timestamp(time: Timestamp) -> proto::timestamp::Timestamp {
+    proto::timestamp::Timestamp::from_millis(time.as_millis())
 }
 
 fn owned(text: &Arc<str>) -> String {

@@ -1,6 +1,5 @@
 //! gRPC: half-close, deadlines, statuses, health, and what is not gRPC.
 
-
 use futures_util::stream;
 use tonic::{Code, Request};
 use tonic_health::pb::{
@@ -63,12 +62,19 @@ async fn a_half_closed_retry_of_an_answered_or_a_running_turn_ends_too() {
     let token = create(&server).await;
     let mut first = Door::Json.open(&server, &token, None).await;
     first.say("a", Some("m1")).await.unwrap();
-    let running = chat(&server, vec![open(&token), send("a", Some("m1")), send("a", Some("m1"))]);
-    let (running, ()) = tokio::join!(running, async {
-        gate.add_permits(1);
-        first.reply().await;
-    });
-    assert_eq!(replies(&running.unwrap()), ["done"]);
+
+    let requests = vec![open(&token), send("a", Some("m1")), send("a", Some("m1"))];
+    let mut running = stub(&server).await.chat(stream::iter(requests)).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    while let Some(response) = soon("a response", running.message()).await.unwrap() {
+        let event = response.event.unwrap();
+        if matches!(&event, Event::Accepted(accepted) if accepted.duplicate) {
+            gate.add_permits(1);
+        }
+        events.push(event);
+    }
+    assert_eq!(replies(&events), ["done"]);
+
     let answered = chat(&server, vec![open(&token), send("a", Some("m1"))]).await.unwrap();
     assert!(
         matches!(&answered[..], [Event::Opened(_), Event::Accepted(accepted)] if accepted.duplicate),

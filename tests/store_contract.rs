@@ -101,8 +101,7 @@ async fn a_session_is_gone_at_its_deadline_for_every_operation() {
 async fn renewing_moves_the_deadline_forward_and_never_past_the_end() {
     for store in stores() {
         let (session, _) = created(&*store).await;
-        let renew =
-            async |to| store.renew(session.id, NOW, later(to)).await.unwrap().expires_at;
+        let renew = async |to| store.renew(session.id, NOW, later(to)).await.unwrap().expires_at;
         assert_eq!(renew(90).await, later(90));
         assert_eq!(renew(70).await, later(90), "never backward");
         assert_eq!(renew(500).await, later(200), "never past the end");

@@ -56,17 +56,17 @@ async fn a_refused_plain_message_is_answered_by_one_error_frame_in_its_place() {
     setup.session.max_queued_turns = 1;
     let server = setup.start().await;
     let token = create(&server).await;
+    let mut watcher = crate::support::Door::Json.open(&server, &token, None).await;
     let mut socket = Socket::open(&server, &format!("?token={token}"), "").await;
     socket.text("one").await;
-    socket.text("two").await;
+    watcher.messages(1).await;
+    // This refusal is known before the reply: it must not overtake it.
     socket.text("").await;
-    // The queue's refusal is known before the reply: it must not overtake it.
     let mut probe = Socket::open(&server, &format!("?token={token}"), "").await;
     probe.text("full").await;
     assert_eq!(probe.next_text().await, "Error: Too many messages wait for their reply");
     gate.add_permits(1);
     assert_eq!(socket.next_text().await, "ok");
-    assert_eq!(socket.next_text().await, "Error: Too many messages wait for their reply");
     assert_eq!(socket.next_text().await, "Error: The text is empty");
 }
 

@@ -118,15 +118,9 @@ pub struct Attached {
 }
 
 enum Wire {
-    Grpc {
-        requests: mpsc::UnboundedSender<ChatRequest>,
-        responses: Streaming<ChatResponse>,
-    },
+    Grpc { requests: mpsc::UnboundedSender<ChatRequest>, responses: Streaming<ChatResponse> },
     Socket(Socket),
-    Sse {
-        response: reqwest::Response,
-        buffer: Vec<u8>,
-    },
+    Sse { response: reqwest::Response, buffer: Vec<u8> },
 }
 
 impl fmt::Debug for Attached {

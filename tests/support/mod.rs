@@ -6,8 +6,8 @@ mod responders;
 mod rest;
 mod websocket;
 
-pub use client::stub;
 pub use client::Door;
+pub use client::stub;
 pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Running, Setup};
 pub use responders::{Scripted, Step};

@@ -43,23 +43,38 @@ pub async fn create(server: &Running) -> String {
     created.json()["token"].as_str().unwrap().to_owned()
 }
 
-/// The whole log as a door shows it: number, id, who, text, in one form for all.
-pub async fn history(
-    server: &Running,
-    door: Door,
-    token: &str,
-) -> Vec<(u64, String, String, String)> {
-    if door == Door::Grpc {
-        let request =
-            proto::RefreshTokenRequest { token: token.into(), after: Some(0), limit: None };
-        let answer = super::client::stub(server).await.refresh_token(request).await.unwrap();
-        let entry = |message: proto::Message| {
-            let role = if message.role() == proto::Role::User { "user" } else { "assistant" };
-            (u64::from(message.seq), message.id, role.to_owned(), message.text)
+/// A message in one form for all doors: number, id, who, text.
+pub type Entry = (u64, String, String, String);
+
+/// The whole log as a door shows it, page by page.
+pub async fn history(server: &Running, door: Door, token: &str) -> Vec<Entry> {
+    let mut log: Vec<Entry> = Vec::new();
+    loop {
+        let after = log.last().map_or(0, |entry| entry.0);
+        let page = match door {
+            Door::Grpc => page_by_grpc(server, token, after).await,
+            Door::Json | Door::Proto | Door::Sse => page_by_rest(server, token, after).await,
         };
-        return answer.into_inner().messages.into_iter().map(entry).collect();
+        if page.is_empty() {
+            return log;
+        }
+        log.extend(page);
     }
-    let path = format!("/refresh_token?token={token}&after=0");
+}
+
+async fn page_by_grpc(server: &Running, token: &str, after: u64) -> Vec<Entry> {
+    let after = Some(after.try_into().unwrap());
+    let request = proto::RefreshTokenRequest { token: token.into(), after, limit: None };
+    let answer = super::client::stub(server).await.refresh_token(request).await.unwrap();
+    let entry = |message: proto::Message| {
+        let role = if message.role() == proto::Role::User { "user" } else { "assistant" };
+        (u64::from(message.seq), message.id, role.to_owned(), message.text)
+    };
+    answer.into_inner().messages.into_iter().map(entry).collect()
+}
+
+async fn page_by_rest(server: &Running, token: &str, after: u64) -> Vec<Entry> {
+    let path = format!("/refresh_token?token={token}&after={after}");
     let answer = Rest::call(server, "GET", &path).await.json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
     let entry = |message: &Value| {

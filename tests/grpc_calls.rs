@@ -36,13 +36,9 @@ async fn chat(
 }
 
 fn replies(events: &[Event]) -> Vec<&str> {
-    let reply = |event| match event {
-        &Event::Message(ref message) if message.in_reply_to.is_some() => {
-            Some(message.text.as_str())
-        }
-        _ => None,
-    };
-    events.iter().filter_map(reply).collect()
+    let is_reply = |message: &&proto::Message| message.in_reply_to.is_some();
+    let message = |event| if let Event::Message(message) = event { Some(message) } else { None };
+    events.iter().filter_map(message).filter(is_reply).map(|reply| reply.text.as_str()).collect()
 }
 
 #[tokio::test]

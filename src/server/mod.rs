@@ -189,7 +189,7 @@ async fn turn_away(mut stream: TcpStream) {
     let _told_or_not = timeout(PATIENCE, async {
         // An answer before the request would be taken for a mistake, and a close with
         // unread bytes would reset the connection before the answer is read.
-        stream.read(&mut sink).await?;
+        let _whatever_it_asks = stream.read(&mut sink).await?;
         stream.write_all(ANSWER).await?;
         stream.shutdown().await?;
         while stream.read(&mut sink).await? > 0 {}

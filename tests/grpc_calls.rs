@@ -36,9 +36,15 @@ async fn chat(
 }
 
 fn replies(events: &[Event]) -> Vec<&str> {
-    let is_reply = |message: &&proto::Message| message.in_reply_to.is_some();
-    let message = |event| if let Event::Message(message) = event { Some(message) } else { None };
-    events.iter().filter_map(message).filter(is_reply).map(|reply| reply.text.as_str()).collect()
+    let mut texts = Vec::new();
+    for event in events {
+        if let Event::Message(message) = event
+            && message.in_reply_to.is_some()
+        {
+            texts.push(message.text.as_str());
+        }
+    }
+    texts
 }
 
 #[tokio::test]

@@ -150,6 +150,15 @@ async fn settings_come_from_an_env_file_the_environment_and_flags_in_this_order(
 }
 
 #[tokio::test]
+async fn a_variable_that_is_no_setting_is_pointed_out() {
+    let mut child = command(&["--addr", "127.0.0.1:0"]);
+    let child = child.env("DUOLOGUE_SESION_TTL", "5m").env("DUOLOGUE_LOG", "warn").spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.unwrap()).lines();
+    let line = soon("a line", lines.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("WARN") && line.contains("DUOLOGUE_SESION_TTL"), "{line}");
+}
+
+#[tokio::test]
 async fn help_and_version_are_printed_with_success() {
     let (code, help, _) = output(&["--help"]).await;
     assert_eq!(code, Some(0));

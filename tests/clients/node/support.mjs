@@ -22,7 +22,7 @@ export const contract = await import(pathToFileURL(generated).href);
 // What the simulated responder says unless it is told otherwise, and what the
 // tests tell it to say where a reply has to take a while.
 export const REPLY = "Response: Simulating response from the GPT service";
-export const SLOW_REPLY = Array.from({ length: 40 }, (_, n) => `word${n}`).join(" ");
+export const SLOW_REPLY = Array.from({ length: 30 }, (_, n) => `word${n}`).join(" ");
 export const SLOWLY = ["--simulated-delay", "25ms", "--simulated-reply", SLOW_REPLY];
 
 // Rejects where nothing has come of a promise in time.

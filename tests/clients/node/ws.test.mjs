@@ -140,7 +140,8 @@ test("a frame too big closes with 1009", async () => {
 
 test("a revoked session closes with 4002", async () => {
   const token = await gateway.newToken();
-  const { closed } = await open(`${gateway.ws}?token=${token}`, ["duologue.v1.json"]);
+  const { frames, closed } = await open(`${gateway.ws}?token=${token}`, ["duologue.v1.json"]);
+  assert("opened" in (await parsed(frames)));
   await gateway.revoke(token);
   assert.equal(await closed(), 4002);
 });

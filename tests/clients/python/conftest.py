@@ -17,7 +17,7 @@ def gateway() -> Iterator[Gateway]:
 
 @pytest.fixture(scope="session")
 def slow() -> Iterator[Gateway]:
-    """Takes a second over every reply, one word after the other."""
+    """Takes three quarters of a second over every reply, word by word."""
     with Gateway("--simulated-delay", "25ms", "--simulated-reply", SLOW_REPLY) as running:
         yield running
 

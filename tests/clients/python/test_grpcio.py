@@ -110,6 +110,15 @@ def test_a_ping_is_answered(stub, gateway: Gateway) -> None:
     assert [event.WhichOneof("event") for event in call] == ["opened", "pong"]
 
 
+def test_an_idle_stream_is_heard_of(start) -> None:
+    gateway = start("--heartbeat", "1s")
+    with grpc.insecure_channel(gateway.address) as channel:
+        request = pb.SubscribeRequest(token=gateway.new_token())
+        call = rpc.ChatServiceStub(channel).Subscribe(request, timeout=10)
+        assert [next(call).WhichOneof("event") for _ in range(3)] == ["opened", "pong", "pong"]
+        call.cancel()
+
+
 def test_a_chat_without_a_token_is_unauthenticated(stub) -> None:
     for frame in (
         pb.ChatRequest(send=pb.Send(text="Hello Bot")),

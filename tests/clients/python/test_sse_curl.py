@@ -133,12 +133,12 @@ def test_a_token_that_opens_nothing_gets_an_answer_and_no_stream(
 
 
 def test_an_idle_stream_is_kept_alive(start) -> None:
-    gateway = start()
+    gateway = start("--heartbeat", "1s")
     with subprocess.Popen(
-        ["curl", "-N", "--silent", "--max-time", "30",
+        ["curl", "-N", "--silent", "--max-time", "10",
          f"{gateway.http}/events?token={gateway.new_token()}"],
         stdout=subprocess.PIPE, text=True,
     ) as curl:  # fmt: skip
         assert curl.stdout is not None
-        assert any(line.startswith(":") for line in curl.stdout), "no comment in 30 seconds"
+        assert any(line.startswith(":") for line in curl.stdout), "no comment in ten seconds"
         curl.kill()

@@ -80,9 +80,9 @@ def test_a_ping_is_answered(gateway: Gateway) -> None:
 
 
 def test_a_close_is_answered(gateway: Gateway) -> None:
-    socket = open_chat(gateway)
-    socket.close(code=1000, reason="goodbye")
-    assert socket.close_code == 1000
+    with open_chat(gateway) as socket:
+        socket.close(code=1000, reason="goodbye")
+        assert socket.close_code == 1000
 
 
 def test_a_binary_frame_closes_with_1003(gateway: Gateway) -> None:

@@ -132,6 +132,13 @@ def test_a_refused_message_is_named_in_its_error(start) -> None:
         assert "error" not in read(socket)
 
 
+def test_an_idle_chat_is_heard_of(start) -> None:
+    gateway = start("--heartbeat", "1s")
+    with open_chat(gateway, JSON, query=f"?token={gateway.new_token()}") as socket:
+        assert read(socket)["opened"]["heartbeatIntervalMs"] == 1000
+        assert [read(socket) for _ in range(2)] == [{"pong": {}}] * 2
+
+
 @both
 def test_silence_instead_of_an_open_closes_with_4004(gateway: Gateway, subprotocol: str) -> None:
     with open_chat(gateway, subprotocol) as socket:

@@ -8,6 +8,7 @@ import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
@@ -217,7 +218,10 @@ class WsJson(Client):
 
     def _connect(self) -> None:
         protocol = f"duologue.v1.{self.name.removeprefix('ws-')}"
-        self.socket = connect(self.gateway.ws, subprotocols=[protocol], proxy=None)
+        self._open_socket = ExitStack()
+        self.socket = self._open_socket.enter_context(
+            connect(self.gateway.ws, subprotocols=[protocol], proxy=None)
+        )
         self._write(self._open())
 
     def _write(self, request: Message) -> None:
@@ -238,7 +242,8 @@ class WsJson(Client):
         self._write(pb.ChatRequest(stop=pb.Stop()))
 
     def drop(self) -> None:
-        self.socket.close_socket()
+        self.socket.close_socket()  # first, so that no Close frame is sent
+        self._open_socket.close()
 
 
 class WsProto(WsJson):

@@ -19,7 +19,7 @@ BINARY = Path(os.environ.get("DUOLOGUE_BIN", TARGET / "release" / "duologue"))
 # What the simulated responder says unless it is told otherwise, and what the
 # tests tell it to say where a reply has to take a while.
 REPLY = "Response: Simulating response from the GPT service"
-SLOW_REPLY = " ".join(f"word{n}" for n in range(40))
+SLOW_REPLY = " ".join(f"word{n}" for n in range(30))
 
 LISTENING = re.compile(r"listening on (\S+):(\d+)")
 
@@ -43,6 +43,7 @@ class Gateway:
 
     def __init__(self, *flags: str) -> None:
         self.log: list[str] = []
+        self._terminated = False
         self.tokens: list[str] = []
         self._ready = threading.Event()
         self._port: int | None = None
@@ -119,7 +120,10 @@ class Gateway:
         return answer.json["messages"]
 
     def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        """SIGTERM, once: a second one would end the drain."""
+        if not self._terminated:
+            self._terminated = True
+            self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """Ends the process at once, whatever it was doing."""
@@ -128,8 +132,7 @@ class Gateway:
 
     def stop(self) -> None:
         """SIGTERM, a clean exit, and a log that gives nothing away."""
-        if self.process.poll() is None:
-            self.terminate()
+        self.terminate()
         try:
             status = self.process.wait(timeout=35)
         except subprocess.TimeoutExpired:

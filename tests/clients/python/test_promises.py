@@ -123,6 +123,36 @@ def test_a_text_is_what_it_was_when_it_comes_back(
 
 
 @each
+@pytest.mark.parametrize("character", ["x", "\u0001", "界"], ids=["ascii", "escaped", "wide"])
+def test_the_longest_text_is_accepted_and_one_byte_more_refused(
+    gateway: Gateway, protocol: type[Client], character: str
+) -> None:
+    token = gateway.new_token()
+    with protocol(gateway, token) as client:
+        room = client.next_of("opened").limits.max_message_bytes
+        longest = character * (room // len(character.encode()))
+        longest += "x" * (room - len(longest.encode()))
+        with pytest.raises(Refused):
+            client.send(longest + "x", "m1")
+        client.send(longest, "m2")
+        assert client.next_of("message").text == longest
+
+
+@each
+def test_the_log_keeps_what_was_said_to_itself(start, protocol: type[Client]) -> None:
+    gateway = start("--log", "trace", "--simulated-reply", "{name} said {text}")
+    token = gateway.new_token("canary-in-the-name")
+    with protocol(gateway, token) as client:
+        client.next_of("opened")
+        client.send("canary-in-the-text", "m1")
+        client.until_reply()
+    gateway.stop()  # which looks for the token
+    log = "".join(gateway.log)
+    assert ("stream opened" in log, "stream closed" in log) == (True, True)
+    assert "canary" not in log
+
+
+@each
 @pytest.mark.parametrize("text", ["", "nul \0 inside"], ids=["empty", "nul"])
 def test_a_text_that_cannot_be_is_refused(
     gateway: Gateway, protocol: type[Client], text: str

@@ -280,9 +280,10 @@ class Sse(Client):
     def _post(self, path: str, body: Any = None) -> Any:
         command = ["curl", "--silent", "--show-error", "--max-time", str(TIMEOUT), "-X", "POST"]
         if body is not None:
-            command += ["--json", json.dumps(body)]
+            command += ["--json", "@-"]
         url = f"{self.gateway.http}{path}?token={self.token}"
-        done = subprocess.run([*command, url], capture_output=True, check=True)
+        payload = json.dumps(body).encode()
+        done = subprocess.run([*command, url], input=payload, capture_output=True, check=True)
         return json.loads(done.stdout)
 
     def _send(self, text: str, client_message_id: str) -> Message:

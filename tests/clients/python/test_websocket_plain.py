@@ -74,6 +74,18 @@ def test_a_refused_message_is_answered_and_the_talk_goes_on(gateway: Gateway) ->
         assert socket.recv(timeout=5) == REPLY
 
 
+def test_a_client_far_ahead_of_its_replies_is_not_taken_for_dead(start) -> None:
+    gateway = start("--heartbeat", "1s", "--simulated-delay", "4s", "--simulated-reply", "at last")
+    token = gateway.new_token()
+    with open_chat(gateway, token) as socket:
+        for n in range(70):
+            socket.send(f"message {n}")
+        assert socket.recv(timeout=10) == "at last"
+        # Nobody has to wait for the rest.
+        assert gateway.request("DELETE", f"/token?token={token}").status == 204
+        assert close_code(socket) == 4002
+
+
 def test_a_ping_is_answered(gateway: Gateway) -> None:
     with open_chat(gateway, ping_interval=None) as socket:
         assert socket.ping(b"are you there?").wait(5)

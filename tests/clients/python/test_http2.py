@@ -80,15 +80,17 @@ def test_a_page_from_elsewhere_is_forbidden(start) -> None:
 
 
 def grpc(connection: Connection, method: str, **headers: str) -> int:
-    return connection.request([
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", f"/duologue.v1.ChatService/{method}"),
-        (":authority", connection.authority),
-        ("te", "trailers"),
-        ("content-type", "application/grpc"),
-        *((name.replace("_", "-"), value) for name, value in headers.items()),
-    ])
+    return connection.request(
+        [
+            (":method", "POST"),
+            (":scheme", "http"),
+            (":path", f"/duologue.v1.ChatService/{method}"),
+            (":authority", connection.authority),
+            ("te", "trailers"),
+            ("content-type", "application/grpc"),
+            *((name.replace("_", "-"), value) for name, value in headers.items()),
+        ]
+    )
 
 
 def framed(message) -> bytes:

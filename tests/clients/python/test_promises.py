@@ -112,10 +112,8 @@ def test_an_expired_session_ends_its_streams(start, protocol: type[Client]) -> N
 
 
 @each
-def test_a_text_is_what_it_was_when_it_comes_back(
-    gateway: Gateway, protocol: type[Client]
-) -> None:
-    text = "Grüße, 世界! 👩‍👩‍👧 \"quoted\" \\ line\nbreak\ttab \u202eright to left"
+def test_a_text_is_what_it_was_when_it_comes_back(gateway: Gateway, protocol: type[Client]) -> None:
+    text = 'Grüße, 世界! 👩‍👩‍👧 "quoted" \\ line\nbreak\ttab \u202eright to left'
     with protocol(gateway, gateway.new_token()) as client:
         client.next_of("opened")
         client.send(text, "m1")

@@ -48,7 +48,12 @@ def missing(parameter: str) -> bytes:
     [
         ("GET", "/test", 200, b'{"msg":"API is Online"}'),
         ("POST", "/token?name=", 400, b'{"detail":{"loc":"name","msg":"Enter a valid name"}}'),
-        ("POST", "/token?name=%20%20", 400, b'{"detail":{"loc":"name","msg":"Enter a valid name"}}'),
+        (
+            "POST",
+            "/token?name=%20%20",
+            400,
+            b'{"detail":{"loc":"name","msg":"Enter a valid name"}}',
+        ),
         ("POST", "/token", 422, missing("name")),
         ("POST", "/refresh_token", 422, missing("token")),
         ("GET", "/refresh_token", 422, missing("token")),

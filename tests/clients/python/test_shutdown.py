@@ -66,7 +66,9 @@ def test_a_websocket_is_closed_as_going_away(start, subprotocol: str | None) -> 
 
 
 def test_a_reply_that_outlasts_the_drain_is_cut_and_the_exit_is_clean(start) -> None:
-    gateway = start("--simulated-delay", "1s", "--simulated-reply", SLOW_REPLY, "--drain-timeout", "1s")
+    gateway = start(
+        "--simulated-delay", "1s", "--simulated-reply", SLOW_REPLY, "--drain-timeout", "1s"
+    )
     with PROTOCOLS[0](gateway, gateway.new_token()) as client:
         client.next_of("opened")
         client.send("Hello Bot", "m1")

@@ -68,7 +68,10 @@ def test_the_stream_passes_through_proxies_unbuffered(gateway: Gateway) -> None:
         assert events.status == 200
         assert events.headers["content-type"].startswith("text/event-stream")
         assert events.headers["x-accel-buffering"] == "no"
-        assert "no-cache" in events.headers["cache-control"] or "no-store" in events.headers["cache-control"]
+        assert (
+            "no-cache" in events.headers["cache-control"]
+            or "no-store" in events.headers["cache-control"]
+        )
 
 
 def test_a_conversation_is_streamed(gateway: Gateway) -> None:

@@ -75,7 +75,7 @@ def test_a_refused_message_is_answered_and_the_talk_goes_on(gateway: Gateway) ->
 
 
 def test_a_client_far_ahead_of_its_replies_is_not_taken_for_dead(start) -> None:
-    gateway = start("--heartbeat", "1s", "--simulated-delay", "4s", "--simulated-reply", "at last")
+    gateway = start("--heartbeat", "1s", "--simulated-delay", "2s", "--simulated-reply", "at last")
     token = gateway.new_token()
     with open_chat(gateway, token) as socket:
         for n in range(70):

@@ -199,7 +199,9 @@ class GrpcSubscribe(Client):
     def _send(self, text: str, client_message_id: str) -> Message:
         request = pb.SendMessageRequest(text=text, client_message_id=client_message_id)
         try:
-            return self._stub.SendMessage(request, metadata=self._bearer(), timeout=TIMEOUT).accepted
+            return self._stub.SendMessage(
+                request, metadata=self._bearer(), timeout=TIMEOUT
+            ).accepted
         except grpc.RpcError as error:
             raise Refused(error.code().name) from error
 

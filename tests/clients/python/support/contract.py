@@ -15,14 +15,16 @@ def _generate() -> Path:
     out = TARGET / "clients" / "python"
     out.mkdir(parents=True, exist_ok=True)
     well_known = importlib.resources.files("grpc_tools") / "_proto"
-    status = protoc.main([
-        "protoc",
-        f"--proto_path={PROTO}",
-        f"--proto_path={well_known}",
-        f"--python_out={out}",
-        f"--grpc_python_out={out}",
-        "duologue/v1/chat.proto",
-    ])
+    status = protoc.main(
+        [
+            "protoc",
+            f"--proto_path={PROTO}",
+            f"--proto_path={well_known}",
+            f"--python_out={out}",
+            f"--grpc_python_out={out}",
+            "duologue/v1/chat.proto",
+        ]
+    )
     assert status == 0, "protoc refused the wire contract"
     return out
 

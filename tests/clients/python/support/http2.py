@@ -102,15 +102,17 @@ class WebSocket:
 
     def __init__(self, connection: Connection, path: str, **headers: str) -> None:
         self.connection = connection
-        self.stream = connection.request([
-            (":method", "CONNECT"),
-            (":protocol", "websocket"),
-            (":scheme", "http"),
-            (":path", path),
-            (":authority", connection.authority),
-            ("sec-websocket-version", "13"),
-            *((name.replace("_", "-"), value) for name, value in headers.items()),
-        ])
+        self.stream = connection.request(
+            [
+                (":method", "CONNECT"),
+                (":protocol", "websocket"),
+                (":scheme", "http"),
+                (":path", path),
+                (":authority", connection.authority),
+                ("sec-websocket-version", "13"),
+                *((name.replace("_", "-"), value) for name, value in headers.items()),
+            ]
+        )
         while not isinstance(event := connection.next(self.stream), ResponseReceived):
             pass
         self.headers = dict(event.headers)

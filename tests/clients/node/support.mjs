@@ -79,7 +79,7 @@ export class Gateway {
     );
     gateway.process = spawn(binary, ["--addr", "127.0.0.1:0", "--store", "memory", ...flags], {
       cwd: gateway.folder,
-      env: { ...environment, DUOLOGUE_OPS_ADDR: "127.0.0.1:0" },
+      env: environment,
       stdio: ["ignore", "ignore", "pipe"],
     });
     gateway.exited = once(gateway.process, "close");

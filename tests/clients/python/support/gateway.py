@@ -51,8 +51,6 @@ class Gateway:
         self._folder = tempfile.TemporaryDirectory(prefix="duologue-")
         settings = ("APP_ENV", "DUOLOGUE_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(settings)}
-        # Several gateways run at once.
-        environment["DUOLOGUE_OPS_ADDR"] = "127.0.0.1:0"
         self.process = subprocess.Popen(
             [BINARY, "--addr", "127.0.0.1:0", "--store", "memory", *flags],
             cwd=self._folder.name,

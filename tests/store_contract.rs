@@ -7,7 +7,7 @@ use duologue::{
         Appended, Entry, Epoch, ErrorKind, MessageId, Name, NewSession, Page, Result, Session,
         SessionId, Status, Store, Terms, Timestamp, Token,
     },
-    store::MemoryStore,
+    store::{Durability, MemoryStore, SqliteStore},
 };
 use futures_util::future::join_all;
 
@@ -19,7 +19,10 @@ fn later(seconds: u64) -> Timestamp {
 }
 
 fn stores() -> Vec<Arc<dyn Store>> {
-    vec![Arc::new(MemoryStore::new(1000, 1 << 20))]
+    let (_, path) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let sqlite = SqliteStore::open(&path, Durability::Full).unwrap();
+    vec![Arc::new(MemoryStore::new(1000, 1 << 20)), Arc::new(sqlite)]
 }
 
 fn terms() -> Terms {

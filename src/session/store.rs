@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    Epoch, Failure, Message, MessageId, Name, Position, Result, Role, SessionId, Status, Timestamp,
-    TokenHash, Usage,
+    Epoch, Error, Failure, Message, MessageId, Name, Position, Result, Role, SessionId, Status,
+    Timestamp, TokenHash, Usage,
 };
 
 /// One conversation of one named user, without its log.
@@ -156,6 +156,21 @@ pub struct Unfinished {
     pub session: Session,
     /// The user message.
     pub message: Arc<Message>,
+    /// The last attempt that was noted, 1 if none was.
+    pub attempt: u32,
+    /// What it had produced when it was noted last.
+    pub text: String,
+}
+
+/// How far the reply to a turn has come, for whoever takes it over.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Number of the user message.
+    pub seq: u32,
+    /// Which attempt.
+    pub attempt: u32,
+    /// What it has produced.
+    pub text: Arc<str>,
 }
 
 /// Keeps sessions and their logs.
@@ -196,6 +211,10 @@ pub trait Store: Send + Sync + 'static {
     /// refused by the terms.
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended>;
 
+    /// Notes how far the reply to a turn has come. Of a turn that has been answered
+    /// meanwhile there is nothing to note.
+    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()>;
+
     /// The session, a part of its log, and its head, in one consistent look.
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot>;
 
@@ -207,6 +226,10 @@ pub trait Store: Send + Sync + 'static {
         after: Option<(SessionId, u32)>,
         limit: usize,
     ) -> Result<Vec<Unfinished>>;
+
+    /// Waits until the store can no longer keep what it is given, and says why. The
+    /// process must then end: what it holds may differ from what is kept.
+    async fn failed(&self) -> Error;
 }
 
 impl Status {

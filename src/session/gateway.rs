@@ -340,14 +340,19 @@ impl Gateway {
         for live in self.core.registry.expired(now) {
             live.end(ErrorKind::SessionExpired);
         }
-        match self.store().sweep(now, SWEEP_BATCH).await {
-            Ok(swept) => {
-                for id in swept {
-                    tracing::info!(session = %id, reason = "expired", "session ended");
-                }
+        if let Err(error) = self.sweep_store(now).await {
+            tracing::error!(%error, cause = ?error, "expired sessions could not be deleted");
+        }
+    }
+
+    async fn sweep_store(&self, now: Timestamp) -> Result<()> {
+        loop {
+            let swept = self.store().sweep(now, SWEEP_BATCH).await?;
+            for id in swept.sessions {
+                tracing::info!(session = %id, reason = "expired", "session ended");
             }
-            Err(error) => {
-                tracing::error!(%error, cause = ?error, "expired sessions could not be deleted")
+            if !swept.more || self.core.draining.is_cancelled() {
+                return Ok(());
             }
         }
     }

@@ -43,7 +43,8 @@ pub use position::{Epoch, Position};
 pub use responder::{Chunk, Chunks, Outcome, Prompt, Responder};
 pub use settings::Settings;
 pub use store::{
-    Appended, Checkpoint, Entry, NewSession, Page, Session, Snapshot, Store, Terms, Unfinished,
+    Appended, Checkpoint, Entry, NewSession, Page, Session, Snapshot, Store, Swept, Terms,
+    Unfinished,
 };
 pub use token::{Token, TokenHash};
 

@@ -149,6 +149,15 @@ impl Snapshot {
     }
 }
 
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// The sessions that are gone.
+    pub sessions: Vec<SessionId>,
+    /// There may be more to sweep.
+    pub more: bool,
+}
+
 /// A turn that was accepted and never answered.
 #[derive(Clone, Debug)]
 pub struct Unfinished {
@@ -198,8 +207,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a session: its log is gone, its token opens nothing.
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()>;
 
-    /// Deletes up to `limit` sessions whose deadline has come, and names them.
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Vec<SessionId>>;
+    /// Deletes sessions whose deadline has come, up to `limit` of them or fewer, so that
+    /// others need not wait for it.
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept>;
 
     /// Gives an entry the next number and appends it, once.
     ///

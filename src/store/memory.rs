@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::session::{
     Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Page, Result,
-    Session, SessionId, Snapshot, Store, Terms, Timestamp, TokenHash, Unfinished,
+    Session, SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
 };
 
 /// What a message costs beside its text, in bytes, roughly.
@@ -100,14 +100,14 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Vec<SessionId>> {
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
         let mut tables = self.tables();
         let due = tables.deadlines.iter().take_while(|(at, _)| *at <= now);
         let swept: Vec<_> = due.take(limit).map(|(_, id)| *id).collect();
         for id in &swept {
             tables.remove(*id);
         }
-        Ok(swept)
+        Ok(Swept { more: swept.len() == limit, sessions: swept })
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {

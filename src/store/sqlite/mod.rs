@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use crate::session::{
     Appended, Checkpoint, Entry, NewSession, Page, Result, Session, SessionId, Snapshot, Store,
-    Terms, Timestamp, TokenHash, Unfinished,
+    Swept, Terms, Timestamp, TokenHash, Unfinished,
 };
 pub use schema::OpenError;
 use {reader::Readers, writer::Writer};
@@ -103,7 +103,7 @@ impl Store for SqliteStore {
         self.writer.write(move |tx| writer::revoke(tx, id, now)).await
     }
 
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Vec<SessionId>> {
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
         self.writer.write(move |tx| writer::sweep(tx, now, limit)).await
     }
 

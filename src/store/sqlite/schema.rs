@@ -1,7 +1,8 @@
 //! The file: how it is opened, and what is in it.
 
 use std::{
-    error, fmt, fs,
+    error, fmt,
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -40,8 +41,16 @@ impl fmt::Display for OpenError {
 
 impl error::Error for OpenError {}
 
+/// The file, for its one writer.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    /// Keeps other gateways away. SQLite itself would let them in, and two that believe
+    /// to be alone would answer every turn twice.
+    pub(super) lock: File,
+}
+
 /// Opens the file for its one writer.
-pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenError> {
     let problem = |problem: &dyn fmt::Display| OpenError::new(path, problem);
     let version = rusqlite::version_number();
     if version < OLDEST_LIBRARY {
@@ -52,9 +61,22 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Connection, Op
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         fs::create_dir_all(folder).map_err(|error| problem(&error))?;
     }
+    let lock = lock(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
-    Ok(connection)
+    Ok(Opened { connection, lock })
+}
+
+/// A lock of the operating system's, which ends with the process however that ends.
+fn lock(path: &Path) -> Result<File, String> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::create(&name).map_err(|error| error.to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err("another gateway has it open".into()),
+        Err(TryLockError::Error(error)) => Err(error.to_string()),
+    }
 }
 
 /// Opens the file for reading, beside its writer.

@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{
     reader,
     rows::{self, At, Id},
+    schema::Opened,
 };
 use crate::session::{
     Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Result, Role,
-    Session, SessionId, Status, Terms, Timestamp,
+    Session, SessionId, Status, Swept, Terms, Timestamp,
 };
 
 /// Writes that may wait; those who bring more wait with them.
@@ -71,12 +72,12 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn start(connection: Connection) -> io::Result<Self> {
+    pub(super) fn start(opened: Opened) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let (tell, failed) = watch::channel(None);
         thread::Builder::new()
             .name("sqlite-writer".into())
-            .spawn(move || write_until_closed(connection, waiting, &tell))?;
+            .spawn(move || write_until_closed(opened, waiting, &tell))?;
         Ok(Self { queue, failed })
     }
 
@@ -116,10 +117,12 @@ impl Writer {
 }
 
 fn write_until_closed(
-    mut connection: Connection,
+    Opened { mut connection, lock }: Opened,
     mut waiting: mpsc::Receiver<Write>,
     tell: &watch::Sender<Option<Arc<str>>>,
 ) {
+    // Held as long as anything is written.
+    let _lock = lock;
     let mut group = Vec::new();
     while let Some(first) = waiting.blocking_recv() {
         group.push(first);
@@ -214,18 +217,47 @@ pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> Wri
     Ok(delete(tx, id)?)
 }
 
-pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Written<Vec<SessionId>> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let due: Vec<SessionId> = tx
+/// Messages that a sweep deletes at most, so that others wait a few milliseconds for it.
+const SWEEP_MESSAGES: u32 = 1000;
+
+/// Pages that a sweep gives back to the file system at most.
+const SWEEP_PAGES: u32 = 256;
+
+pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Written<Swept> {
+    let due: Vec<(SessionId, u32)> = tx
         .prepare_cached(
-            "SELECT id FROM sessions WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
+            "SELECT id, head_seq FROM sessions WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
         )?
-        .query_map(params![At(now), limit], |row| row.get::<_, Id<SessionId>>(0).map(|id| id.0))?
+        .query_map(params![At(now), i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+            Ok((row.get::<_, Id<SessionId>>(0)?.0, row.get(1)?))
+        })?
         .collect::<rusqlite::Result<_>>()?;
-    for id in &due {
-        delete(tx, *id)?;
+    let mut swept = Swept { sessions: Vec::new(), more: due.len() == limit };
+    let mut budget = SWEEP_MESSAGES;
+    for (id, head) in due {
+        if head > budget {
+            shorten(tx, id, head - budget)?;
+            swept.more = true;
+            break;
+        }
+        delete(tx, id)?;
+        budget -= head;
+        swept.sessions.push(id);
     }
-    Ok(due)
+    if !swept.sessions.is_empty() {
+        tx.execute_batch(&format!("PRAGMA incremental_vacuum({SWEEP_PAGES})"))?;
+    }
+    Ok(swept)
+}
+
+/// Deletes the end of a log that is too long to be deleted at once. Its session has
+/// expired: nobody reads it any more.
+fn shorten(tx: &Transaction<'_>, id: SessionId, head: u32) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM messages WHERE session = ?1 AND seq > ?2";
+    tx.prepare_cached(sql)?.execute(params![Id(id), head])?;
+    let sql = "UPDATE sessions SET head_seq = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![Id(id), head])?;
+    Ok(())
 }
 
 fn delete(tx: &Transaction<'_>, id: SessionId) -> rusqlite::Result<()> {

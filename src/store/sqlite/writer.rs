@@ -26,10 +26,13 @@ const GROUP: usize = 1024;
 /// Does its part in a transaction, then, when the whole is decided, answers.
 type Write = Box<dyn FnOnce(&Transaction<'_>) -> Done + Send>;
 
+/// Tells the one who waits: what the write came to, or what all failed with.
+type Answer = Box<dyn FnOnce(Option<&rusqlite::Error>) + Send>;
+
 struct Done {
     /// The transaction cannot go on.
     broken: Option<rusqlite::Error>,
-    answer: Box<dyn FnOnce(Option<&rusqlite::Error>) + Send>,
+    answer: Answer,
 }
 
 /// Why a write is not done: a rule, which concerns it alone, or a failure, which ends

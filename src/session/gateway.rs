@@ -123,9 +123,17 @@ impl Gateway {
         let session = self.authenticate(token).await?;
         let now = self.clock().now();
         let expires_at = now.plus(self.settings().session_ttl);
-        let renewed = self.store().renew(session.id, now, expires_at).await?;
-        if let Some(live) = self.core.registry.peek(session.id) {
-            live.renewed(renewed.expires_at);
+        match self.store().renew(session.id, now, expires_at).await {
+            Ok(renewed) => {
+                if let Some(live) = self.core.registry.peek(session.id) {
+                    live.renewed(renewed.expires_at);
+                }
+            }
+            // Not even room to note the deadline: what is there can still be read.
+            Err(error) if error.kind() == ErrorKind::StoreFull => {
+                tracing::warn!(session = %session.id, "a session was read and not renewed: no room");
+            }
+            Err(error) => return Err(error),
         }
         let max = self.settings().max_page_messages;
         let page = Page {
@@ -214,6 +222,7 @@ impl Gateway {
         }
         self.tasks().close();
         if timeout_at(deadline, self.tasks().wait()).await.is_ok() {
+            self.close_store().await;
             return Drained::Finished;
         }
         for live in &live {
@@ -222,7 +231,14 @@ impl Gateway {
         if timeout_at(Instant::now() + COMMIT_GRACE, self.tasks().wait()).await.is_err() {
             tracing::error!("replies could not be committed before the gateway's end");
         }
+        self.close_store().await;
         Drained::Interrupted
+    }
+
+    async fn close_store(&self) {
+        if let Err(error) = self.store().close().await {
+            tracing::error!(%error, cause = ?error, "the store could not be closed");
+        }
     }
 
     /// Waits until the store has failed for good.

@@ -6,8 +6,8 @@ mod responders;
 mod rest;
 mod websocket;
 
-pub use client::Door;
 pub use client::stub;
+pub use client::{Attached, Door};
 pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Address, Running, Setup};
 pub use responders::{Scripted, Step};

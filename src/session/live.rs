@@ -225,18 +225,25 @@ impl Live {
         Some((turn, id, cut))
     }
 
-    /// Adds to the reply in progress. Returns its length so far, in bytes.
-    pub(super) fn extend_reply(&self, text: String) -> usize {
+    /// Adds to the reply in progress as much as fits into `max_size` bytes. False if
+    /// that is not all.
+    pub(super) fn extend_reply(&self, mut text: String, max_size: usize) -> bool {
         let mut state = self.state();
         let Some(Reply { started, .. }) = &mut state.reply else {
-            return 0;
+            return true;
         };
+        let room = max_size.saturating_sub(started.text.len());
+        let fits = text.len() <= room;
+        text.truncate(text.floor_char_boundary(room));
+        if text.is_empty() {
+            return fits;
+        }
         let index = started.next_index;
         started.next_index += 1;
         started.text.push_str(&text);
-        let (reply, length) = (started.reply, started.text.len());
+        let reply = started.reply;
         state.tell(&Event::Delta { reply, index, text: text.into() });
-        length
+        fits
     }
 
     /// The text of the reply in progress.

@@ -79,9 +79,8 @@ impl Gateway {
             let mut chunks = self.chunks(prompt);
             loop {
                 match chunks.next().await {
-                    Some(Chunk::Delta(text)) if text.is_empty() => {}
                     Some(Chunk::Delta(text)) => {
-                        if live.extend_reply(text) > self.settings().max_reply_size {
+                        if !live.extend_reply(text, self.settings().max_reply_size) {
                             return Ending::TooLong;
                         }
                         // A responder that is always ready must let those read who

@@ -50,6 +50,7 @@ impl Attachment {
     /// `Draining`, or what the store failed with.
     pub async fn next(&mut self) -> Result<Event> {
         while let Some(replay) = &mut self.replay {
+            self.live.check_readable()?;
             if let Some(message) = replay.page.next() {
                 self.delivered = message.seq;
                 return Ok(Event::Message(message));

@@ -178,6 +178,11 @@ impl Live {
         }
     }
 
+    /// Why nobody may read the session any more, if it is over.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        self.state().ended.map_or(Ok(()), |why| Err(why.into()))
+    }
+
     /// Refuses what a session that has ended cannot do.
     pub(super) fn check_open(&self) -> Result<()> {
         self.state().check_open()

@@ -140,8 +140,13 @@ impl Gateway {
     /// `SessionExpired`.
     pub async fn revoke_token(&self, token: &Token) -> Result<()> {
         let id = self.authenticate(token).await?.id;
+        let gateway = self.clone();
+        to_the_end(Box::pin(async move { gateway.revoke(id).await })).await
+    }
+
+    async fn revoke(&self, id: SessionId) -> Result<()> {
         self.store().revoke(id, self.clock().now()).await?;
-        if let Some(live) = self.core.registry.peek(id) {
+        if let Some(live) = self.core.registry.settled(id).await {
             live.end(ErrorKind::SessionRevoked);
         }
         tracing::info!(session = %id, reason = "revoked", "session ended");

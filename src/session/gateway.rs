@@ -23,6 +23,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// Sessions that a store deletes at a time.
 const SWEEP_BATCH: usize = 1000;
 
+/// The session and the number of its last message.
+const HEAD: Page = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
+
 /// The core: cheap to clone, shared by every connection.
 #[derive(Clone)]
 pub struct Gateway {
@@ -296,8 +299,7 @@ impl Gateway {
 
     async fn enter_found(&self, id: SessionId) -> Result<LiveRef> {
         let load = async {
-            let head = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
-            let snapshot = self.store().read(id, self.clock().now(), head).await?;
+            let snapshot = self.store().read(id, self.clock().now(), HEAD).await?;
             Ok(Live::new(snapshot.session, snapshot.head_seq))
         };
         self.core.registry.enter(id, load).await
@@ -330,17 +332,31 @@ impl Gateway {
     async fn sweep(&self) {
         let now = self.clock().now();
         for live in self.core.registry.expired(now) {
-            live.end(ErrorKind::SessionExpired);
+            // A renewal may be durable and not known here yet.
+            match self.store().read(live.session().id, now, HEAD).await {
+                Ok(snapshot) => {
+                    live.renewed(snapshot.session.expires_at);
+                    self.core.registry.review(&live);
+                }
+                Err(_) => live.end(ErrorKind::SessionExpired),
+            }
         }
-        match self.store().sweep(now, SWEEP_BATCH).await {
-            Ok(swept) => {
-                for id in swept {
-                    tracing::info!(session = %id, reason = "expired", "session ended");
+        loop {
+            match self.store().sweep(now, SWEEP_BATCH).await {
+                Ok(swept) => {
+                    for id in &swept {
+                        tracing::info!(session = %id, reason = "expired", "session ended");
+                    }
+                    if swept.len() < SWEEP_BATCH {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, cause = ?error, "expired sessions could not be deleted");
+                    return;
                 }
             }
-            Err(error) => {
-                tracing::error!(%error, cause = ?error, "expired sessions could not be deleted")
-            }
+            tokio::task::yield_now().await;
         }
     }
 }

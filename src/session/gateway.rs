@@ -313,7 +313,12 @@ impl Gateway {
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
             for turn in batch {
-                let live = self.enter_found(turn.session.id).await?;
+                let live = match self.enter_found(turn.session.id).await {
+                    Ok(live) => live,
+                    // It expired just now.
+                    Err(error) if error.kind() == ErrorKind::SessionExpired => continue,
+                    Err(error) => return Err(error),
+                };
                 tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
                 let published = live.resume(Turn { message: turn.message, attempt: 2 });
                 self.run_turns(&live, published);

@@ -214,14 +214,14 @@ impl Gateway {
         const COMMIT_GRACE: Duration = Duration::from_secs(2);
         self.core.draining.cancel();
         let live = self.core.registry.all();
-        for live in &live {
+        for live in live {
             live.drain(|| Event::GoAway(come_back()));
         }
         self.tasks().close();
         if timeout_at(deadline, self.tasks().wait()).await.is_ok() {
             return Drained::Finished;
         }
-        for live in &live {
+        for live in self.core.registry.all() {
             live.interrupt();
         }
         if timeout_at(Instant::now() + COMMIT_GRACE, self.tasks().wait()).await.is_err() {
@@ -265,9 +265,16 @@ impl Gateway {
 
     /// [`Self::send`] for those who are attached already.
     pub(super) async fn send_live(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
+        // Counted before it is checked: a drain waits for it, or it is refused.
+        let working = self.tasks().token();
         live.check_open()?;
+        self.check_serving()?;
         let (gateway, live) = (self.clone(), live.clone());
-        to_the_end(Box::pin(async move { gateway.commit(&live, draft).await })).await
+        to_the_end(Box::pin(async move {
+            let _working = working;
+            gateway.commit(&live, draft).await
+        }))
+        .await
     }
 
     async fn commit(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {

@@ -280,16 +280,53 @@ impl Gateway {
     async fn commit(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
         let Draft { text, client_message_id } = draft;
         let entry = Entry::User { id: MessageId::generate(), text, client_message_id };
-        let appended = self.store().append(live.session().id, entry, self.terms()).await?;
-        if !appended.duplicate {
-            live.renewed(appended.expires_at);
-            self.run_turns(live, live.publish(Arc::clone(&appended.message)));
+        let appended = self.store().append(live.session().id, entry, self.terms()).await;
+        let appended = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                // It may be in the log all the same.
+                if error.kind() == ErrorKind::Internal {
+                    self.catch_up(live).await;
+                }
+                return Err(error);
+            }
+        };
+        live.renewed(appended.expires_at);
+        self.run_turns(live, live.publish(Arc::clone(&appended.message)));
+        if live.lacks_messages() {
+            self.catch_up(live).await;
         }
         Ok(Accepted {
             message: appended.message,
             duplicate: appended.duplicate,
             reply_seq: appended.reply_seq,
         })
+    }
+
+    /// Publishes what is in the log and was not published: an append whose answer was
+    /// lost leaves a gap, behind which everything would wait.
+    async fn catch_up(&self, live: &LiveRef) {
+        let page = Page {
+            after: Some(live.head_seq()),
+            until: u32::MAX,
+            limit: self.settings().max_page_messages,
+            max_size: self.settings().max_page_size,
+        };
+        match self.store().read(live.session().id, self.clock().now(), page).await {
+            Ok(snapshot) => {
+                for message in snapshot.messages {
+                    self.run_turns(live, live.publish(message));
+                }
+            }
+            Err(error) => {
+                tracing::error!(session = %live.session().id, %error, cause = ?error, "the log could not be caught up with");
+            }
+        }
+    }
+
+    /// Waits until the gateway begins to shut down.
+    pub async fn draining(&self) {
+        self.core.draining.cancelled().await;
     }
 
     fn check_serving(&self) -> Result<()> {

@@ -191,11 +191,23 @@ impl Live {
     /// Tells everyone of a committed message, as soon as everyone knows its predecessors.
     pub(super) fn publish(&self, message: Arc<Message>) -> Published {
         let mut state = self.state();
-        state.early.insert(message.seq, message);
+        if message.seq > state.head_seq {
+            state.early.insert(message.seq, message);
+        }
         while let Some(message) = state.next_in_order() {
             state.commit(&message);
         }
         state.start_running()
+    }
+
+    /// Number of the last message that was published.
+    pub(super) fn head_seq(&self) -> u32 {
+        self.state().head_seq
+    }
+
+    /// Messages are known here whose predecessors are not.
+    pub(super) fn lacks_messages(&self) -> bool {
+        !self.state().early.is_empty()
     }
 
     /// Takes up turns that an earlier process left unanswered.

@@ -163,6 +163,10 @@ impl Conversation {
                 event = next_event(&mut self.attachment) => Some(self.event(event)),
                 input = poll_fn(|cx| frames.poll_input(cx)), if !self.half_closed => self.input(input),
                 () = self.timer.as_mut() => self.tick(),
+                // Those that are attached are told by their session.
+                () = self.gateway.draining(), if self.attachment.is_none() => {
+                    Some(Output::End(Err(ErrorKind::Draining.into())))
+                }
             };
             if let Some(output) = output {
                 return output;

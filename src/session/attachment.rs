@@ -11,6 +11,7 @@ use super::{
     gateway::Gateway,
     live::Watch,
     mailbox::Mailbox,
+    position::Position,
     registry::LiveRef,
 };
 
@@ -92,6 +93,12 @@ impl Attachment {
     #[must_use]
     pub const fn delivered(&self) -> u32 {
         self.delivered
+    }
+
+    /// Where it is: one who attaches anew from here misses nothing.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { epoch: self.live.session().epoch.clone(), seq: self.delivered }
     }
 
     /// Says something in this session. See [`Gateway::send`]. The future outlives the

@@ -128,9 +128,7 @@ async fn a_call_with_one_request_does_not_wait_for_it_for_ever() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_sent_events_that_nobody_reads_are_ended() {
     let mut setup = Setup::default();
-    setup.transport.send_timeout = 5 * BRIEF;
-    setup.transport.heartbeat = BRIEF;
-    setup.session.max_backlog_size = 4 << 20;
+    setup.server.write_timeout = 5 * BRIEF;
     let server = setup.start().await;
     let token = create(&server).await;
     let secret = duologue::session::Token::parse(&token).unwrap();
@@ -139,12 +137,16 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     stream.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 1024];
     soon("the head", stream.read(&mut answer)).await.unwrap();
+    // More than the kernel holds, and no faster than one who reads can follow.
     let text = "x".repeat(60 << 10);
+    let (mut reader, _) = server.gateway.attach(&secret, None).await.unwrap();
     for _ in 0..200 {
         let draft = duologue::session::Draft::parse(text.as_str(), None, 1 << 20).unwrap();
-        while server.gateway.send(&secret, draft.clone()).await.is_err() {
-            tokio::task::yield_now().await;
-        }
+        reader.send(draft).await.unwrap();
+        while !matches!(reader.next().await.unwrap(),
+            duologue::session::Event::Message(message) if message.in_reply_to().is_some())
+        {}
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     server.gateway.revoke_token(&secret).await.unwrap();
     // Not reading, one still learns that the peer has reset the connection.

@@ -36,7 +36,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::Settings;
+use super::{Settings, patience::Patient};
 use crate::transport::InUse;
 
 /// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
@@ -58,6 +58,7 @@ pub(super) struct Connections {
     builder: Arc<Builder<TokioExecutor>>,
     head_timeout: Duration,
     idle_timeout: Duration,
+    write_timeout: Duration,
     draining: CancellationToken,
 }
 
@@ -84,6 +85,7 @@ impl Connections {
             builder: Arc::new(builder),
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
+            write_timeout: settings.write_timeout,
             draining,
         }
     }
@@ -102,7 +104,8 @@ impl Connections {
     {
         let activity = Activity::new(permit);
         let tracked = TowerToHyperService::new(activity.track(service));
-        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
+        let io = TokioIo::new(Patient::new(stream, self.write_timeout));
+        let connection = self.builder.serve_connection_with_upgrades(io, tracked);
         let mut connection = pin!(connection);
         let mut timer = pin!(sleep(self.head_timeout));
         let mut closing = false;

@@ -26,6 +26,11 @@ const BAD_CONFIG: u8 = 78;
 fn main() -> ExitCode {
     // Before the runtime and its threads exist: it changes the environment.
     match dotenvy::dotenv() {
+        // Its own words would show the line, and a line may hold a secret.
+        Err(dotenvy::Error::LineParse(line, _)) => {
+            let (name, _) = line.split_once('=').unwrap_or_default();
+            return refuse(&format!(".env: a line cannot be read: `{}`", name.trim()));
+        }
         Err(error) if !error.not_found() => return refuse(&format!(".env: {error}")),
         _ => {}
     }

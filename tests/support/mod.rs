@@ -4,6 +4,7 @@ mod client;
 mod gateway;
 mod responders;
 mod rest;
+mod stores;
 mod websocket;
 
 pub use client::stub;
@@ -12,6 +13,7 @@ pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Address, Running, Setup};
 pub use responders::{Scripted, Step};
 pub use rest::{Rest, create, history};
+pub use stores::{Call, Late};
 pub use websocket::{Socket, handshake};
 
 use std::time::Duration;

@@ -7,7 +7,8 @@
 //!
 //! - `name`, `draft`, `token`, `id`, `position`, `clock`: validated values.
 //! - `message`, `event`: what a log holds, and what those who watch it are told.
-//! - `gateway`: the operations. `registry`: which sessions are live in this process.
+//! - `gateway`: the operations. `lifecycle`: its beginning, its housekeeping, its end.
+//! - `registry`: which sessions are live in this process.
 //! - `live`: one live session (fan-out, turn queue, reply in progress).
 //! - `turn`: runs the turns of a live session. `attachment`, `mailbox`: one watcher.
 
@@ -18,6 +19,7 @@ mod error;
 mod event;
 mod gateway;
 mod id;
+mod lifecycle;
 mod live;
 mod mailbox;
 mod message;
@@ -35,8 +37,9 @@ pub use clock::{Clock, Timestamp};
 pub use draft::Draft;
 pub use error::{Error, ErrorKind};
 pub use event::{Accepted, Event, Opened, ReplyStarted};
-pub use gateway::{Created, Drained, Gateway};
+pub use gateway::{Created, Gateway};
 pub use id::{MessageId, SessionId};
+pub use lifecycle::Drained;
 pub use message::{Failure, Message, Role, Status, Usage};
 pub use name::Name;
 pub use position::{Epoch, Position};

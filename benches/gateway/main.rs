@@ -1,0 +1,114 @@
+//! What one server core of the gateway carries, beside the FastAPI service it replaces.
+//!
+//! `benches/run` prepares the peer, pins both ends to a core each, and calls this
+//! program; `cargo bench` alone measures the gateway without its peer. Three
+//! measurements:
+//!
+//! - [`load`]: turns per second, time of one turn, processor time per turn;
+//! - [`idle`]: resident bytes per connection that says nothing;
+//! - [`frames`]: turns made of two small writes, which take 40 ms each where Nagle's
+//!   algorithm meets a delayed acknowledgement.
+//!
+//! Subjects take turns in short rounds on a fresh server each, in another order every
+//! round, so that whatever else the machine does falls on all of them. Every reply is
+//! checked ([`ledger`]): a wrong, missing or superfluous one fails the run.
+
+mod client;
+mod event;
+mod frame;
+mod frames;
+mod grpc;
+mod http;
+mod idle;
+mod ledger;
+mod load;
+mod options;
+mod process;
+mod report;
+mod server;
+mod spread;
+mod subject;
+mod websocket;
+
+use std::{error::Error, process::ExitCode, time::Duration};
+
+use clap::Parser as _;
+
+use crate::{options::Options, process::Process, report::Report, server::Server, subject::Subject};
+
+/// What the fallible functions of this program return.
+type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
+
+/// The sentence with which every subject answers every message.
+const REPLY: &str = "Response: Simulating response from the GPT service";
+
+/// What is sent to it.
+const MESSAGE: &str = "Hello Bot";
+
+fn main() -> ExitCode {
+    match measure(&Options::parse()) {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything, on one thread: this end has one core.
+fn measure(options: &Options) -> Result<Report> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(run(options))
+}
+
+/// All measurements, subjects interleaved.
+async fn run(options: &Options) -> Result<Report> {
+    let subjects = options.subjects();
+    // A gRPC connection takes two descriptors while it is being opened.
+    Process::this().require_descriptors(options.connections + 256)?;
+    let mut report = Report::new(options, &subjects);
+
+    for round in 0..options.rounds {
+        for subject in rotated(&subjects, round) {
+            let server = Server::start(subject, options).await?;
+            for shape in load::SHAPES {
+                eprintln!("round {}/{}: {subject}, {shape}", round + 1, options.rounds);
+                let outcome = load::measure(subject, &server, shape, options.window()).await;
+                report.load(
+                    subject,
+                    shape,
+                    server.explain(outcome, &format!("{subject}, {shape}"))?,
+                );
+            }
+            let outcome = frames::measure(subject, &server).await;
+            report.frames(
+                subject,
+                server.explain(outcome, &format!("{subject}, two frames"))?,
+            );
+        }
+    }
+    for &subject in &subjects {
+        eprintln!("{subject}: {} idle connections", options.connections);
+        let server = Server::start(subject, options).await?;
+        let outcome = idle::measure(subject, &server, options.connections).await;
+        report.idle(
+            subject,
+            server.explain(outcome, &format!("{subject}, idle"))?,
+        );
+    }
+    Ok(report)
+}
+
+/// The subjects in the order of a round: everyone is first, in the middle and last in turn.
+fn rotated(subjects: &[Subject], round: usize) -> impl Iterator<Item = Subject> {
+    let count = subjects.len();
+    (0..count).map(move |place| subjects[(place + round) % count])
+}
+
+/// How long a measurement may take beyond its own time before a reply counts as missing.
+const PATIENCE: Duration = Duration::from_secs(15);

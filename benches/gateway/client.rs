@@ -6,7 +6,7 @@ use crate::{Result, grpc, http, subject::Subject, websocket};
 
 /// A client that is attached to a session of its own.
 pub(crate) enum Client {
-    /// Of FastAPI, or of the gateway in one of its three codecs.
+    /// Of the echo, of FastAPI, or of the gateway in one of its three codecs.
     WebSocket(websocket::Client),
     /// Of the gateway.
     Grpc(Box<grpc::Client>),
@@ -22,7 +22,7 @@ impl Client {
     /// Attaches to the session of a token.
     pub(crate) async fn attach(subject: Subject, address: SocketAddr, token: &str) -> Result<Self> {
         let codec = match subject {
-            Subject::FastApi | Subject::Plain => websocket::Codec::Plain,
+            Subject::Echo | Subject::FastApi | Subject::Plain => websocket::Codec::Plain,
             Subject::Json => websocket::Codec::Json,
             Subject::Proto => websocket::Codec::Proto,
             Subject::Grpc => {

@@ -12,22 +12,13 @@ pub(crate) enum Event<'a> {
     /// A message is durable: its `client_message_id`, and whether it was there before.
     Accepted(&'a str, bool),
     /// A user's message was committed.
-    User {
-        seq: u32,
-        id: &'a str,
-        client_message_id: &'a str,
-    },
+    User { seq: u32, id: &'a str, client_message_id: &'a str },
     /// A reply begins, or the stream is alive.
     Other,
     /// More of the reply.
     Delta(&'a str),
     /// A reply was committed.
-    Reply {
-        seq: u32,
-        text: &'a str,
-        in_reply_to: &'a str,
-        complete: bool,
-    },
+    Reply { seq: u32, text: &'a str, in_reply_to: &'a str, complete: bool },
     /// A refusal, or a good-bye.
     Failure(&'a str),
 }
@@ -35,42 +26,34 @@ pub(crate) enum Event<'a> {
 impl<'a> Event<'a> {
     /// From a decoded protobuf message.
     pub(crate) fn of(response: &'a proto::ChatResponse) -> Result<Self> {
-        Ok(
-            match response.event.as_ref().ok_or("an event of no kind")? {
-                Proto::Opened(_) => Self::Opened,
-                Proto::Accepted(accepted) => Self::Accepted(
-                    accepted.client_message_id.as_deref().unwrap_or_default(),
-                    accepted.duplicate,
-                ),
-                Proto::Message(message) if message.role() == proto::Role::User => Self::User {
-                    seq: message.seq,
-                    id: &message.id,
-                    client_message_id: message.client_message_id.as_deref().unwrap_or_default(),
-                },
-                Proto::Message(message) => Self::Reply {
-                    seq: message.seq,
-                    text: &message.text,
-                    in_reply_to: message.in_reply_to.as_deref().unwrap_or_default(),
-                    complete: message.status() == proto::MessageStatus::Complete,
-                },
-                Proto::Delta(delta) => Self::Delta(&delta.text),
-                Proto::ReplyStarted(_) | Proto::Pong(_) => Self::Other,
-                Proto::Error(error) => Self::Failure(&error.message),
-                Proto::GoAway(go_away) => Self::Failure(&go_away.reason),
+        Ok(match response.event.as_ref().ok_or("an event of no kind")? {
+            Proto::Opened(_) => Self::Opened,
+            Proto::Accepted(accepted) => Self::Accepted(
+                accepted.client_message_id.as_deref().unwrap_or_default(),
+                accepted.duplicate,
+            ),
+            Proto::Message(message) if message.role() == proto::Role::User => Self::User {
+                seq: message.seq,
+                id: &message.id,
+                client_message_id: message.client_message_id.as_deref().unwrap_or_default(),
             },
-        )
+            Proto::Message(message) => Self::Reply {
+                seq: message.seq,
+                text: &message.text,
+                in_reply_to: message.in_reply_to.as_deref().unwrap_or_default(),
+                complete: message.status() == proto::MessageStatus::Complete,
+            },
+            Proto::Delta(delta) => Self::Delta(&delta.text),
+            Proto::ReplyStarted(_) | Proto::Pong(_) => Self::Other,
+            Proto::Error(error) => Self::Failure(&error.message),
+            Proto::GoAway(go_away) => Self::Failure(&go_away.reason),
+        })
     }
 
     /// From proto-JSON, without a copy: this end must not be slower than the server.
     pub(crate) fn parse(json: &'a [u8]) -> Result<Self> {
-        let Json {
-            accepted,
-            message,
-            delta,
-            opened,
-            reply_started,
-            pong,
-        } = serde_json::from_slice(json)?;
+        let Json { accepted, message, delta, opened, reply_started, pong } =
+            serde_json::from_slice(json)?;
         Ok(match (accepted, message, delta) {
             (Some(accepted), ..) => Self::Accepted(accepted.client_message_id, accepted.duplicate),
             (_, Some(message), _) if message.role == "ROLE_USER" => Self::User {

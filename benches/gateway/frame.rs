@@ -1,4 +1,5 @@
-//! WebSocket frames, from the client's side (RFC 6455, section 5).
+//! WebSocket frames (RFC 6455, section 5): the client's side, and as much of a server's as
+//! an echo takes.
 
 use std::ops::Range;
 
@@ -43,12 +44,7 @@ pub(crate) fn write(out: &mut Vec<u8>, opcode: u8, last: bool, payload: &[u8]) -
         }
     }
     out.extend(MASK);
-    out.extend(
-        payload
-            .iter()
-            .zip(MASK.iter().cycle())
-            .map(|(byte, key)| byte ^ key),
-    );
+    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
     Ok(())
 }
 
@@ -67,8 +63,20 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Option<Frame>> {
         return Err("a reply in fragments".into());
     }
     let payload = header..header + length;
-    Ok((bytes.len() >= payload.end).then_some(Frame {
-        opcode: first & !FIN,
-        payload,
-    }))
+    Ok((bytes.len() >= payload.end).then_some(Frame { opcode: first & !FIN, payload }))
+}
+
+/// Of a client's short frame at the start of `bytes`, if all of it is there: whether it ends
+/// its message, and its length.
+pub(crate) fn measure_masked(bytes: &[u8]) -> Option<(bool, usize)> {
+    let [first, second, ..] = bytes else {
+        return None;
+    };
+    let length = 2 + MASK.len() + usize::from(second & !MASKED);
+    (bytes.len() >= length).then_some((first & FIN != 0, length))
+}
+
+/// What stands before the text of a server's short message.
+pub(crate) fn reply_head(length: usize) -> Result<[u8; 2]> {
+    Ok([TEXT | FIN, u8::try_from(length)?])
 }

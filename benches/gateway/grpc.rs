@@ -25,24 +25,16 @@ pub(crate) struct Client {
 impl Client {
     /// Opens a stream on the session of a token.
     pub(crate) async fn connect(address: SocketAddr, token: &str) -> Result<Self> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .connect()
-            .await?;
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
         let (requests, outbox) = mpsc::channel(OUTBOX);
-        let open = Open {
-            token: Some(token.to_owned()),
-            position: None,
-        };
+        let open = Open { token: Some(token.to_owned()), position: None };
         requests.send(request(Request::Open(open))).await?;
         let outbox = stream::unfold(outbox, |mut outbox| async {
             outbox.recv().await.map(|request| (request, outbox))
         });
         let responses = ChatServiceClient::new(channel).chat(outbox).await?;
-        let mut client = Self {
-            requests,
-            responses: responses.into_inner(),
-            ledger: Ledger::default(),
-        };
+        let mut client =
+            Self { requests, responses: responses.into_inner(), ledger: Ledger::default() };
         client.next().await?;
         Ok(client)
     }
@@ -50,10 +42,8 @@ impl Client {
     /// Sends messages.
     pub(crate) async fn send(&mut self, count: usize) -> Result<()> {
         for _ in 0..count {
-            let send = Send {
-                text: MESSAGE.to_owned(),
-                client_message_id: Some(self.ledger.send()),
-            };
+            let send =
+                Send { text: MESSAGE.to_owned(), client_message_id: Some(self.ledger.send()) };
             self.requests.send(request(Request::Send(send))).await?;
         }
         Ok(())
@@ -76,14 +66,11 @@ impl Client {
     /// Checks the next event; true if it ends a turn.
     async fn next(&mut self) -> Result<bool> {
         let response = self.responses.message().await?;
-        self.ledger
-            .event(&Event::of(&response.ok_or("the stream ended")?)?)
+        self.ledger.event(&Event::of(&response.ok_or("the stream ended")?)?)
     }
 }
 
 /// A request of one kind.
 fn request(request: Request) -> ChatRequest {
-    ChatRequest {
-        request: Some(request),
-    }
+    ChatRequest { request: Some(request) }
 }

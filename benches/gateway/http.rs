@@ -50,9 +50,8 @@ pub(crate) async fn upgrade(
     subprotocol: Option<&str>,
 ) -> Result<(TcpStream, Vec<u8>)> {
     let mut stream = connect(address).await?;
-    let subprotocol = subprotocol.map_or_else(String::new, |name| {
-        format!("sec-websocket-protocol: {name}\r\n")
-    });
+    let subprotocol =
+        subprotocol.map_or_else(String::new, |name| format!("sec-websocket-protocol: {name}\r\n"));
     let request = format!(
         "GET /chat?token={token} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\n\
          upgrade: websocket\r\nsec-websocket-version: 13\r\n\
@@ -77,8 +76,5 @@ pub(crate) async fn upgrade(
 /// Where the body begins.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
-    bytes
-        .windows(END.len())
-        .position(|window| window == END)
-        .map(|at| at + END.len())
+    bytes.windows(END.len()).position(|window| window == END).map(|at| at + END.len())
 }

@@ -54,11 +54,7 @@ pub(crate) async fn measure(subject: Subject, server: &Server, count: usize) -> 
         turn(client).await?;
     }
     let after_turn = each(resident().await?);
-    Ok(Idle {
-        session,
-        attached,
-        after_turn,
-    })
+    Ok(Idle { session, attached, after_turn })
 }
 
 /// One message and its reply.

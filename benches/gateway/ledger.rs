@@ -48,11 +48,7 @@ impl Ledger {
                 expect(is_name(name, self.accepted), "accepted out of order")?;
                 self.accepted += 1;
             }
-            Event::User {
-                seq,
-                id,
-                client_message_id,
-            } => {
+            Event::User { seq, id, client_message_id } => {
                 self.commit(seq)?;
                 let in_order = is_name(client_message_id, self.committed);
                 expect(in_order, "committed out of order")?;
@@ -60,12 +56,7 @@ impl Ledger {
                 self.waiting.push_back(id.to_owned());
             }
             Event::Delta(text) => self.streamed.push_str(text),
-            Event::Reply {
-                seq,
-                text,
-                in_reply_to,
-                complete,
-            } => {
+            Event::Reply { seq, text, in_reply_to, complete } => {
                 self.commit(seq)?;
                 expect(complete, "a reply is not complete")?;
                 expect(text == REPLY, "wrong reply")?;
@@ -98,8 +89,7 @@ impl Ledger {
 
 /// Whether a message was named `m{number}`, without making that name.
 fn is_name(name: &str, number: u64) -> bool {
-    name.strip_prefix('m')
-        .is_some_and(|digits| digits.parse() == Ok(number))
+    name.strip_prefix('m').is_some_and(|digits| digits.parse() == Ok(number))
 }
 
 /// Fails with `otherwise` unless it holds.

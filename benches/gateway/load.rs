@@ -25,26 +25,14 @@ pub(crate) struct Shape {
 
 /// What is measured of each subject.
 pub(crate) const SHAPES: [Shape; 3] = [
-    Shape {
-        connections: 1,
-        in_flight: 1,
-    },
-    Shape {
-        connections: 64,
-        in_flight: 1,
-    },
-    Shape {
-        connections: 64,
-        in_flight: 16,
-    },
+    Shape { connections: 1, in_flight: 1 },
+    Shape { connections: 64, in_flight: 1 },
+    Shape { connections: 64, in_flight: 16 },
 ];
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            connections,
-            in_flight,
-        } = self;
+        let Self { connections, in_flight } = self;
         write!(f, "{connections} × {in_flight}")
     }
 }
@@ -115,11 +103,7 @@ async fn measure_unlimited(
 
     let clock = async |at: Instant| -> Result<_> {
         time::sleep_until(at.into()).await;
-        Ok((
-            server.process().processor_time()?,
-            Process::this().processor_time()?,
-            Instant::now(),
-        ))
+        Ok((server.process().processor_time()?, Process::this().processor_time()?, Instant::now()))
     };
     let (server_before, own_before, before) = clock(begin).await?;
     let (server_after, own_after, after) = clock(end).await?;
@@ -196,10 +180,7 @@ impl Lane {
     /// Waits for turns to be complete.
     async fn receive(&mut self) -> Result<usize> {
         let turns = self.client.receive().await?;
-        self.in_flight = self
-            .in_flight
-            .checked_sub(turns)
-            .ok_or("more replies than messages")?;
+        self.in_flight = self.in_flight.checked_sub(turns).ok_or("more replies than messages")?;
         Ok(turns)
     }
 }

@@ -14,6 +14,7 @@
 //! checked ([`ledger`]): a wrong, missing or superfluous one fails the run.
 
 mod client;
+mod echo;
 mod event;
 mod frame;
 mod frames;
@@ -46,11 +47,8 @@ const REPLY: &str = "Response: Simulating response from the GPT service";
 const MESSAGE: &str = "Hello Bot";
 
 fn main() -> ExitCode {
-    match measure(&Options::parse()) {
-        Ok(report) => {
-            print!("{report}");
-            ExitCode::SUCCESS
-        }
+    match start(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
             ExitCode::FAILURE
@@ -58,12 +56,15 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything, on one thread: this end has one core.
-fn measure(options: &Options) -> Result<Report> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(run(options))
+/// One thread, whichever end it is: each has one core.
+fn start(options: &Options) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if options.echo {
+        return runtime.block_on(echo::serve());
+    }
+    let report = runtime.block_on(run(options))?;
+    print!("{report}");
+    Ok(())
 }
 
 /// All measurements, subjects interleaved.
@@ -86,20 +87,14 @@ async fn run(options: &Options) -> Result<Report> {
                 );
             }
             let outcome = frames::measure(subject, &server).await;
-            report.frames(
-                subject,
-                server.explain(outcome, &format!("{subject}, two frames"))?,
-            );
+            report.frames(subject, server.explain(outcome, &format!("{subject}, two frames"))?);
         }
     }
     for &subject in &subjects {
         eprintln!("{subject}: {} idle connections", options.connections);
         let server = Server::start(subject, options).await?;
         let outcome = idle::measure(subject, &server, options.connections).await;
-        report.idle(
-            subject,
-            server.explain(outcome, &format!("{subject}, idle"))?,
-        );
+        report.idle(subject, server.explain(outcome, &format!("{subject}, idle"))?);
     }
     Ok(report)
 }

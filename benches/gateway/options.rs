@@ -38,13 +38,17 @@ pub(crate) struct Options {
     #[arg(long, value_enum)]
     only: Vec<Subject>,
 
+    /// Be the bare echo instead.
+    #[arg(long, hide = true)]
+    pub(crate) echo: bool,
+
     /// `cargo bench` says so; it changes nothing.
     #[arg(long, hide = true)]
     bench: bool,
 }
 
 impl Options {
-    /// What is measured, the peer first.
+    /// What is measured.
     pub(crate) fn subjects(&self) -> Vec<Subject> {
         Subject::ALL
             .into_iter()

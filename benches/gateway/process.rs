@@ -19,16 +19,12 @@ pub(crate) struct Process {
 impl Process {
     /// The one with this id.
     pub(crate) fn of(id: u32) -> Self {
-        Self {
-            folder: Path::new("/proc").join(id.to_string()),
-        }
+        Self { folder: Path::new("/proc").join(id.to_string()) }
     }
 
     /// The load generator itself.
     pub(crate) fn this() -> Self {
-        Self {
-            folder: PathBuf::from("/proc/self"),
-        }
+        Self { folder: PathBuf::from("/proc/self") }
     }
 
     /// Resident memory, in bytes. The kernel's own buffers of its sockets are not in it.
@@ -69,7 +65,7 @@ impl Process {
             .unwrap_or(usize::MAX);
         if limit < wanted {
             return Err(
-                format!("{limit} open files are allowed, {wanted} needed: see ulimit -n").into(),
+                format!("{limit} open files are allowed, {wanted} needed: see ulimit -n").into()
             );
         }
         Ok(())

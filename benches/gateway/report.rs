@@ -28,9 +28,7 @@ pub(crate) struct Report {
 impl Report {
     /// An empty one.
     pub(crate) fn new(options: &Options, subjects: &[Subject]) -> Self {
-        let Options {
-            rounds, seconds, ..
-        } = options;
+        let Options { rounds, seconds, .. } = options;
         Self {
             conditions: format!("{seconds} s in each of {rounds} rounds"),
             subjects: subjects.to_vec(),
@@ -147,12 +145,7 @@ impl fmt::Display for Report {
              the share of its own core that the load generator took at {many} (near 100 % the \
              server had time to spare).\n"
         )?;
-        let head = [
-            &one.to_string(),
-            &many.to_string(),
-            &deep.to_string(),
-            "generator",
-        ];
+        let head = [&one.to_string(), &many.to_string(), &deep.to_string(), "generator"];
         self.table(f, head, |subject| {
             let micros = |shape| self.median(subject, shape, |load| Some(load.server_micros));
             let share = self.median(subject, many, |load| Some(load.generator_share))?;

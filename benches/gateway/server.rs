@@ -2,8 +2,10 @@
 
 use std::{
     collections::VecDeque,
+    env,
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::{Child, ChildStderr, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -48,11 +50,7 @@ impl Server {
             move || follow(stderr, sender, &log)
         });
         // From here on it ends with this value, whatever happens.
-        let mut server = Self {
-            child,
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            log,
-        };
+        let mut server = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), log };
         let port = timeout(START, listening).await;
         let port = server.explain(port, "start")?;
         server.address.set_port(server.explain(port, "start")?);
@@ -94,23 +92,26 @@ impl Drop for Server {
 
 /// How a subject's server is called.
 fn command(subject: Subject, options: &Options) -> Result<Command> {
-    let (program, arguments): (_, &[&str]) = if subject == Subject::FastApi {
+    let (program, arguments): (PathBuf, &[&str]) = match subject {
+        Subject::Echo => (env::current_exe()?, &["--echo"]),
         // One worker, as there is one core, with the fastest loop, parser and WebSocket
         // implementation of `uvicorn[standard]` (`websockets-sansio` answers 1.6 times the
         // turns of `websockets`). No log line per request, no compression.
-        let python = options.python.as_ref().ok_or("the peer needs --python")?;
-        #[rustfmt::skip]
-        let arguments = &[
-            "-m", "uvicorn", "app:app",
-            "--app-dir", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/fastapi"),
-            "--host", "127.0.0.1", "--port", "0",
-            "--workers", "1", "--loop", "uvloop", "--http", "httptools",
-            "--ws", "websockets-sansio", "--no-access-log", "--ws-per-message-deflate", "false",
-        ];
-        (python, arguments)
-    } else {
-        let arguments = &["--addr", "127.0.0.1:0", "--store", "memory"];
-        (&options.duologue, arguments)
+        Subject::FastApi => {
+            let python = options.python.clone().ok_or("the peer needs --python")?;
+            #[rustfmt::skip]
+            let arguments = &[
+                "-m", "uvicorn", "app:app",
+                "--app-dir", concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/fastapi"),
+                "--host", "127.0.0.1", "--port", "0",
+                "--workers", "1", "--loop", "uvloop", "--http", "httptools",
+                "--ws", "websockets-sansio", "--no-access-log", "--ws-per-message-deflate", "false",
+            ];
+            (python, arguments)
+        }
+        Subject::Plain | Subject::Json | Subject::Proto | Subject::Grpc => {
+            (options.duologue.clone(), &["--addr", "127.0.0.1:0", "--store", "memory"])
+        }
     };
     let mut command = match options.server_core {
         Some(core) => {

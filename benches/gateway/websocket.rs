@@ -208,8 +208,5 @@ impl Client {
 
 /// A request in protobuf.
 fn encode(request: Request) -> Vec<u8> {
-    ChatRequest {
-        request: Some(request),
-    }
-    .encode_to_vec()
+    ChatRequest { request: Some(request) }.encode_to_vec()
 }

@@ -16,9 +16,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     tonic_prost_build::configure()
         .compile_well_known_types(true)
+        .extern_path(".google.protobuf.Timestamp", "crate::proto::timestamp::Timestamp")
         // Clients take any channel; the gateway itself needs no transport of tonic's.
         .build_transport(false)
-        .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(files)?;
 
     // Defaults are written out: a browser without a protobuf library should

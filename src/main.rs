@@ -1,1 +1,108 @@
-fn main(){}
+//! Parse, log, serve, exit code.
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use duologue::{
+    cli::{Cli, Command},
+    config::Config,
+    responder,
+    server::Server,
+    session::Gateway,
+    store, telemetry,
+};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Exit code for settings that are wrong (sysexits.h EX_CONFIG).
+const BAD_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    // Before the runtime and its threads exist: it changes the environment.
+    match dotenvy::dotenv() {
+        Err(error) if !error.not_found() => return refuse(&format!(".env: {error}")),
+        _ => {}
+    }
+    match Cli::command() {
+        Ok(Command::Print(text)) => print(&text),
+        Ok(Command::Serve(config)) => run(&config),
+        Err(line) => refuse(&line),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn refuse(line: &str) -> ExitCode {
+    eprintln!("duologue: {line}");
+    ExitCode::from(BAD_CONFIG)
+}
+
+fn run(config: &Config) -> ExitCode {
+    match telemetry::start(&config.telemetry).and_then(|()| Ok(Runtime::new()?)) {
+        Ok(runtime) => {
+            let served = runtime.block_on(serve(config));
+            // What is left is connections that were told to end and did not.
+            runtime.shutdown_background();
+            match served {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!(%error, "the gateway cannot run");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(error) => refuse(&error.to_string()),
+    }
+}
+
+async fn serve(config: &Config) -> Result<(), Error> {
+    // Sockets are files, and most systems allow 1,024 unless asked.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let addr = config.server.addr;
+    let server = Server::bind(config.server.clone())
+        .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
+    let store = store::open(&config.store);
+    let responder = responder::connect(&config.responder);
+    let gateway = Gateway::start(config.session.clone(), store, responder).await?;
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tracing::info!("listening on {}", server.local_addr()?);
+
+    let asked = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tokio::spawn(exit_at_second_signal());
+    };
+    server.serve(gateway, config.transport.clone(), asked).await?;
+    Ok(())
+}
+
+/// Whoever asks twice does not want to wait.
+async fn exit_at_second_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::warn!("stopped by a second signal");
+    std::process::exit(130);
+}

@@ -1,0 +1,329 @@
+//! Flags and environment.
+//!
+//! Every setting is a flag, an environment variable and a line of `.env.example`; the
+//! flag wins. A value that does not parse stops the start with one line.
+
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+
+use bytesize::ByteSize;
+use clap::{ArgAction, Parser, error::ErrorKind};
+
+use crate::{
+    config::{Config, Environment},
+    responder, server, session, store, telemetry,
+    transport::{self, Origins},
+};
+
+/// A chat gateway: people talk to an AI model over gRPC, WebSocket, SSE and REST, on one port.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// Where it runs: `development`, or `production` (JSON logs; reflection and /docs off)
+    #[arg(long, env = "APP_ENV", default_value_t = Environment::Development)]
+    app_env: Environment,
+
+    /// The one port
+    #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr)]
+    addr: SocketAddr,
+
+    /// Where sessions are kept: `memory`
+    #[arg(long, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default())]
+    store: store::Settings,
+
+    /// A session expires after this long without a message or a refresh
+    #[arg(long, env = "DUOLOGUE_SESSION_TTL", default_value = "1h", value_parser = humantime::parse_duration)]
+    session_ttl: Duration,
+
+    /// A session expires at this age, whatever happens
+    #[arg(long, env = "DUOLOGUE_SESSION_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration)]
+    session_max_age: Duration,
+
+    /// What answers: `simulated`
+    #[arg(long, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated"])]
+    responder: String,
+
+    /// What the simulated responder says; may hold {text} and {name}
+    #[arg(long, env = "DUOLOGUE_SIMULATED_REPLY", default_value = responder::Settings::SIMULATED_REPLY)]
+    simulated_reply: String,
+
+    /// Between two words of it; 0ms says all at once
+    #[arg(long, env = "DUOLOGUE_SIMULATED_DELAY", default_value = "0ms", value_parser = humantime::parse_duration)]
+    simulated_delay: Duration,
+
+    /// Longest user message
+    #[arg(long, env = "DUOLOGUE_MAX_MESSAGE_SIZE", default_value = "64KiB")]
+    max_message_size: ByteSize,
+
+    /// Longest reply; a longer one is cut
+    #[arg(long, env = "DUOLOGUE_MAX_REPLY_SIZE", default_value = "1MiB")]
+    max_reply_size: ByteSize,
+
+    /// User messages of one session that wait for their reply
+    #[arg(long, env = "DUOLOGUE_MAX_QUEUED_TURNS", default_value_t = session::Settings::default().max_queued_turns)]
+    max_queued_turns: u32,
+
+    /// Messages of one session
+    #[arg(long, env = "DUOLOGUE_MAX_SESSION_MESSAGES", default_value_t = session::Settings::default().max_session_messages)]
+    max_session_messages: u32,
+
+    /// Streams attached to one session
+    #[arg(long, env = "DUOLOGUE_MAX_SESSION_STREAMS", default_value_t = session::Settings::default().max_session_streams)]
+    max_session_streams: usize,
+
+    /// What one stream may leave unread before it is told to come back
+    #[arg(long, env = "DUOLOGUE_MAX_BACKLOG_SIZE", default_value = "4MiB")]
+    max_backlog_size: ByteSize,
+
+    /// Sessions that the memory store keeps
+    #[arg(long, env = "DUOLOGUE_MAX_SESSIONS", default_value = "1000000")]
+    max_sessions: usize,
+
+    /// Bytes of messages that the memory store keeps
+    #[arg(long, env = "DUOLOGUE_MAX_STORE_SIZE", default_value = "1GiB")]
+    max_store_size: ByteSize,
+
+    /// Connections at a time
+    #[arg(long, env = "DUOLOGUE_MAX_CONNECTIONS", default_value_t = server::Settings::default().max_connections)]
+    max_connections: usize,
+
+    /// HTTP/2 streams at a time on one connection
+    #[arg(long, env = "DUOLOGUE_MAX_CONNECTION_STREAMS", default_value_t = server::Settings::default().max_connection_streams)]
+    max_connection_streams: u32,
+
+    /// Pages that may use it from a browser, comma-separated, or `*` [default: same origin; in
+    /// development also any localhost port]
+    #[arg(long, env = "DUOLOGUE_ALLOWED_ORIGINS")]
+    allowed_origins: Option<Origins>,
+
+    /// How often a silent stream is given a sign of life
+    #[arg(long, env = "DUOLOGUE_HEARTBEAT", default_value = "25s", value_parser = humantime::parse_duration)]
+    heartbeat: Duration,
+
+    /// How long a shutdown waits for replies
+    #[arg(long, env = "DUOLOGUE_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+
+    /// gRPC server reflection [default: on in development]
+    #[arg(long, env = "DUOLOGUE_REFLECTION", action = ArgAction::Set)]
+    reflection: Option<bool>,
+
+    /// /docs, /openapi.json, /asyncapi.yaml [default: on in development]
+    #[arg(long, env = "DUOLOGUE_DOCS", action = ArgAction::Set)]
+    docs: Option<bool>,
+
+    /// Which log lines: `error`, `warn`, `info`, `debug`, `trace`, or by module
+    #[arg(long, env = "DUOLOGUE_LOG", default_value_t = telemetry::Filter::default())]
+    log: telemetry::Filter,
+
+    /// Print the effective configuration, secrets hidden, and exit
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve.
+    Serve(Box<Config>),
+    /// Print this and exit with success.
+    Print(String),
+}
+
+impl Cli {
+    /// Reads the process's flags and environment.
+    ///
+    /// # Errors
+    /// One line that says what is wrong with which setting.
+    pub fn command() -> Result<Command, String> {
+        match Self::try_parse() {
+            Ok(cli) => cli.into_command(),
+            Err(error) => match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    Ok(Command::Print(error.render().to_string()))
+                }
+                _ => Err(one_line(&error.render().to_string())),
+            },
+        }
+    }
+
+    fn into_command(self) -> Result<Command, String> {
+        let config = self.config();
+        config.validate()?;
+        if self.check_config {
+            return Ok(Command::Print(self.effective()));
+        }
+        Ok(Command::Serve(Box::new(config)))
+    }
+
+    fn config(&self) -> Config {
+        let development = self.app_env == Environment::Development;
+        let default_origins = if development { Origins::development() } else { Origins::default() };
+        Config {
+            session: session::Settings {
+                session_ttl: self.session_ttl,
+                session_max_age: self.session_max_age,
+                max_message_size: size(self.max_message_size),
+                max_queued_turns: self.max_queued_turns,
+                max_session_messages: self.max_session_messages,
+                max_session_streams: self.max_session_streams,
+                max_reply_size: size(self.max_reply_size),
+                max_backlog_size: size(self.max_backlog_size),
+                ..session::Settings::default()
+            },
+            store: self.store.clone().bounded(self.max_sessions, size(self.max_store_size)),
+            responder: responder::Settings::Simulated {
+                reply: self.simulated_reply.clone(),
+                delay: self.simulated_delay,
+            },
+            transport: transport::Settings {
+                origins: self.allowed_origins.clone().unwrap_or(default_origins),
+                docs: self.docs.unwrap_or(development),
+                reflection: self.reflection.unwrap_or(development),
+                heartbeat: self.heartbeat,
+                ..transport::Settings::default()
+            },
+            server: server::Settings {
+                addr: self.addr,
+                max_connections: self.max_connections,
+                max_connection_streams: self.max_connection_streams,
+                keep_alive: self.heartbeat,
+                drain_timeout: self.drain_timeout,
+                ..server::Settings::default()
+            },
+            telemetry: telemetry::Settings { filter: self.log.clone(), json: !development },
+        }
+    }
+
+    /// The settings as lines of an `.env` file.
+    fn effective(&self) -> String {
+        let development = self.app_env == Environment::Development;
+        let origins = match &self.allowed_origins {
+            Some(Origins::Any) => "*".into(),
+            Some(Origins::Listed { origins, .. }) => origins.join(","),
+            None if development => "(same origin, any localhost port)".into(),
+            None => "(same origin)".into(),
+        };
+        let duration = |duration| humantime::format_duration(duration).to_string();
+        let values: [(&str, String); 23] = [
+            ("APP_ENV", self.app_env.to_string()),
+            ("DUOLOGUE_ADDR", self.addr.to_string()),
+            ("DUOLOGUE_STORE", self.store.to_string()),
+            ("DUOLOGUE_SESSION_TTL", duration(self.session_ttl)),
+            ("DUOLOGUE_SESSION_MAX_AGE", duration(self.session_max_age)),
+            ("DUOLOGUE_RESPONDER", self.responder.clone()),
+            ("DUOLOGUE_SIMULATED_REPLY", format!("{:?}", self.simulated_reply)),
+            ("DUOLOGUE_SIMULATED_DELAY", duration(self.simulated_delay)),
+            ("DUOLOGUE_MAX_MESSAGE_SIZE", self.max_message_size.to_string()),
+            ("DUOLOGUE_MAX_REPLY_SIZE", self.max_reply_size.to_string()),
+            ("DUOLOGUE_MAX_QUEUED_TURNS", self.max_queued_turns.to_string()),
+            ("DUOLOGUE_MAX_SESSION_MESSAGES", self.max_session_messages.to_string()),
+            ("DUOLOGUE_MAX_SESSION_STREAMS", self.max_session_streams.to_string()),
+            ("DUOLOGUE_MAX_BACKLOG_SIZE", self.max_backlog_size.to_string()),
+            ("DUOLOGUE_MAX_SESSIONS", self.max_sessions.to_string()),
+            ("DUOLOGUE_MAX_STORE_SIZE", self.max_store_size.to_string()),
+            ("DUOLOGUE_MAX_CONNECTIONS", self.max_connections.to_string()),
+            ("DUOLOGUE_MAX_CONNECTION_STREAMS", self.max_connection_streams.to_string()),
+            ("DUOLOGUE_ALLOWED_ORIGINS", origins),
+            ("DUOLOGUE_HEARTBEAT", duration(self.heartbeat)),
+            ("DUOLOGUE_DRAIN_TIMEOUT", duration(self.drain_timeout)),
+            ("DUOLOGUE_REFLECTION", self.reflection.unwrap_or(development).to_string()),
+            ("DUOLOGUE_DOCS", self.docs.unwrap_or(development).to_string()),
+        ];
+        let mut lines = String::new();
+        for (name, value) in values {
+            let _infallible = writeln!(lines, "{name}={value}");
+        }
+        let _infallible = writeln!(lines, "DUOLOGUE_LOG={}", self.log);
+        lines
+    }
+}
+
+fn size(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+/// clap explains over several lines; the first says what is wrong.
+fn one_line(explanation: &str) -> String {
+    let lines = explanation.lines().map(str::trim).take_while(|line| !line.is_empty());
+    let text = lines.collect::<Vec<_>>().join(" ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Command, String> {
+        let cli = Cli::try_parse_from([&["duologue"], flags].concat());
+        cli.map_err(|error| one_line(&error.render().to_string()))?.into_command()
+    }
+
+    #[test]
+    fn every_setting_has_a_flag_a_variable_and_a_line_in_the_example() {
+        let example = include_str!("../.env.example");
+        let readme = include_str!("../README.md");
+        for argument in Cli::command_for_tests().get_arguments() {
+            let Some(variable) = argument.get_env().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            assert!(argument.get_long().is_some(), "{variable} has no flag");
+            assert!(example.contains(&format!("# {variable}=")), ".env.example lacks {variable}");
+            assert!(readme.contains(variable), "README.md lacks {variable}");
+        }
+    }
+
+    #[test]
+    fn the_effective_configuration_lists_every_setting_and_is_an_env_file() -> Result<(), String> {
+        let Command::Print(shown) = parse(&["--check-config", "--addr", "127.0.0.1:0"])? else {
+            return Err("it serves".into());
+        };
+        assert!(shown.contains("DUOLOGUE_ADDR=127.0.0.1:0\n"), "{shown}");
+        for argument in Cli::command_for_tests().get_arguments() {
+            let Some(variable) = argument.get_env().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            assert!(shown.contains(&format!("{variable}=")), "{variable} is missing");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_values_and_contradictions_are_told_in_one_line() {
+        for flags in [
+            ["--session-ttl", "soon"],
+            ["--session-ttl", "48h"],
+            ["--session-ttl", "0s"],
+            ["--max-message-size", "0"],
+            ["--max-message-size", "8MiB"],
+            ["--max-message-size", "lots"],
+            ["--max-session-messages", "1"],
+            ["--store", "etcd://x"],
+            ["--responder", "parrot"],
+            ["--addr", "3500"],
+            ["--allowed-origins", "example.com"],
+            ["--app-env", "staging"],
+            ["--log", "duologue=loud"],
+            ["--heartbeat", "0s"],
+        ] {
+            match parse(&flags) {
+                Ok(command) => panic!("{flags:?} gave {command:?}"),
+                Err(line) => assert!(!line.contains('\n') && line.len() > 10, "{flags:?}: {line}"),
+            }
+        }
+    }
+
+    #[test]
+    fn production_turns_off_what_helps_in_development() {
+        let cli =
+            Cli::try_parse_from(["duologue", "--app-env", "production"]).map(|cli| cli.config());
+        let config = cli.unwrap_or_else(|error| panic!("{error}"));
+        assert!(!config.transport.docs && !config.transport.reflection && config.telemetry.json);
+        assert_eq!(config.transport.origins, Origins::default());
+    }
+
+    impl Cli {
+        fn command_for_tests() -> clap::Command {
+            <Self as clap::CommandFactory>::command()
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What answers.
+
+mod settings;
+mod simulated;
+
+pub use settings::{Settings, connect};
+pub use simulated::Simulated;

@@ -1,0 +1,232 @@
+//! One connection: its protocol, its deadlines, its end.
+//!
+//! A silent peer lives for ever by default. Here each kind of silence has its deadline:
+//! no byte at all, half a preface, a preface and nothing more (`head_timeout`, until the
+//! first request); half a head (`head_timeout`, by hyper); nothing in progress
+//! (`idle_timeout`); a dead HTTP/2 peer (`keep_alive`). Bodies and streams have theirs
+//! in the transports.
+
+use std::{
+    convert::Infallible,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt as _};
+use http::{Request, Response};
+use http_body::Frame;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::Settings;
+use crate::transport::InUse;
+
+/// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
+/// unread against a budget that grows with it; with the default, a client that opens
+/// thousands of streams of one short message is cut off (ENHANCE_YOUR_CALM).
+const CONNECTION_WINDOW: u32 = 16 << 20;
+const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Bytes that one HTTP/2 stream may have waiting to be sent, beside its backlog.
+const SEND_BUFFER: usize = 64 << 10;
+const MAX_HEADER_LIST: u32 = 16 << 10;
+
+/// A request line and its headers over HTTP/1.1; also the most that is read ahead.
+const MAX_HEAD: usize = 64 << 10;
+
+/// How every connection is served.
+#[derive(Clone)]
+pub(super) struct Connections {
+    builder: Arc<Builder<TokioExecutor>>,
+    head_timeout: Duration,
+    idle_timeout: Duration,
+    draining: CancellationToken,
+}
+
+impl Connections {
+    pub(super) fn new(settings: &Settings, draining: CancellationToken) -> Self {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.head_timeout)
+            .max_buf_size(MAX_HEAD);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(settings.keep_alive)
+            .keep_alive_timeout(settings.keep_alive)
+            .max_concurrent_streams(settings.max_connection_streams)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_header_list_size(MAX_HEADER_LIST)
+            .enable_connect_protocol();
+        Self {
+            builder: Arc::new(builder),
+            head_timeout: settings.head_timeout,
+            idle_timeout: settings.idle_timeout,
+            draining,
+        }
+    }
+
+    /// Serves a connection until it ends, by itself or by a deadline.
+    pub(super) async fn serve<S>(self, stream: TcpStream, service: S, permit: OwnedSemaphorePermit)
+    where
+        S: Service<
+                Request<Incoming>,
+                Response = Response<Body>,
+                Error = Infallible,
+                Future: Send + 'static,
+            > + Clone
+            + Send
+            + 'static,
+    {
+        let activity = Activity::new(permit);
+        let tracked = TowerToHyperService::new(activity.track(service));
+        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
+        let mut connection = pin!(connection);
+        let mut timer = pin!(sleep(self.head_timeout));
+        let mut closing = false;
+        let mut seen = 0;
+        loop {
+            tokio::select! {
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection ended");
+                    }
+                    return;
+                }
+                () = self.draining.cancelled(), if !closing => {
+                    connection.as_mut().graceful_shutdown();
+                    closing = true;
+                    if activity.requests() == 0 {
+                        return;
+                    }
+                }
+                () = timer.as_mut() => {
+                    let requests = activity.requests();
+                    let idle = requests == seen && !activity.in_progress();
+                    if idle && (closing || requests == 0) {
+                        return;
+                    }
+                    if idle {
+                        connection.as_mut().graceful_shutdown();
+                        closing = true;
+                    }
+                    seen = requests;
+                    timer.as_mut().reset(Instant::now() + self.idle_timeout);
+                }
+            }
+        }
+    }
+}
+
+/// What a connection is doing.
+struct Activity {
+    in_use: InUse,
+    requests: Arc<AtomicU64>,
+}
+
+impl Activity {
+    fn new(permit: OwnedSemaphorePermit) -> Self {
+        Self { in_use: InUse::new(permit), requests: Arc::default() }
+    }
+
+    /// Requests that ever came.
+    fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request is being served, or an upgraded stream lives.
+    fn in_progress(&self) -> bool {
+        /// This one, and the service's.
+        const AT_REST: usize = 2;
+        self.in_use.shares() > AT_REST
+    }
+
+    fn track<S>(&self, service: S) -> Tracked<S> {
+        Tracked { service, in_use: self.in_use.clone(), requests: Arc::clone(&self.requests) }
+    }
+}
+
+/// Counts requests, and marks the connection as used until each answer's body is gone.
+#[derive(Clone)]
+struct Tracked<S> {
+    service: S,
+    in_use: InUse,
+    requests: Arc<AtomicU64>,
+}
+
+impl<S> Service<Request<Incoming>> for Tracked<S>
+where
+    S: Service<
+            Request<Incoming>,
+            Response = Response<Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        >,
+{
+    type Response = Response<Held>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Held>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let in_use = self.in_use.clone();
+        // For those who take the connection over.
+        request.extensions_mut().insert(in_use.clone());
+        let call = self.service.call(request);
+        let hold =
+            move |response: Response<Body>| response.map(|body| Held { body, _in_use: in_use });
+        call.map(move |answer| answer.map(hold)).boxed()
+    }
+}
+
+/// A body that marks its connection as used.
+struct Held {
+    body: Body,
+    _in_use: InUse,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,180 @@
+//! The port: bind, accept, give each connection its deadlines, drain.
+//!
+//! Not `axum::serve` or tonic's server: the one has no settings, the other no upgrades,
+//! and neither tells gRPC from HTTP on one port.
+
+mod connection;
+mod switch;
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    session::{Drained, Gateway},
+    transport::{self, Doors},
+};
+use connection::Connections;
+
+/// Limits and deadlines of the port.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where to listen.
+    pub addr: SocketAddr,
+    /// Connections at a time; those beyond are refused.
+    pub max_connections: usize,
+    /// HTTP/2 streams at a time on one connection.
+    pub max_connection_streams: u32,
+    /// How long a new connection may take to make its first request, and any
+    /// request its head.
+    pub head_timeout: Duration,
+    /// How long a connection may have nothing in progress.
+    pub idle_timeout: Duration,
+    /// How often a quiet HTTP/2 connection is pinged, and how long the answer may take.
+    pub keep_alive: Duration,
+    /// How long a shutdown waits for replies.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([0, 0, 0, 0], 3500)),
+            max_connections: 20_000,
+            max_connection_streams: 256,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(120),
+            keep_alive: Duration::from_secs(25),
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A bound port.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    settings: Settings,
+}
+
+impl Server {
+    /// Binds the port; call it on a runtime.
+    ///
+    /// # Errors
+    /// If the address is in use or not this machine's.
+    pub fn bind(settings: Settings) -> io::Result<Self> {
+        const BACKLOG: i32 = 4096;
+        let socket =
+            Socket::new(Domain::for_address(settings.addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&settings.addr.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = TcpListener::from_std(socket.into())?;
+        Ok(Self { listener, settings })
+    }
+
+    /// Where it listens: the real port, if 0 was asked for.
+    ///
+    /// # Errors
+    /// If the operating system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown`, then drains.
+    ///
+    /// # Errors
+    /// If the services cannot be made, which a build cannot produce.
+    pub async fn serve(
+        self,
+        gateway: Gateway,
+        settings: transport::Settings,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<Drained, Box<dyn std::error::Error + Send + Sync>> {
+        let doors = Doors {
+            gateway: gateway.clone(),
+            settings: Arc::new(settings),
+            draining: CancellationToken::new(),
+            upgraded: TaskTracker::new(),
+        };
+        let service = switch::service(&doors)?;
+        let connections = Connections::new(&self.settings, doors.draining.clone());
+        let tasks = TaskTracker::new();
+        let permits = Arc::new(Semaphore::new(self.settings.max_connections));
+        let accept = async {
+            loop {
+                let Some(stream) = accept(&self.listener).await else { continue };
+                match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => {
+                        tasks.spawn(connections.clone().serve(stream, service.clone(), permit));
+                    }
+                    Err(_) => drop(tokio::spawn(turn_away(stream))),
+                }
+            }
+        };
+        tokio::select! {
+            () = shutdown => {}
+            () = accept => {}
+        }
+        drop(self.listener);
+        tracing::info!("draining");
+        let deadline = Instant::now() + self.settings.drain_timeout;
+        doors.draining.cancel();
+        let drained = gateway.drain(deadline).await;
+        finish_connections(&tasks, &doors.upgraded, deadline).await;
+        tracing::info!(?drained, "drained");
+        Ok(drained)
+    }
+}
+
+/// The sessions have let go of their streams: what is left is closing handshakes, and
+/// peers that do not read.
+async fn finish_connections(tasks: &TaskTracker, upgraded: &TaskTracker, deadline: Instant) {
+    const FAREWELL: Duration = Duration::from_secs(5);
+    tasks.close();
+    upgraded.close();
+    let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
+    let farewell = deadline.min(Instant::now() + FAREWELL);
+    let all = async { tokio::join!(tasks.wait(), upgraded.wait()) };
+    if timeout_at(farewell, all).await.is_err() {
+        let left = tasks.len() + upgraded.len();
+        tracing::warn!(left, "connections were cut");
+    }
+}
+
+async fn accept(listener: &TcpListener) -> Option<TcpStream> {
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Without it, Nagle's algorithm holds back the second small frame of a turn
+            // until the peer's delayed acknowledgement of the first: 40 ms.
+            stream.set_nodelay(true).ok()?;
+            Some(stream)
+        }
+        Err(error) => {
+            // Out of file descriptors, most likely: others must end first.
+            tracing::error!(%error, "a connection could not be accepted");
+            sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+/// Says why, to those who speak HTTP/1.1 and to people; the others see a close.
+async fn turn_away(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+        retry-after: 5\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
+        {\"detail\":\"The gateway has no connection left\"}";
+    let _told_or_not = timeout(Duration::from_secs(1), async {
+        stream.write_all(ANSWER).await?;
+        stream.shutdown().await
+    })
+    .await;
+}

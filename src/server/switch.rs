@@ -1,0 +1,158 @@
+//! One port, two families: gRPC by its content type, everything else to REST.
+//!
+//! Not one merged router: its fallback would answer for the wrong family, a 200 with
+//! `grpc-status: 12` for an unknown path, or a 404 for an unknown method.
+
+use std::{
+    convert::Infallible,
+    task::{Context, Poll},
+};
+
+use axum::{Router, body::Body};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
+use hyper::body::Incoming;
+use tower::{Layer as _, Service};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use crate::transport::{self, Doors, Origins};
+
+/// Everything that the port serves.
+pub(super) fn service(
+    doors: &Doors,
+) -> Result<
+    impl Service<
+        Request<Incoming>,
+        Response = Response<Body>,
+        Error = Infallible,
+        Future: Send + 'static,
+    >
+    + Clone
+    + Send
+    + 'static
+    + use<>,
+    Box<dyn std::error::Error + Send + Sync>,
+> {
+    let switch = Switch { grpc: transport::grpc_service(doors)?, http: transport::router(doors) };
+    Ok(cors(&doors.settings.origins).layer(switch))
+}
+
+/// What a page of another origin may do (WHATWG Fetch, section 3.3).
+fn cors(origins: &Origins) -> CorsLayer {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+    let origins = origins.clone();
+    let allow = move |_: &HeaderValue, request: &http::request::Parts| {
+        origins.allow(&request.headers, &request.uri)
+    };
+    let exposed = [
+        "grpc-status",
+        "grpc-message",
+        "grpc-status-details-bin",
+        "grpc-retry-pushback-ms",
+        "retry-after",
+    ];
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(allow))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers(exposed.map(HeaderName::from_static))
+        .max_age(DAY)
+}
+
+#[derive(Clone)]
+struct Switch<G> {
+    grpc: G,
+    http: Router,
+}
+
+impl<G> Service<Request<Incoming>> for Switch<G>
+where
+    G: Service<
+            Request<Incoming>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        >,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The router is always ready.
+        self.grpc.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        match Family::of(&request) {
+            Family::Grpc => {
+                self.grpc.call(request).map(|answer| answer.map(|it| it.map(Body::new))).boxed()
+            }
+            Family::Http => self.http.call(request).boxed(),
+            Family::Neither(refusal) => std::future::ready(Ok(refusal)).boxed(),
+        }
+    }
+}
+
+/// Whose a request is.
+enum Family {
+    Grpc,
+    Http,
+    Neither(Response<Body>),
+}
+
+impl Family {
+    fn of<B>(request: &Request<B>) -> Self {
+        let is_grpc = content_type(request.headers()).starts_with("application/grpc");
+        if !is_grpc && !names_method(request.uri().path()) {
+            return Self::Http;
+        }
+        if request.method() != Method::POST {
+            let mut refusal =
+                transport::detail(StatusCode::METHOD_NOT_ALLOWED, "gRPC takes POST only");
+            refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+            return Self::Neither(refusal);
+        }
+        if !is_grpc {
+            // gRPC over HTTP/2, "Requests"; also keeps a form of a foreign page from
+            // running a call, since a page may post `text/plain` unasked.
+            let message = "gRPC takes content-type application/grpc or application/grpc-web";
+            return Self::Neither(transport::detail(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        }
+        let web = content_type(request.headers()).starts_with("application/grpc-web");
+        if !web && request.version() != Version::HTTP_2 {
+            let message = "gRPC needs HTTP/2; gRPC-Web does not";
+            return Self::Neither(transport::detail(
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                message,
+            ));
+        }
+        Self::Grpc
+    }
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Whether a path has the form of a gRPC method, `/package.Service/Method`.
+fn names_method(path: &str) -> bool {
+    let mut parts = path.split('/').skip(1);
+    matches!((parts.next(), parts.next(), parts.next()), (Some(service), Some(_), None) if service.contains('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_of_methods_are_told_from_others() {
+        assert!(names_method("/duologue.v1.ChatService/Chat"));
+        assert!(names_method("/grpc.health.v1.Health/Check"));
+        for path in ["/", "/test", "/openapi.json", "/docs/swagger-ui.css", "/docs/", "/a.b"] {
+            assert!(!names_method(path), "{path}");
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! One watcher of a session: replay from its position, then what happens.
+
+use std::{future::poll_fn, sync::Arc, vec};
+
+use super::{
+    Error, Event, Message, Page, ReplyStarted, Result, Timestamp,
+    draft::Draft,
+    event::{Accepted, Opened},
+    gateway::Gateway,
+    live::Watch,
+    mailbox::Mailbox,
+    registry::LiveRef,
+};
+
+/// A stream's hold on a session. Dropping it detaches; a reply goes on without it.
+#[derive(Debug)]
+pub struct Attachment {
+    gateway: Gateway,
+    live: LiveRef,
+    mailbox: Arc<Mailbox>,
+    /// `Some` until the replay is over; boxed, since most attachments are past it.
+    replay: Option<Box<Replay>>,
+    delivered: u32,
+}
+
+#[derive(Debug)]
+struct Replay {
+    until: u32,
+    page: vec::IntoIter<Arc<Message>>,
+    reply: Option<ReplyStarted>,
+}
+
+impl Attachment {
+    pub(super) fn new(gateway: Gateway, live: LiveRef, watch: Watch) -> (Self, Opened) {
+        let Watch { mailbox, opened, reply } = watch;
+        let behind = opened.position.seq < opened.head_seq;
+        let replay = (behind || reply.is_some()).then(|| {
+            Box::new(Replay { until: opened.head_seq, page: Vec::new().into_iter(), reply })
+        });
+        let delivered = opened.position.seq;
+        (Self { gateway, live, mailbox, replay, delivered }, opened)
+    }
+
+    /// The next event, in order: the messages after the position, the reply in
+    /// progress, then what happens. Cancel safe: nothing is lost if the future is
+    /// dropped before it is ready.
+    ///
+    /// # Errors
+    /// Why the stream ends: `SlowConsumer`, `SessionExpired`, `SessionRevoked`,
+    /// `Draining`, or what the store failed with.
+    pub async fn next(&mut self) -> Result<Event> {
+        while let Some(replay) = &mut self.replay {
+            if let Some(message) = replay.page.next() {
+                self.delivered = message.seq;
+                return Ok(Event::Message(message));
+            }
+            if self.delivered < replay.until {
+                let page = self.gateway.page(&self.live, self.delivered, replay.until).await?;
+                replay.page = page.into_iter();
+                continue;
+            }
+            let reply = self.replay.take().and_then(|replay| replay.reply);
+            if let Some(reply) = reply {
+                return Ok(Event::ReplyStarted(Arc::new(reply)));
+            }
+        }
+        let event = poll_fn(|cx| self.mailbox.poll_next(cx)).await?;
+        if let Event::Message(message) = &event {
+            self.delivered = message.seq;
+        }
+        Ok(event)
+    }
+
+    /// Number of the last message that [`Self::next`] returned, or of the position.
+    #[must_use]
+    pub const fn delivered(&self) -> u32 {
+        self.delivered
+    }
+
+    /// Says something in this session. See [`Gateway::send`]. The future outlives the
+    /// attachment, and the message is sent even if neither is waited for.
+    ///
+    /// # Errors
+    /// As [`Gateway::send`].
+    pub fn send(&self, draft: Draft) -> impl Future<Output = Result<Accepted>> + Send + use<> {
+        let (gateway, live) = (self.gateway.clone(), self.live.clone());
+        async move { gateway.send_live(&live, draft).await }
+    }
+
+    /// Stops the reply in progress, or the next one. False if there is none.
+    #[must_use]
+    pub fn stop(&self) -> bool {
+        self.live.stop()
+    }
+
+    /// Whose conversation, for logs.
+    #[must_use]
+    pub fn session(&self) -> super::SessionId {
+        self.live.session().id
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        self.live.unwatch(&self.mailbox);
+    }
+}
+
+impl Gateway {
+    async fn page(&self, live: &LiveRef, after: u32, until: u32) -> Result<Vec<Arc<Message>>> {
+        /// Messages that a replay holds at a time.
+        const REPLAY_PAGE: u32 = 64;
+        let settings = self.settings();
+        let page = Page {
+            after: Some(after),
+            until,
+            limit: REPLAY_PAGE,
+            max_size: settings.max_backlog_size,
+        };
+        let snapshot = self.store().read(live.session().id, self.now(), page).await?;
+        if snapshot.messages.is_empty() {
+            return Err(Error::internal(format!("a log without message {}", after + 1)));
+        }
+        Ok(snapshot.messages)
+    }
+
+    fn now(&self) -> Timestamp {
+        self.clock().now()
+    }
+}

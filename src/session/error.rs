@@ -1,0 +1,217 @@
+//! What can go wrong, in the core's own words.
+//!
+//! A transport turns an [`ErrorKind`] into a status of its protocol in one table
+//! (`transport::status`). The message is for people and never holds an internal
+//! cause: that is the `source`, which is logged where the error is handled.
+
+use std::{borrow::Cow, error, fmt, time::Duration};
+
+type Source = Box<dyn error::Error + Send + Sync>;
+
+/// The closed set of failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// A visitor's name is blank, too long or holds characters that hide.
+    InvalidName,
+    /// Any other value of a request is missing or malformed.
+    InvalidArgument,
+    /// A text is longer than `max_message_size`.
+    MessageTooLarge,
+    /// No token came with the request, or two that differ.
+    MissingToken,
+    /// The token is unknown, or its session expired.
+    SessionExpired,
+    /// The session was revoked while this stream was attached to it.
+    SessionRevoked,
+    /// The `client_message_id` names another text already.
+    MessageIdReused,
+    /// Too many user messages of the session wait for their reply.
+    QueueFull,
+    /// The session's log has reached its limit.
+    SessionFull,
+    /// The store has no room.
+    StoreFull,
+    /// Too many streams watch the session.
+    TooManyStreams,
+    /// The stream did not read what it was sent, and its backlog is full.
+    SlowConsumer,
+    /// No `open` frame came in time.
+    OpenTimeout,
+    /// The peer went silent.
+    Unresponsive,
+    /// The peer broke the rules of the protocol below the frames.
+    ProtocolViolation,
+    /// A frame could not be decoded.
+    BadFrame,
+    /// A frame of a type that the negotiated codec does not use.
+    WrongFrameType,
+    /// A text frame is not UTF-8.
+    BadUtf8,
+    /// A frame or body is larger than any valid one.
+    FrameTooLarge,
+    /// The `Origin` is not on the allow-list.
+    OriginForbidden,
+    /// The deadline the client gave, or the gateway's own for the call, passed.
+    DeadlineExceeded,
+    /// The gateway has no capacity left for this now.
+    Overloaded,
+    /// The gateway is shutting down.
+    Draining,
+    /// A fault of the gateway's own.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Every kind, for tables and their tests.
+    pub const ALL: [Self; 24] = [
+        Self::InvalidName,
+        Self::InvalidArgument,
+        Self::MessageTooLarge,
+        Self::MissingToken,
+        Self::SessionExpired,
+        Self::SessionRevoked,
+        Self::MessageIdReused,
+        Self::QueueFull,
+        Self::SessionFull,
+        Self::StoreFull,
+        Self::TooManyStreams,
+        Self::SlowConsumer,
+        Self::OpenTimeout,
+        Self::Unresponsive,
+        Self::ProtocolViolation,
+        Self::BadFrame,
+        Self::WrongFrameType,
+        Self::BadUtf8,
+        Self::FrameTooLarge,
+        Self::OriginForbidden,
+        Self::DeadlineExceeded,
+        Self::Overloaded,
+        Self::Draining,
+        Self::Internal,
+    ];
+
+    /// A stable name for programs, in snake case; part of the wire contract.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::InvalidName => "invalid_name",
+            Self::InvalidArgument => "invalid_argument",
+            Self::MessageTooLarge => "message_too_large",
+            Self::MissingToken => "missing_token",
+            Self::SessionExpired => "session_expired",
+            Self::SessionRevoked => "session_revoked",
+            Self::MessageIdReused => "message_id_reused",
+            Self::QueueFull => "queue_full",
+            Self::SessionFull => "session_full",
+            Self::StoreFull => "store_full",
+            Self::TooManyStreams => "too_many_streams",
+            Self::SlowConsumer => "slow_consumer",
+            Self::OpenTimeout => "open_timeout",
+            Self::Unresponsive => "unresponsive",
+            Self::ProtocolViolation => "protocol_violation",
+            Self::BadFrame => "bad_frame",
+            Self::WrongFrameType => "wrong_frame_type",
+            Self::BadUtf8 => "bad_utf8",
+            Self::FrameTooLarge => "frame_too_large",
+            Self::OriginForbidden => "origin_forbidden",
+            Self::DeadlineExceeded => "deadline_exceeded",
+            Self::Overloaded => "overloaded",
+            Self::Draining => "draining",
+            Self::Internal => "internal",
+        }
+    }
+
+    /// The sentence for people where the place of failure has none of its own.
+    const fn sentence(self) -> &'static str {
+        match self {
+            Self::InvalidName => "Enter a valid name",
+            Self::InvalidArgument => "Invalid argument",
+            Self::MessageTooLarge => "The message is too large",
+            Self::MissingToken => "A token is required",
+            Self::SessionExpired => "Session expired or does not exist",
+            Self::SessionRevoked => "Session was revoked",
+            Self::MessageIdReused => "The client_message_id was used for another text",
+            Self::QueueFull => "Too many messages wait for their reply",
+            Self::SessionFull => "The conversation is full: start a new session",
+            Self::StoreFull => "The gateway has no room for more messages",
+            Self::TooManyStreams => "Too many streams are attached to this session",
+            Self::SlowConsumer => "The stream fell too far behind: reconnect and resume",
+            Self::OpenTimeout => "No open frame came in time",
+            Self::Unresponsive => "The connection went silent",
+            Self::ProtocolViolation => "The protocol was violated",
+            Self::BadFrame => "The frame could not be understood",
+            Self::WrongFrameType => "Frames of this type are not understood here",
+            Self::BadUtf8 => "The text is not valid UTF-8",
+            Self::FrameTooLarge => "The frame is too large",
+            Self::OriginForbidden => "Origin not allowed",
+            Self::DeadlineExceeded => "The deadline passed",
+            Self::Overloaded => "The gateway is overloaded",
+            Self::Draining => "The gateway is shutting down",
+            Self::Internal => "Internal error",
+        }
+    }
+}
+
+/// A failure: what kind, a sentence for people, and when to try again.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    retry_after: Option<Duration>,
+    source: Option<Source>,
+}
+
+impl Error {
+    /// A failure with a sentence of its own.
+    pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), retry_after: None, source: None }
+    }
+
+    /// A fault of the gateway's own: `source` is logged, the client is told nothing of it.
+    pub fn internal(source: impl Into<Source>) -> Self {
+        Self { source: Some(source.into()), ..Self::from(ErrorKind::Internal) }
+    }
+
+    /// Adds how long the client should wait before it tries again.
+    #[must_use]
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// What kind of failure.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The sentence for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// How long to wait before trying the same again; `None` if that will not help.
+    #[must_use]
+    pub const fn wait(&self) -> Option<Duration> {
+        self.retry_after
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self::new(kind, kind.sentence())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn error::Error + 'static))
+    }
+}

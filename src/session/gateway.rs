@@ -1,0 +1,363 @@
+//! The operations that both protocol families offer.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use futures_util::future::poll_immediate;
+use rand::RngExt as _;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Accepted, Attachment, Clock, Draft, Entry, Epoch, ErrorKind, Event, MessageId, Name,
+    NewSession, Opened, Page, Position, Responder, Result, Session, SessionId, Settings, Snapshot,
+    Store, Terms, Timestamp, Token, TokenHash,
+    live::{Live, Turn},
+    mailbox::Capacity,
+    registry::{LiveRef, Registry},
+};
+
+/// How often expired sessions are looked for. A stream outlives its session by this
+/// at most.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Sessions that a store deletes at a time.
+const SWEEP_BATCH: usize = 1000;
+
+/// The core: cheap to clone, shared by every connection.
+#[derive(Clone)]
+pub struct Gateway {
+    core: Arc<Core>,
+}
+
+struct Core {
+    settings: Settings,
+    store: Arc<dyn Store>,
+    responder: Arc<dyn Responder>,
+    clock: Clock,
+    registry: Arc<Registry>,
+    draining: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A new session and its secret.
+#[derive(Debug)]
+pub struct Created {
+    /// The secret, shown once.
+    pub token: Token,
+    /// The session.
+    pub session: Session,
+}
+
+/// What a shutdown did with the replies that were under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drained {
+    /// They ended by themselves.
+    Finished,
+    /// Some had to be committed as interrupted.
+    Interrupted,
+}
+
+impl Gateway {
+    /// Takes up the turns that an earlier process left unanswered, and starts to look
+    /// for sessions that expire; call it on a runtime, before anyone can connect.
+    ///
+    /// # Errors
+    /// What the store fails with.
+    pub async fn start(
+        settings: Settings,
+        store: Arc<dyn Store>,
+        responder: Arc<dyn Responder>,
+    ) -> Result<Self> {
+        let core = Core {
+            settings,
+            store,
+            responder,
+            clock: Clock::start(),
+            registry: Arc::default(),
+            draining: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let gateway = Self { core: Arc::new(core) };
+        gateway.resume_turns().await?;
+        tokio::spawn(gateway.clone().sweep_until_drained());
+        Ok(gateway)
+    }
+
+    /// Starts a session for a visitor.
+    ///
+    /// # Errors
+    /// `InvalidName`, `Overloaded`, `StoreFull`, `Draining`.
+    pub async fn create_token(&self, name: &str) -> Result<Created> {
+        let name = Name::parse(name)?;
+        self.check_serving()?;
+        let now = self.clock().now();
+        let session = Session {
+            id: SessionId::generate(),
+            name,
+            epoch: Epoch::generate(),
+            created_at: Timestamp::of_wall_clock(),
+            expires_at: now.plus(self.settings().session_ttl.min(self.settings().session_max_age)),
+            ends_at: now.plus(self.settings().session_max_age),
+        };
+        let token = Token::generate();
+        let new = NewSession { session: session.clone(), token: token.hash() };
+        self.store().create(new).await?;
+        tracing::info!(session = %session.id, "session started");
+        Ok(Created { token, session })
+    }
+
+    /// Renews a session's idle deadline and reads it in one look: messages `after` a
+    /// number, or the newest ones, `limit` of them at most.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn refresh_token(
+        &self,
+        token: &Token,
+        after: Option<u32>,
+        limit: Option<u32>,
+    ) -> Result<Snapshot> {
+        let session = self.authenticate(token).await?;
+        let now = self.clock().now();
+        let expires_at = now.plus(self.settings().session_ttl);
+        let renewed = self.store().renew(session.id, now, expires_at).await?;
+        if let Some(live) = self.core.registry.peek(session.id) {
+            live.renewed(renewed.expires_at);
+        }
+        let max = self.settings().max_page_messages;
+        let page = Page {
+            after,
+            until: u32::MAX,
+            limit: limit.unwrap_or(max).min(max),
+            max_size: self.settings().max_page_size,
+        };
+        self.store().read(session.id, now, page).await
+    }
+
+    /// Ends a session. Streams attached to it end at once.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn revoke_token(&self, token: &Token) -> Result<()> {
+        let id = self.authenticate(token).await?.id;
+        self.store().revoke(id, self.clock().now()).await?;
+        if let Some(live) = self.core.registry.peek(id) {
+            live.end(ErrorKind::SessionRevoked);
+        }
+        tracing::info!(session = %id, reason = "revoked", "session ended");
+        Ok(())
+    }
+
+    /// The session that a token opens.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn authenticate(&self, token: &Token) -> Result<Session> {
+        self.store().find(&token.hash(), self.clock().now()).await
+    }
+
+    /// Starts to watch a session, from a position or from now on.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `TooManyStreams`, `Draining`.
+    pub async fn attach(
+        &self,
+        token: &Token,
+        position: Option<&Position>,
+    ) -> Result<(Attachment, Opened)> {
+        self.check_serving()?;
+        let live = self.enter(&token.hash()).await?;
+        let settings = self.settings();
+        let capacity =
+            Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
+        let watch = live.watch(position, capacity, settings.max_session_streams)?;
+        let attached = Attachment::new(self.clone(), live, watch);
+        // A drain that began meanwhile may not have seen this watcher.
+        self.check_serving()?;
+        Ok(attached)
+    }
+
+    /// Says something: returns when it is durable, once, however often it is retried
+    /// under one `client_message_id`. The reply comes to those who watch.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `MessageIdReused`, `QueueFull`, `SessionFull`, `StoreFull`,
+    /// `Draining`.
+    pub async fn send(&self, token: &Token, draft: Draft) -> Result<Accepted> {
+        self.check_serving()?;
+        let live = self.enter(&token.hash()).await?;
+        self.send_live(&live, draft).await
+    }
+
+    /// Stops the reply in progress, or the next one. False if there is none.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn stop(&self, token: &Token) -> Result<bool> {
+        let session = self.authenticate(token).await?;
+        let live = self.core.registry.peek(session.id);
+        Ok(live.is_some_and(|live| live.stop()))
+    }
+
+    /// Shuts down: refuses new work, tells every watcher to come back, lets replies
+    /// finish until `deadline`, then commits what there is of them as interrupted.
+    pub async fn drain(&self, deadline: Instant) -> Drained {
+        /// How long an interrupted reply may take to be committed.
+        const COMMIT_GRACE: Duration = Duration::from_secs(2);
+        self.core.draining.cancel();
+        let live = self.core.registry.all();
+        for live in &live {
+            live.drain(|| Event::GoAway(come_back()));
+        }
+        self.tasks().close();
+        if timeout_at(deadline, self.tasks().wait()).await.is_ok() {
+            return Drained::Finished;
+        }
+        for live in &live {
+            live.interrupt();
+        }
+        if timeout_at(Instant::now() + COMMIT_GRACE, self.tasks().wait()).await.is_err() {
+            tracing::error!("replies could not be committed before the gateway's end");
+        }
+        Drained::Interrupted
+    }
+
+    /// The core's limits.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.core.settings
+    }
+
+    pub(super) fn store(&self) -> &dyn Store {
+        &*self.core.store
+    }
+
+    pub(super) fn responder(&self) -> &dyn Responder {
+        &*self.core.responder
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.core.clock
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.core.tasks
+    }
+
+    pub(super) fn terms(&self) -> Terms {
+        let settings = self.settings();
+        let now = self.clock().now();
+        Terms {
+            now,
+            expires_at: now.plus(settings.session_ttl),
+            max_queued_turns: settings.max_queued_turns,
+            max_session_messages: settings.max_session_messages,
+        }
+    }
+
+    /// [`Self::send`] for those who are attached already.
+    pub(super) async fn send_live(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
+        live.check_open()?;
+        let (gateway, live) = (self.clone(), live.clone());
+        to_the_end(Box::pin(async move { gateway.commit(&live, draft).await })).await
+    }
+
+    async fn commit(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
+        let Draft { text, client_message_id } = draft;
+        let entry = Entry::User { id: MessageId::generate(), text, client_message_id };
+        let appended = self.store().append(live.session().id, entry, self.terms()).await?;
+        if !appended.duplicate {
+            live.renewed(appended.expires_at);
+            self.run_turns(live, live.publish(Arc::clone(&appended.message)));
+        }
+        Ok(Accepted {
+            message: appended.message,
+            duplicate: appended.duplicate,
+            reply_seq: appended.reply_seq,
+        })
+    }
+
+    fn check_serving(&self) -> Result<()> {
+        if self.core.draining.is_cancelled() {
+            return Err(super::Error::from(ErrorKind::Draining).retry_after(come_back()));
+        }
+        Ok(())
+    }
+
+    async fn enter(&self, token: &TokenHash) -> Result<LiveRef> {
+        let session = self.store().find(token, self.clock().now()).await?;
+        self.enter_found(session.id).await
+    }
+
+    async fn enter_found(&self, id: SessionId) -> Result<LiveRef> {
+        let load = async {
+            let head = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
+            let snapshot = self.store().read(id, self.clock().now(), head).await?;
+            Ok(Live::new(snapshot.session, snapshot.head_seq))
+        };
+        self.core.registry.enter(id, load).await
+    }
+
+    async fn resume_turns(&self) -> Result<()> {
+        const BATCH: usize = 256;
+        let mut after = None;
+        loop {
+            let batch = self.store().unfinished(self.clock().now(), after, BATCH).await?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            after = Some((last.session.id, last.message.seq));
+            for turn in batch {
+                let live = self.enter_found(turn.session.id).await?;
+                tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
+                let published = live.resume(Turn { message: turn.message, attempt: 2 });
+                self.run_turns(&live, published);
+            }
+        }
+    }
+
+    async fn sweep_until_drained(self) {
+        let mut ticks = interval(SWEEP_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while self.core.draining.run_until_cancelled(ticks.tick()).await.is_some() {
+            self.sweep().await;
+        }
+    }
+
+    async fn sweep(&self) {
+        let now = self.clock().now();
+        for live in self.core.registry.expired(now) {
+            live.end(ErrorKind::SessionExpired);
+        }
+        match self.store().sweep(now, SWEEP_BATCH).await {
+            Ok(swept) => {
+                for id in swept {
+                    tracing::info!(session = %id, reason = "expired", "session ended");
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, cause = ?error, "expired sessions could not be deleted")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").finish_non_exhaustive()
+    }
+}
+
+/// When a client should come back to a gateway that shuts down: not all at once.
+fn come_back() -> Duration {
+    Duration::from_millis(rand::rng().random_range(500..5000))
+}
+
+/// Runs `work` to its end even if the caller goes away meanwhile: a message that is
+/// durable must be published. Work that need not wait costs no task.
+async fn to_the_end<T: Send + 'static>(
+    mut work: std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send>>,
+) -> Result<T> {
+    if let Some(done) = poll_immediate(&mut work).await {
+        return done;
+    }
+    tokio::spawn(work).await.map_err(super::Error::internal)?
+}

@@ -1,0 +1,346 @@
+//! One session that somebody watches, writes to, or waits for a reply in.
+//!
+//! Everything that must happen in one order happens under one lock: a message is
+//! given to every watcher, and its turn to the queue, in the order of the numbers;
+//! a watcher that comes learns the head of the log and the reply in progress in the
+//! same moment that it starts to listen, so that what it reads from the log and what
+//! it is sent fit together without a gap and without a duplicate.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Error, ErrorKind, Event, Message, MessageId, ReplyStarted, Result, Role, Session, Timestamp,
+    event::Opened,
+    mailbox::{Capacity, Mailbox},
+    position::Position,
+};
+
+/// A session that is live in this process.
+#[derive(Debug)]
+pub(super) struct Live {
+    session: Session,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    expires_at: Timestamp,
+    /// Number of the last message that was published.
+    head_seq: u32,
+    /// Committed messages whose predecessors are still on their way here.
+    early: BTreeMap<u32, Arc<Message>>,
+    watchers: Vec<Arc<Mailbox>>,
+    turns: VecDeque<Turn>,
+    reply: Option<Reply>,
+    /// A task runs the turns.
+    running: bool,
+    stop_next: bool,
+    draining: bool,
+    ended: Option<ErrorKind>,
+}
+
+/// A user message that waits for its reply.
+#[derive(Clone, Debug)]
+pub(super) struct Turn {
+    pub(super) message: Arc<Message>,
+    pub(super) attempt: u32,
+}
+
+#[derive(Debug)]
+struct Reply {
+    started: ReplyStarted,
+    cut: Arc<CutSwitch>,
+}
+
+/// Why a reply ends before its responder does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// A client's order.
+    Stop,
+    /// The gateway shuts down.
+    Interrupt,
+    /// The session is over.
+    Ended,
+}
+
+/// Carries a [`Cut`] to the task that runs the reply; the first one counts.
+#[derive(Debug, Default)]
+pub(super) struct CutSwitch {
+    why: Mutex<Option<Cut>>,
+    thrown: CancellationToken,
+}
+
+impl CutSwitch {
+    fn throw(&self, why: Cut) {
+        let mut slot = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.get_or_insert(why);
+        self.thrown.cancel();
+    }
+
+    /// Waits until the reply is cut.
+    pub(super) async fn thrown(&self) -> Cut {
+        self.thrown.cancelled().await;
+        let slot = self.why.lock().unwrap_or_else(PoisonError::into_inner);
+        slot.unwrap_or(Cut::Ended)
+    }
+}
+
+/// What a new watcher is given.
+pub(super) struct Watch {
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) opened: Opened,
+    pub(super) reply: Option<ReplyStarted>,
+}
+
+/// What publishing a message asks of its caller.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// Start a task that runs the turns.
+    RunTurns,
+    /// Nothing.
+    Done,
+}
+
+impl Live {
+    /// `session` and `head_seq` as the store has them, while nobody else appends.
+    pub(super) fn new(session: Session, head_seq: u32) -> Self {
+        let state = State {
+            expires_at: session.expires_at,
+            head_seq,
+            early: BTreeMap::new(),
+            watchers: Vec::new(),
+            turns: VecDeque::new(),
+            reply: None,
+            running: false,
+            stop_next: false,
+            draining: false,
+            ended: None,
+        };
+        Self { session, state: Mutex::new(state) }
+    }
+
+    /// The session as it was when it became live; its deadline may have moved since.
+    pub(super) const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(super) fn expires_at(&self) -> Timestamp {
+        self.state().expires_at
+    }
+
+    /// The idle deadline moved.
+    pub(super) fn renewed(&self, expires_at: Timestamp) {
+        let mut state = self.state();
+        state.expires_at = state.expires_at.max(expires_at);
+    }
+
+    /// Starts to watch, from `asked` or from now on.
+    pub(super) fn watch(
+        &self,
+        asked: Option<&Position>,
+        capacity: Capacity,
+        max_watchers: usize,
+    ) -> Result<Watch> {
+        let mut state = self.state();
+        state.check_open()?;
+        if state.watchers.len() >= max_watchers {
+            return Err(ErrorKind::TooManyStreams.into());
+        }
+        let known = |at: &&Position| at.epoch == self.session.epoch && at.seq <= state.head_seq;
+        let honoured = asked.filter(known);
+        let opened = Opened {
+            session: Session { expires_at: state.expires_at, ..self.session.clone() },
+            position: Position {
+                epoch: self.session.epoch.clone(),
+                seq: honoured.map_or(state.head_seq, |at| at.seq),
+            },
+            recovered: honoured.is_some(),
+            head_seq: state.head_seq,
+        };
+        let mailbox = Arc::new(Mailbox::new(capacity));
+        state.watchers.push(Arc::clone(&mailbox));
+        let reply = state.reply.as_ref().map(|reply| reply.started.clone());
+        Ok(Watch { mailbox, opened, reply })
+    }
+
+    /// Stops watching.
+    pub(super) fn unwatch(&self, mailbox: &Arc<Mailbox>) {
+        let mut state = self.state();
+        state.watchers.retain(|watcher| !Arc::ptr_eq(watcher, mailbox));
+        if state.watchers.is_empty() {
+            state.watchers = Vec::new();
+        }
+    }
+
+    /// Refuses what a session that has ended cannot do.
+    pub(super) fn check_open(&self) -> Result<()> {
+        self.state().check_open()
+    }
+
+    /// Tells everyone of a committed message, as soon as everyone knows its predecessors.
+    pub(super) fn publish(&self, message: Arc<Message>) -> Published {
+        let mut state = self.state();
+        state.early.insert(message.seq, message);
+        while let Some(message) = state.next_in_order() {
+            state.commit(&message);
+        }
+        state.start_running()
+    }
+
+    /// Takes up turns that an earlier process left unanswered.
+    pub(super) fn resume(&self, turn: Turn) -> Published {
+        let mut state = self.state();
+        state.turns.push_back(turn);
+        state.start_running()
+    }
+
+    /// Begins the next turn's reply, if there is one; else the turns no longer run.
+    pub(super) fn begin_reply(&self) -> Option<(Turn, MessageId, Arc<CutSwitch>)> {
+        let mut state = self.state();
+        let turn = state.turns.pop_front().filter(|_| state.ended.is_none());
+        let Some(turn) = turn else {
+            state.running = false;
+            return None;
+        };
+        let started = ReplyStarted {
+            reply: MessageId::generate(),
+            in_reply_to: turn.message.id,
+            attempt: turn.attempt,
+            text: String::new(),
+            next_index: 0,
+        };
+        let cut = Arc::new(CutSwitch::default());
+        if std::mem::take(&mut state.stop_next) {
+            cut.throw(Cut::Stop);
+        }
+        let id = started.reply;
+        state.tell(&Event::ReplyStarted(Arc::new(started.clone())));
+        state.reply = Some(Reply { started, cut: Arc::clone(&cut) });
+        Some((turn, id, cut))
+    }
+
+    /// Adds to the reply in progress. Returns its length so far, in bytes.
+    pub(super) fn extend_reply(&self, text: String) -> usize {
+        let mut state = self.state();
+        let Some(Reply { started, .. }) = &mut state.reply else {
+            return 0;
+        };
+        let index = started.next_index;
+        started.next_index += 1;
+        started.text.push_str(&text);
+        let (reply, length) = (started.reply, started.text.len());
+        state.tell(&Event::Delta { reply, index, text: text.into() });
+        length
+    }
+
+    /// The text of the reply in progress.
+    pub(super) fn reply_text(&self) -> Arc<str> {
+        let state = self.state();
+        state.reply.as_ref().map_or_else(|| "".into(), |reply| reply.started.text.as_str().into())
+    }
+
+    /// Stops the reply in progress, or the next one. False if there is none.
+    pub(super) fn stop(&self) -> bool {
+        let mut state = self.state();
+        if let Some(reply) = &state.reply {
+            reply.cut.throw(Cut::Stop);
+            return true;
+        }
+        state.stop_next = !state.turns.is_empty();
+        state.stop_next
+    }
+
+    /// Ends the session here: nobody reads another byte of it.
+    pub(super) fn end(&self, why: ErrorKind) {
+        let mut state = self.state();
+        state.ended = Some(why);
+        state.turns.clear();
+        if let Some(reply) = &state.reply {
+            reply.cut.throw(Cut::Ended);
+        }
+        for watcher in std::mem::take(&mut state.watchers) {
+            watcher.shut(why);
+        }
+    }
+
+    /// The gateway shuts down: tells each watcher when to come back, and lets go of
+    /// those for whom nothing is under way.
+    pub(super) fn drain(&self, come_back: impl Fn() -> Event) {
+        let mut state = self.state();
+        for watcher in &state.watchers {
+            watcher.push(come_back());
+        }
+        state.draining = true;
+        state.let_go_if_quiet();
+    }
+
+    /// The gateway has no time left: ends the reply, leaves the turns behind it.
+    pub(super) fn interrupt(&self) {
+        let mut state = self.state();
+        state.turns.clear();
+        if let Some(reply) = &state.reply {
+            reply.cut.throw(Cut::Interrupt);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock was held would have left a queue too long or too
+        // short, never memory in disorder: the others need not die of it.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn check_open(&self) -> Result<()> {
+        let draining = self.draining.then_some(ErrorKind::Draining);
+        self.ended.or(draining).map_or(Ok(()), |why| Err(Error::from(why)))
+    }
+
+    fn next_in_order(&mut self) -> Option<Arc<Message>> {
+        let first = self.early.first_entry()?;
+        (*first.key() == self.head_seq + 1).then(|| first.remove())
+    }
+
+    fn commit(&mut self, message: &Arc<Message>) {
+        self.head_seq = message.seq;
+        self.tell(&Event::Message(Arc::clone(message)));
+        match &message.role {
+            Role::User { .. } => {
+                self.turns.push_back(Turn { message: Arc::clone(message), attempt: 1 })
+            }
+            Role::Assistant { .. } => {
+                self.reply = None;
+                self.let_go_if_quiet();
+            }
+        }
+    }
+
+    fn start_running(&mut self) -> Published {
+        if self.running || self.turns.is_empty() {
+            return Published::Done;
+        }
+        self.running = true;
+        Published::RunTurns
+    }
+
+    fn tell(&self, event: &Event) {
+        for watcher in &self.watchers {
+            watcher.push(event.clone());
+        }
+    }
+
+    fn let_go_if_quiet(&mut self) {
+        let quiet = self.reply.is_none() && self.turns.is_empty();
+        if self.draining && quiet {
+            for watcher in std::mem::take(&mut self.watchers) {
+                watcher.close(ErrorKind::Draining);
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! One watcher's backlog: what it has been sent and has not taken yet.
+//!
+//! Not a channel of a library: those count messages but not bytes, and reserve a
+//! block of slots for every receiver, idle or not. An empty mailbox holds no memory
+//! but itself.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use super::{ErrorKind, Event};
+
+/// How much a mailbox may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Capacity {
+    pub(super) events: usize,
+    pub(super) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    capacity: Capacity,
+    // A std mutex: it is held for a few instructions and never across an await.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    events: VecDeque<Event>,
+    bytes: usize,
+    closed: Option<ErrorKind>,
+    reader: Option<Waker>,
+}
+
+impl Mailbox {
+    pub(super) fn new(capacity: Capacity) -> Self {
+        Self { capacity, state: Mutex::default() }
+    }
+
+    /// Adds an event. A mailbox that is full is emptied and closed instead: its reader
+    /// has the log to come back to, and the others must not wait for it.
+    pub(super) fn push(&self, event: Event) {
+        let mut state = self.state();
+        if state.closed.is_some() {
+            return;
+        }
+        state.bytes += event.cost();
+        state.events.push_back(event);
+        if state.events.len() > self.capacity.events || state.bytes > self.capacity.bytes {
+            state.discard();
+            state.closed = Some(ErrorKind::SlowConsumer);
+        }
+        state.wake();
+    }
+
+    /// Ends the mailbox: the reader takes what is in it, then learns why.
+    pub(super) fn close(&self, why: ErrorKind) {
+        let mut state = self.state();
+        state.closed.get_or_insert(why);
+        state.wake();
+    }
+
+    /// Ends the mailbox and takes back what the reader has not read.
+    pub(super) fn shut(&self, why: ErrorKind) {
+        let mut state = self.state();
+        state.discard();
+        state.closed = Some(why);
+        state.wake();
+    }
+
+    /// The next event, or why there will be none.
+    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Event, ErrorKind>> {
+        let mut state = self.state();
+        if let Some(event) = state.take() {
+            return Poll::Ready(Ok(event));
+        }
+        if let Some(why) = state.closed {
+            return Poll::Ready(Err(why));
+        }
+        match &state.reader {
+            Some(reader) if reader.will_wake(cx.waker()) => {}
+            _ => state.reader = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Event> {
+        /// Slots that an empty mailbox may keep for its next events.
+        const KEPT: usize = 8;
+        let event = self.events.pop_front()?;
+        self.bytes -= event.cost();
+        if self.events.is_empty() && self.events.capacity() > KEPT {
+            self.events = VecDeque::new();
+        }
+        Some(event)
+    }
+
+    fn discard(&mut self) {
+        self.events = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    fn wake(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn mailbox(events: usize, bytes: usize) -> Mailbox {
+        Mailbox::new(Capacity { events, bytes })
+    }
+
+    fn event() -> Event {
+        Event::GoAway(Duration::ZERO)
+    }
+
+    fn next(mailbox: &Mailbox) -> Option<Result<Event, ErrorKind>> {
+        poll_fn(|cx| mailbox.poll_next(cx)).now_or_never()
+    }
+
+    #[test]
+    fn a_full_mailbox_gives_its_memory_back_and_says_so() {
+        for mailbox in [mailbox(3, usize::MAX), mailbox(usize::MAX, 3 * event().cost())] {
+            for _ in 0..3 {
+                mailbox.push(event());
+            }
+            assert!(matches!(next(&mailbox), Some(Ok(_))));
+            mailbox.push(event());
+            mailbox.push(event());
+            assert!(matches!(next(&mailbox), Some(Err(ErrorKind::SlowConsumer))));
+            assert_eq!(mailbox.state().events.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn a_closed_mailbox_is_read_to_its_end_and_a_shut_one_is_not() {
+        let closed = mailbox(8, usize::MAX);
+        closed.push(event());
+        closed.close(ErrorKind::Draining);
+        closed.push(event());
+        assert!(matches!(next(&closed), Some(Ok(_))));
+        assert!(matches!(next(&closed), Some(Err(ErrorKind::Draining))));
+
+        let shut = mailbox(8, usize::MAX);
+        shut.push(event());
+        shut.shut(ErrorKind::SessionExpired);
+        assert!(matches!(next(&shut), Some(Err(ErrorKind::SessionExpired))));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken() {
+        let mailbox = mailbox(8, usize::MAX);
+        let (read, ()) = tokio::join!(poll_fn(|cx| mailbox.poll_next(cx)), async {
+            mailbox.push(event());
+        });
+        assert!(read.is_ok());
+    }
+}

@@ -1,0 +1,107 @@
+//! What a log holds.
+
+use std::sync::Arc;
+
+use super::{MessageId, Timestamp};
+
+/// A committed entry of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Number in the log: 1, 2, 3 … without gaps.
+    pub seq: u32,
+    /// Names it.
+    pub id: MessageId,
+    /// The text; empty only in a reply that ended early.
+    pub text: Arc<str>,
+    /// When it was committed, by the wall clock.
+    pub created_at: Timestamp,
+    /// Who speaks, and what only they have.
+    pub role: Role,
+}
+
+/// Who speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The visitor.
+    User {
+        /// The id its sender gave it.
+        client_message_id: Option<Arc<str>>,
+    },
+    /// The responder.
+    Assistant {
+        /// The user message it answers.
+        in_reply_to: MessageId,
+        /// How the reply ended.
+        status: Status,
+        /// Why the responder ended, in its own words.
+        finish_reason: Option<Arc<str>>,
+        /// What it cost.
+        usage: Option<Usage>,
+    },
+}
+
+/// How a reply ended. The text so far is kept in each case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The responder said all it had to say.
+    Complete,
+    /// A client stopped it.
+    Stopped,
+    /// The gateway ended it: a shutdown, a limit, the death of a process.
+    Interrupted,
+    /// The responder failed.
+    Failed(Failure),
+}
+
+impl Status {
+    /// Its name, in snake case.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Stopped => "stopped",
+            Self::Interrupted => "interrupted",
+            Self::Failed(_) => "failed",
+        }
+    }
+}
+
+/// Why a reply failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Stable, for programs, in snake case.
+    pub code: Arc<str>,
+    /// A sentence for people, which leaks nothing of the upstream.
+    pub message: Arc<str>,
+}
+
+/// Tokens of the model that a reply took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Read by the model.
+    pub input_tokens: u32,
+    /// Written by the model.
+    pub output_tokens: u32,
+    /// The responder did not say: the numbers are an estimate.
+    pub estimated: bool,
+}
+
+impl Message {
+    /// The user message it answers; `None` for a user's own.
+    #[must_use]
+    pub const fn in_reply_to(&self) -> Option<MessageId> {
+        match &self.role {
+            Role::User { .. } => None,
+            Role::Assistant { in_reply_to, .. } => Some(*in_reply_to),
+        }
+    }
+
+    /// The id its sender gave it; `None` for replies.
+    #[must_use]
+    pub const fn client_message_id(&self) -> Option<&Arc<str>> {
+        match &self.role {
+            Role::User { client_message_id } => client_message_id.as_ref(),
+            Role::Assistant { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! The core: what both protocol families must agree on.
+//!
+//! A [`Gateway`] owns every session. Transports authenticate and decode, call it,
+//! and encode what comes back; they hold no rule of their own. It knows no
+//! transport and no client library: what keeps the log and what answers are behind
+//! the traits [`Store`] and [`Responder`].
+//!
+//! - `name`, `draft`, `token`, `id`, `position`, `clock`: validated values.
+//! - `message`, `event`: what a log holds, and what those who watch it are told.
+//! - `gateway`: the operations. `registry`: which sessions are live in this process.
+//! - `live`: one live session (fan-out, turn queue, reply in progress).
+//! - `turn`: runs the turns of a live session. `attachment`, `mailbox`: one watcher.
+
+mod attachment;
+mod clock;
+mod draft;
+mod error;
+mod event;
+mod gateway;
+mod id;
+mod live;
+mod mailbox;
+mod message;
+mod name;
+mod position;
+mod registry;
+mod responder;
+mod settings;
+mod store;
+mod token;
+mod turn;
+
+pub use attachment::Attachment;
+pub use clock::{Clock, Timestamp};
+pub use draft::Draft;
+pub use error::{Error, ErrorKind};
+pub use event::{Accepted, Event, Opened, ReplyStarted};
+pub use gateway::{Created, Drained, Gateway};
+pub use id::{MessageId, SessionId};
+pub use message::{Failure, Message, Role, Status, Usage};
+pub use name::Name;
+pub use position::{Epoch, Position};
+pub use responder::{Chunk, Chunks, Outcome, Prompt, Responder};
+pub use settings::Settings;
+pub use store::{Appended, Entry, NewSession, Page, Session, Snapshot, Store, Terms, Unfinished};
+pub use token::{Token, TokenHash};
+
+/// What the fallible operations of the core return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,223 @@
+//! Which sessions are live in this process, and which of them expires next.
+//!
+//! A session is here only while somebody holds a [`LiveRef`]: a watcher, a call in
+//! progress, the task that runs its turns. An idle session that nobody watches costs
+//! nothing outside its store.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::OnceCell;
+
+use super::{Result, SessionId, Timestamp, live::Live};
+
+/// The live sessions.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    index: Mutex<Index>,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    slots: HashMap<SessionId, Slot>,
+    /// When to look at which session again. One entry per loaded session: a renewal
+    /// does not move it, so that it is never too late and costs a turn nothing.
+    reviews: BTreeSet<(Timestamp, SessionId)>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    entry: Weak<Entry>,
+    review_at: Option<Timestamp>,
+}
+
+/// A session is loaded once, by whoever comes first and before anyone can append to
+/// it here: that is what makes the head of the log that it starts from the right one.
+#[derive(Debug)]
+struct Entry {
+    id: SessionId,
+    registry: Arc<Registry>,
+    live: OnceCell<Live>,
+}
+
+/// A share in a live session: it stays live as long as one exists.
+#[derive(Clone, Debug)]
+pub(super) struct LiveRef {
+    entry: Arc<Entry>,
+}
+
+impl Registry {
+    /// Shares the session, loading it if nobody has.
+    pub(super) async fn enter(
+        self: &Arc<Self>,
+        id: SessionId,
+        load: impl Future<Output = Result<Live>>,
+    ) -> Result<LiveRef> {
+        let entry = self.entry(id);
+        entry
+            .live
+            .get_or_try_init(async || -> Result<Live> {
+                let live = load.await?;
+                self.index().review(id, live.expires_at());
+                Ok(live)
+            })
+            .await?;
+        Ok(LiveRef { entry })
+    }
+
+    /// Shares the session if it is live.
+    pub(super) fn peek(&self, id: SessionId) -> Option<LiveRef> {
+        let entry = self.index().slots.get(&id)?.entry.upgrade()?;
+        LiveRef::of_loaded(entry)
+    }
+
+    /// Every live session.
+    pub(super) fn all(&self) -> Vec<LiveRef> {
+        // Not dropped under the lock: an entry's end takes it.
+        let index = self.index();
+        let entries: Vec<_> =
+            index.slots.values().filter_map(|slot| slot.entry.upgrade()).collect();
+        drop(index);
+        entries.into_iter().filter_map(LiveRef::of_loaded).collect()
+    }
+
+    /// The live sessions whose deadline has come.
+    pub(super) fn expired(&self, now: Timestamp) -> Vec<LiveRef> {
+        let due = self.index().take_due(now);
+        let live = due.into_iter().filter_map(|id| self.peek(id));
+        let (expired, renewed): (Vec<_>, Vec<_>) = live.partition(|live| live.expires_at() <= now);
+        for live in renewed {
+            self.index().review(live.session().id, live.expires_at());
+        }
+        expired
+    }
+
+    fn entry(self: &Arc<Self>, id: SessionId) -> Arc<Entry> {
+        let mut index = self.index();
+        if let Some(entry) = index.slots.get(&id).and_then(|slot| slot.entry.upgrade()) {
+            return entry;
+        }
+        // What a dying entry of the same session left is replaced with it.
+        index.forget(id);
+        let entry = Arc::new(Entry { id, registry: Arc::clone(self), live: OnceCell::new() });
+        let slot = Slot { entry: Arc::downgrade(&entry), review_at: None };
+        index.slots.insert(id, slot);
+        entry
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Index {
+    fn review(&mut self, id: SessionId, at: Timestamp) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if let Some(earlier) = slot.review_at.replace(at) {
+            self.reviews.remove(&(earlier, id));
+        }
+        self.reviews.insert((at, id));
+    }
+
+    fn take_due(&mut self, now: Timestamp) -> Vec<SessionId> {
+        let due: Vec<_> = self.reviews.iter().take_while(|(at, _)| *at <= now).copied().collect();
+        for review in &due {
+            self.reviews.remove(review);
+        }
+        due.into_iter().map(|(_, id)| id).collect()
+    }
+
+    fn forget(&mut self, id: SessionId) {
+        if let Some(Slot { review_at: Some(at), .. }) = self.slots.remove(&id) {
+            self.reviews.remove(&(at, id));
+        }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let mut index = self.registry.index();
+        let dead = |slot: &Slot| slot.entry.strong_count() == 0;
+        if index.slots.get(&self.id).is_some_and(dead) {
+            index.forget(self.id);
+        }
+    }
+}
+
+impl LiveRef {
+    fn of_loaded(entry: Arc<Entry>) -> Option<Self> {
+        entry.live.initialized().then_some(Self { entry })
+    }
+}
+
+impl Deref for LiveRef {
+    type Target = Live;
+
+    fn deref(&self) -> &Live {
+        // A `LiveRef` is made only of a loaded entry, and an entry is never unloaded.
+        self.entry
+            .live
+            .get()
+            .unwrap_or_else(|| unreachable!("a LiveRef of a session that was not loaded"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::session::{Epoch, Name, Session};
+
+    fn live(id: SessionId, expires_at: u64) -> Live {
+        let expires_at = Timestamp::from_millis(expires_at);
+        let session = Session {
+            id,
+            name: Name::trusted("Ada"),
+            epoch: Epoch::generate(),
+            created_at: Timestamp::default(),
+            expires_at,
+            ends_at: expires_at.plus(Duration::from_secs(1000)),
+        };
+        Live::new(session, 0)
+    }
+
+    #[tokio::test]
+    async fn a_session_is_loaded_once_and_forgotten_with_its_last_share() -> Result<()> {
+        let registry = Arc::new(Registry::default());
+        let id = SessionId::generate();
+        let first = registry.enter(id, async { Ok(live(id, 5)) }).await?;
+        let second = registry.enter(id, async { unreachable!("loaded already") }).await?;
+        assert!(registry.peek(id).is_some_and(|live| std::ptr::eq(&*live, &*first)));
+        drop(first);
+        assert!(registry.peek(id).is_some());
+        drop(second);
+        assert!(registry.peek(id).is_none());
+        assert!(registry.index().slots.is_empty() && registry.index().reviews.is_empty());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_failed_load_leaves_nothing() {
+        let registry = Arc::new(Registry::default());
+        let failed = registry.enter(SessionId::generate(), async {
+            Err(crate::session::ErrorKind::Internal.into())
+        });
+        assert!(failed.await.is_err());
+        assert!(registry.index().slots.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_renewed_session_is_looked_at_again_at_its_new_deadline() -> Result<()> {
+        let registry = Arc::new(Registry::default());
+        let id = SessionId::generate();
+        let share = registry.enter(id, async { Ok(live(id, 10)) }).await?;
+        share.renewed(Timestamp::from_millis(20));
+        let expired = |now| registry.expired(Timestamp::from_millis(now)).len();
+        assert_eq!([5, 10, 15, 20, 20].map(expired), [0, 0, 0, 1, 0]);
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! The secret that opens a session, and its hash.
+//!
+//! They are different types, so that a store cannot be handed the secret and a log
+//! line cannot hold either: both are redacted in `Debug`, neither has `Display`.
+
+use std::fmt;
+
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::{Error, ErrorKind, Result};
+
+/// A session's secret: 122 random bits, UUIDv4 in text form (RFC 9562).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(Uuid);
+
+impl Token {
+    /// A new secret from the operating system's random source.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// Reads a token that a client presents: 36 characters, letters in either case.
+    ///
+    /// # Errors
+    /// [`ErrorKind::SessionExpired`] for anything else: what is not a token opens no
+    /// session, and a guesser learns nothing from the difference.
+    pub fn parse(text: &str) -> Result<Self> {
+        let unknown = || Error::from(ErrorKind::SessionExpired);
+        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+            return Err(unknown());
+        }
+        Uuid::try_parse(text).map(Self).map_err(|_| unknown())
+    }
+
+    /// What a store may know of it.
+    #[must_use]
+    pub fn hash(&self) -> TokenHash {
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text = self.0.as_hyphenated().encode_lower(&mut text);
+        TokenHash(Sha256::digest(text.as_bytes()).into())
+    }
+
+    /// The secret itself, to be handed to its owner and nobody else.
+    #[must_use]
+    pub fn expose(&self) -> String {
+        self.0.as_hyphenated().to_string()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(redacted)")
+    }
+}
+
+/// SHA-256 of a token's text. Looking one up needs no constant-time comparison:
+/// the time tells about the hash, from which the secret cannot be found.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TokenHash([u8; 32]);
+
+impl TokenHash {
+    /// The 32 bytes, for stores.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenHash(redacted)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_its_own_text_again_in_either_case() {
+        let token = Token::generate();
+        let text = token.expose();
+        assert_eq!(Token::parse(&text).ok().as_ref(), Some(&token));
+        let upper = Token::parse(&text.to_uppercase()).ok();
+        assert_eq!(upper.map(|token| token.hash()), Some(token.hash()));
+    }
+
+    #[test]
+    fn what_is_no_token_is_answered_like_an_unknown_one() {
+        let simple = Token::generate().expose().replace('-', "");
+        for text in ["", "x", &simple, &format!("{{{simple}}}"), &"a".repeat(36)] {
+            let kind = Token::parse(text).map_err(|error| error.kind());
+            assert_eq!(kind, Err(ErrorKind::SessionExpired), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_neither_secret_nor_hash() {
+        let token = Token::generate();
+        let shown = format!("{token:?} {:?}", token.hash());
+        assert_eq!(shown, "Token(redacted) TokenHash(redacted)");
+    }
+}

@@ -1,0 +1,313 @@
+//! Sessions in the process's memory: for tests, demonstrations, and conversations
+//! that need not outlive the process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use crate::session::{
+    Appended, Entry, Error, ErrorKind, Message, MessageId, NewSession, Page, Result, Session,
+    SessionId, Snapshot, Store, Terms, Timestamp, TokenHash, Unfinished,
+};
+
+/// What a message costs beside its text, in bytes, roughly.
+const MESSAGE_OVERHEAD: usize = 256;
+
+/// A store that is gone with the process. "Durable" means: in memory.
+#[derive(Debug)]
+pub struct MemoryStore {
+    max_sessions: usize,
+    max_size: usize,
+    // A std mutex: every operation is short and none waits.
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    sessions: BTreeMap<SessionId, Row>,
+    tokens: HashMap<TokenHash, SessionId>,
+    deadlines: BTreeSet<(Timestamp, SessionId)>,
+    /// Sessions that have an unanswered turn.
+    unfinished: BTreeSet<SessionId>,
+    size: usize,
+}
+
+#[derive(Debug)]
+struct Row {
+    session: Session,
+    token: TokenHash,
+    log: Vec<Arc<Message>>,
+    /// Numbers of the user messages that have a `client_message_id`.
+    keys: HashMap<Arc<str>, u32>,
+    /// Numbers of the user messages that wait for their reply.
+    unanswered: BTreeSet<u32>,
+}
+
+impl MemoryStore {
+    /// An empty store for so many sessions, and messages of so many bytes together.
+    #[must_use]
+    pub fn new(max_sessions: usize, max_size: usize) -> Self {
+        Self { max_sessions, max_size, tables: Mutex::default() }
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn create(&self, new: NewSession) -> Result<()> {
+        let mut tables = self.tables();
+        if tables.sessions.len() >= self.max_sessions {
+            return Err(Error::new(
+                ErrorKind::Overloaded,
+                "The gateway has no room for more sessions",
+            ));
+        }
+        let id = new.session.id;
+        tables.tokens.insert(new.token, id);
+        tables.deadlines.insert((new.session.expires_at, id));
+        tables.sessions.insert(id, Row::new(new));
+        Ok(())
+    }
+
+    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session> {
+        let mut tables = self.tables();
+        let id = tables.tokens.get(token).copied().ok_or(ErrorKind::SessionExpired)?;
+        Ok(tables.row(id, now)?.session.clone())
+    }
+
+    async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
+        let mut tables = self.tables();
+        tables.renew(id, now, expires_at)?;
+        Ok(tables.row(id, now)?.session.clone())
+    }
+
+    async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
+        let mut tables = self.tables();
+        tables.row(id, now)?;
+        tables.remove(id);
+        Ok(())
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Vec<SessionId>> {
+        let mut tables = self.tables();
+        let due = tables.deadlines.iter().take_while(|(at, _)| *at <= now);
+        let swept: Vec<_> = due.take(limit).map(|(_, id)| *id).collect();
+        for id in &swept {
+            tables.remove(*id);
+        }
+        Ok(swept)
+    }
+
+    async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+        let mut tables = self.tables();
+        let size = tables.size;
+        let row = tables.row(id, terms.now)?;
+        if let Some(appended) = row.appended_before(&entry)? {
+            return Ok(appended);
+        }
+        let renews = matches!(entry, Entry::User { .. });
+        if renews {
+            row.check(&terms)?;
+            if size + entry_size(&entry) > self.max_size {
+                return Err(ErrorKind::StoreFull.into());
+            }
+        }
+        let message = row.append(entry)?;
+        let unfinished = !row.unanswered.is_empty();
+        tables.size += message.text.len() + MESSAGE_OVERHEAD;
+        tables.note_unfinished(id, unfinished);
+        if renews {
+            tables.renew(id, terms.now, terms.expires_at)?;
+        }
+        let expires_at = tables.row(id, terms.now)?.session.expires_at;
+        Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+    }
+
+    async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
+        let mut tables = self.tables();
+        let row = tables.row(id, now)?;
+        let until = row.log.len().min(page.until as usize);
+        let (messages, has_more) = match page.after {
+            Some(after) => {
+                let part = row.log.get(after as usize..until).unwrap_or_default();
+                let fits = fitting(part.iter(), page);
+                (part[..fits].to_vec(), fits < part.len())
+            }
+            None => {
+                let fits = fitting(row.log[..until].iter().rev(), page);
+                (row.log[until - fits..until].to_vec(), fits < until)
+            }
+        };
+        let head_seq = row.head_seq();
+        Ok(Snapshot { session: row.session.clone(), messages, head_seq, has_more })
+    }
+
+    async fn unfinished(
+        &self,
+        now: Timestamp,
+        after: Option<(SessionId, u32)>,
+        limit: usize,
+    ) -> Result<Vec<Unfinished>> {
+        let tables = self.tables();
+        let first = after.map_or(SessionId::from_bytes([0; 16]), |(id, _)| id);
+        let rows = tables.unfinished.range(first..).filter_map(|id| tables.sessions.get(id));
+        let turns = rows.filter(|row| row.session.expires_at > now).flat_map(Row::unfinished);
+        let rest = turns
+            .filter(|turn| after.is_none_or(|after| after < (turn.session.id, turn.message.seq)));
+        Ok(rest.take(limit).collect())
+    }
+}
+
+impl Tables {
+    fn row(&mut self, id: SessionId, now: Timestamp) -> Result<&mut Row> {
+        let row = self.sessions.get_mut(&id);
+        row.filter(|row| row.session.expires_at > now)
+            .ok_or_else(|| ErrorKind::SessionExpired.into())
+    }
+
+    fn renew(&mut self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<()> {
+        let session = &mut self.row(id, now)?.session;
+        let before = session.expires_at;
+        session.expires_at = before.max(expires_at).min(session.ends_at);
+        let after = session.expires_at;
+        if after != before {
+            self.deadlines.remove(&(before, id));
+            self.deadlines.insert((after, id));
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, id: SessionId) {
+        let Some(row) = self.sessions.remove(&id) else { return };
+        self.tokens.remove(&row.token);
+        self.deadlines.remove(&(row.session.expires_at, id));
+        self.unfinished.remove(&id);
+        self.size -=
+            row.log.iter().map(|message| message.text.len() + MESSAGE_OVERHEAD).sum::<usize>();
+    }
+
+    fn note_unfinished(&mut self, id: SessionId, unfinished: bool) {
+        if unfinished {
+            self.unfinished.insert(id);
+        } else {
+            self.unfinished.remove(&id);
+        }
+    }
+}
+
+impl Row {
+    fn new(new: NewSession) -> Self {
+        Self {
+            session: new.session,
+            token: new.token,
+            log: Vec::new(),
+            keys: HashMap::new(),
+            unanswered: BTreeSet::new(),
+        }
+    }
+
+    fn head_seq(&self) -> u32 {
+        // The log is bounded by `max_session_messages`, a u32.
+        self.log.len() as u32
+    }
+
+    fn message(&self, seq: u32) -> Option<&Arc<Message>> {
+        self.log.get(seq.checked_sub(1)? as usize)
+    }
+
+    /// The first answer again, if this entry was appended before.
+    fn appended_before(&self, entry: &Entry) -> Result<Option<Appended>> {
+        let message = match entry {
+            Entry::User { client_message_id, .. } => {
+                let seq = client_message_id.as_ref().and_then(|key| self.keys.get(key));
+                seq.and_then(|seq| self.message(*seq))
+            }
+            Entry::Reply { in_reply_to, .. } if self.waiting(*in_reply_to).is_some() => None,
+            Entry::Reply { in_reply_to, .. } => self.reply_to(*in_reply_to),
+        };
+        let Some(message) = message else { return Ok(None) };
+        if let Entry::User { text, .. } = entry
+            && *text != message.text
+        {
+            return Err(ErrorKind::MessageIdReused.into());
+        }
+        let reply = self.reply_to(message.id);
+        Ok(Some(Appended {
+            message: Arc::clone(message),
+            duplicate: true,
+            reply_seq: reply.map(|reply| reply.seq),
+            expires_at: self.session.expires_at,
+        }))
+    }
+
+    fn reply_to(&self, user: MessageId) -> Option<&Arc<Message>> {
+        self.log.iter().rev().find(|message| message.in_reply_to() == Some(user))
+    }
+
+    /// Number of this user message, if it waits for its reply.
+    fn waiting(&self, user: MessageId) -> Option<u32> {
+        let mut waiting = self.unanswered.iter().copied();
+        waiting.find(|seq| self.message(*seq).is_some_and(|turn| turn.id == user))
+    }
+
+    fn check(&self, terms: &Terms) -> Result<()> {
+        let waiting = self.unanswered.len();
+        if waiting >= terms.max_queued_turns as usize {
+            return Err(ErrorKind::QueueFull.into());
+        }
+        if self.log.len() + waiting + 2 > terms.max_session_messages as usize {
+            return Err(ErrorKind::SessionFull.into());
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, entry: Entry) -> Result<Arc<Message>> {
+        let seq = self.head_seq() + 1;
+        match &entry {
+            Entry::User { client_message_id, .. } => {
+                if let Some(key) = client_message_id {
+                    self.keys.insert(Arc::clone(key), seq);
+                }
+                self.unanswered.insert(seq);
+            }
+            Entry::Reply { in_reply_to, .. } => {
+                let turn = self.waiting(*in_reply_to);
+                let turn =
+                    turn.ok_or_else(|| Error::internal("a reply to no message of this log"))?;
+                self.unanswered.remove(&turn);
+            }
+        }
+        let message = Arc::new(entry.into_message(seq, Timestamp::of_wall_clock()));
+        self.log.push(Arc::clone(&message));
+        Ok(message)
+    }
+
+    fn unfinished(&self) -> impl Iterator<Item = Unfinished> {
+        let messages = self.unanswered.iter().filter_map(|seq| self.message(*seq));
+        messages.map(|message| Unfinished {
+            session: self.session.clone(),
+            message: Arc::clone(message),
+        })
+    }
+}
+
+fn entry_size(entry: &Entry) -> usize {
+    let (Entry::User { text, .. } | Entry::Reply { text, .. }) = entry;
+    text.len() + MESSAGE_OVERHEAD
+}
+
+/// How many of these messages, from the first, a page takes.
+fn fitting<'a>(messages: impl Iterator<Item = &'a Arc<Message>>, page: Page) -> usize {
+    let mut size = 0;
+    let fits = |(count, message): &(usize, &Arc<Message>)| {
+        size += message.text.len();
+        *count == 0 || size <= page.max_size
+    };
+    messages.take(page.limit as usize).enumerate().take_while(fits).count()
+}

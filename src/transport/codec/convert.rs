@@ -1,0 +1,215 @@
+//! The core's values as messages of the wire contract, and asks out of them.
+
+use std::{sync::Arc, time::Duration};
+
+use proto::{chat_request::Request, chat_response::Event as Wire};
+
+use crate::{
+    proto,
+    session::{
+        Accepted, Epoch, Error, ErrorKind, Event, Message, Opened, Position, ReplyStarted, Result,
+        Role, Session, Settings, Snapshot, Status, Timestamp,
+    },
+    transport::conversation::{Ask, Output},
+};
+
+/// What a request frame asks.
+///
+/// # Errors
+/// `BadFrame` if it asks nothing that is known, `InvalidArgument` if a position is
+/// malformed.
+pub(in crate::transport) fn ask(request: proto::ChatRequest) -> Result<Ask> {
+    let Some(request) = request.request else {
+        let message = "The frame holds none of open, send, stop, ping";
+        return Err(Error::new(ErrorKind::BadFrame, message));
+    };
+    Ok(match request {
+        Request::Open(proto::Open { token, position: at }) => Ask::Open {
+            token: token.filter(|token| !token.is_empty()),
+            position: at.map(position).transpose()?,
+        },
+        Request::Send(proto::Send { text, client_message_id }) => {
+            Ask::Send { text, client_message_id }
+        }
+        Request::Stop(proto::Stop {}) => Ask::Stop,
+        Request::Ping(proto::Ping {}) => Ask::Ping,
+    })
+}
+
+/// A client's position.
+///
+/// # Errors
+/// `InvalidArgument` if the epoch is not one that a gateway gives.
+pub(in crate::transport) fn position(at: proto::Position) -> Result<Position> {
+    Ok(Position { epoch: Epoch::parse(&at.epoch)?, seq: at.seq })
+}
+
+/// The frame for an output; `None` for the end of a stream without an error, which
+/// has no frame.
+pub(in crate::transport) fn response(
+    output: &Output,
+    limits: &Settings,
+    heartbeat: Duration,
+) -> Option<proto::ChatResponse> {
+    let event = match output {
+        Output::Opened(open) => Wire::Opened(opened(open, limits, heartbeat)),
+        Output::Accepted(accept) => Wire::Accepted(accepted(accept)),
+        Output::Event(event) => wire_event(event),
+        Output::Refused { error, client_message_id } => {
+            Wire::Error(refusal(error, client_message_id.clone(), false))
+        }
+        Output::Pong | Output::Heartbeat => Wire::Pong(proto::Pong {}),
+        Output::End(Err(error)) => Wire::Error(refusal(error, None, true)),
+        Output::End(Ok(())) => return None,
+    };
+    Some(proto::ChatResponse { event: Some(event) })
+}
+
+fn wire_event(event: &Event) -> Wire {
+    match event {
+        Event::Message(message) => Wire::Message(wire_message(message)),
+        Event::ReplyStarted(started) => Wire::ReplyStarted(reply_started(started)),
+        Event::Delta { reply, index, text } => Wire::Delta(proto::Delta {
+            reply_id: reply.to_string(),
+            index: *index,
+            text: text.as_ref().into(),
+        }),
+        Event::GoAway(after) => Wire::GoAway(proto::GoAway {
+            reason: "shutting down".into(),
+            reconnect_after_ms: millis(*after),
+        }),
+    }
+}
+
+fn opened(opened: &Opened, limits: &Settings, heartbeat: Duration) -> proto::Opened {
+    proto::Opened {
+        session: Some(session(&opened.session)),
+        position: Some(wire_position(&opened.position)),
+        recovered: opened.recovered,
+        head_seq: opened.head_seq,
+        heartbeat_interval_ms: millis(heartbeat),
+        limits: Some(proto::Limits {
+            max_message_bytes: saturated(limits.max_message_size),
+            max_queued_turns: limits.max_queued_turns,
+            max_session_messages: limits.max_session_messages,
+        }),
+    }
+}
+
+/// The wire's form of an accepted message.
+pub(in crate::transport) fn accepted(accepted: &Accepted) -> proto::Accepted {
+    let message = &accepted.message;
+    proto::Accepted {
+        client_message_id: message.client_message_id().map(owned),
+        message_id: message.id.to_string(),
+        seq: message.seq,
+        duplicate: accepted.duplicate,
+    }
+}
+
+// The wire form of a failure.
+fn refusal(error: &Error, client_message_id: Option<String>, is_final: bool) -> proto::Error {
+    proto::Error {
+        code: error.kind().code().into(),
+        message: error.message().into(),
+        retry_after_ms: error.wait().map(millis),
+        client_message_id,
+        r#final: is_final,
+    }
+}
+
+/// The wire's form of a session.
+pub(in crate::transport) fn session(session: &Session) -> proto::Session {
+    proto::Session {
+        id: session.id.to_string(),
+        name: session.name.as_str().into(),
+        created_at: Some(timestamp(session.created_at)),
+        expires_at: Some(timestamp(session.expires_at)),
+        ends_at: Some(timestamp(session.ends_at)),
+    }
+}
+
+/// The wire's form of one look at a session.
+pub(in crate::transport) fn snapshot(
+    snapshot: &Snapshot,
+    after: Option<u32>,
+) -> proto::RefreshTokenResponse {
+    proto::RefreshTokenResponse {
+        session: Some(session(&snapshot.session)),
+        messages: snapshot.messages.iter().map(|message| wire_message(message)).collect(),
+        position: Some(wire_position(&snapshot.position(after))),
+        has_more: snapshot.has_more,
+    }
+}
+
+fn wire_message(message: &Message) -> proto::Message {
+    let wire = proto::Message {
+        seq: message.seq,
+        id: message.id.to_string(),
+        text: message.text.as_ref().into(),
+        created_at: Some(timestamp(message.created_at)),
+        ..proto::Message::default()
+    };
+    match &message.role {
+        Role::User { client_message_id } => proto::Message {
+            role: proto::Role::User.into(),
+            client_message_id: client_message_id.as_ref().map(owned),
+            ..wire
+        },
+        Role::Assistant { in_reply_to, status, finish_reason, usage } => proto::Message {
+            role: proto::Role::Assistant.into(),
+            in_reply_to: Some(in_reply_to.to_string()),
+            status: wire_status(status).into(),
+            finish_reason: finish_reason.as_ref().map(owned),
+            usage: usage.map(|usage| proto::Usage {
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+                estimated: usage.estimated,
+            }),
+            failure: status.failure().map(|failure| proto::Failure {
+                code: failure.code.as_ref().into(),
+                message: failure.message.as_ref().into(),
+            }),
+            ..wire
+        },
+    }
+}
+
+const fn wire_status(status: &Status) -> proto::MessageStatus {
+    match status {
+        Status::Complete => proto::MessageStatus::Complete,
+        Status::Stopped => proto::MessageStatus::Stopped,
+        Status::Interrupted => proto::MessageStatus::Interrupted,
+        Status::Failed(_) => proto::MessageStatus::Failed,
+    }
+}
+
+fn reply_started(started: &ReplyStarted) -> proto::ReplyStarted {
+    proto::ReplyStarted {
+        reply_id: started.reply.to_string(),
+        in_reply_to: started.in_reply_to.to_string(),
+        attempt: started.attempt,
+        text: started.text.clone(),
+        next_index: started.next_index,
+    }
+}
+
+pub(in crate::transport) fn wire_position(at: &Position) -> proto::Position {
+    proto::Position { epoch: at.epoch.as_str().into(), seq: at.seq }
+}
+
+fn timestamp(time: Timestamp) -> proto::timestamp::Timestamp {
+    proto::timestamp::Timestamp::from_millis(time.as_millis())
+}
+
+fn owned(text: &Arc<str>) -> String {
+    text.as_ref().into()
+}
+
+fn millis(duration: Duration) -> u32 {
+    duration.as_millis().try_into().unwrap_or(u32::MAX)
+}
+
+fn saturated(size: usize) -> u32 {
+    size.try_into().unwrap_or(u32::MAX)
+}

@@ -1,0 +1,177 @@
+//! Frames of a structured WebSocket and of server-sent events.
+
+mod convert;
+
+use prost::Message as _;
+use tokio_tungstenite::tungstenite::Message;
+
+pub(super) use convert::{accepted, ask, position, response, session, snapshot, wire_position};
+
+use super::conversation::Ask;
+use crate::{
+    proto,
+    session::{Error, ErrorKind, Result},
+};
+
+/// How frames are written; the subprotocol decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Codec {
+    /// A text frame is a message, or the reply to one.
+    Plain,
+    /// Canonical proto-JSON, in text frames.
+    Json,
+    /// Protobuf, in binary frames.
+    Proto,
+}
+
+impl Codec {
+    /// By the name of its WebSocket subprotocol.
+    pub(super) fn of_subprotocol(name: &str) -> Option<Self> {
+        [Self::Json, Self::Proto].into_iter().find(|codec| codec.subprotocol() == Some(name))
+    }
+
+    /// The subprotocol that selects it.
+    pub(super) const fn subprotocol(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Json => Some("duologue.v1.json"),
+            Self::Proto => Some("duologue.v1.proto"),
+        }
+    }
+
+    /// For logs.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Json => "json",
+            Self::Proto => "proto",
+        }
+    }
+
+    /// The largest frame that can hold a message of `text` bytes. JSON may write a byte
+    /// as `\u00XX`.
+    pub(super) const fn max_frame(self, text: usize) -> usize {
+        /// Everything of a frame that is not the text.
+        const ENVELOPE: usize = 4096;
+        match self {
+            Self::Plain => text,
+            Self::Json => text.saturating_mul(6).saturating_add(ENVELOPE),
+            Self::Proto => text.saturating_add(ENVELOPE),
+        }
+    }
+
+    /// Reads a data frame.
+    ///
+    /// # Errors
+    /// `WrongFrameType`, after which the stream must end; `BadFrame`, after which it
+    /// may go on.
+    pub(super) fn decode(self, frame: &Message) -> Result<Ask> {
+        match (self, frame) {
+            (Self::Plain, Message::Text(text)) => {
+                Ok(Ask::Send { text: text.as_str().into(), client_message_id: None })
+            }
+            (Self::Json, Message::Text(text)) => {
+                let request = serde_json::from_str::<proto::ChatRequest>(text);
+                ask(request.map_err(|error| bad_frame(&error))?)
+            }
+            (Self::Proto, Message::Binary(bytes)) => {
+                let request = proto::ChatRequest::decode(bytes.clone());
+                ask(request.map_err(|error| bad_frame(&error))?)
+            }
+            _ => Err(ErrorKind::WrongFrameType.into()),
+        }
+    }
+
+    /// Writes a frame.
+    ///
+    /// # Errors
+    /// `Internal`, if the value has no form in the codec.
+    pub(super) fn encode(self, response: &proto::ChatResponse) -> Result<Message> {
+        Ok(match self {
+            Self::Plain => return Err(Error::internal("plain frames hold texts only")),
+            Self::Json => Message::text(json(response)?),
+            Self::Proto => Message::binary(response.encode_to_vec()),
+        })
+    }
+}
+
+/// Canonical proto-JSON on one line.
+///
+/// # Errors
+/// `Internal`, if the value has no JSON form.
+pub(super) fn json(response: &proto::ChatResponse) -> Result<String> {
+    serde_json::to_string(response).map_err(Error::internal)
+}
+
+/// Says where the frame is wrong; it goes back to the one who sent it, and nowhere else.
+fn bad_frame(error: &dyn std::error::Error) -> Error {
+    Error::new(ErrorKind::BadFrame, format!("The frame could not be understood: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_structured_codecs_read_the_same_ask() {
+        let json = Message::text(r#"{"send":{"text":"Grüße","clientMessageId":"m1"}}"#);
+        let request = proto::ChatRequest {
+            request: Some(proto::chat_request::Request::Send(proto::Send {
+                text: "Grüße".into(),
+                client_message_id: Some("m1".into()),
+            })),
+        };
+        let binary = Message::binary(request.encode_to_vec());
+        for (codec, frame) in [(Codec::Json, json), (Codec::Proto, binary)] {
+            let ask = codec.decode(&frame);
+            assert!(
+                matches!(&ask, Ok(Ask::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
+                "{codec:?}: {ask:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_a_codec_writes_it_can_read() -> std::result::Result<(), Box<dyn std::error::Error>> {
+        let delta = proto::Delta { reply_id: "r".into(), index: 0, text: "\u{1}\"é".into() };
+        let response =
+            proto::ChatResponse { event: Some(proto::chat_response::Event::Delta(delta)) };
+        let text = json(&response)?;
+        assert!(text.contains(r#""index":0"#), "defaults are written out: {text}");
+        assert_eq!(serde_json::from_str::<proto::ChatResponse>(&text)?, response);
+        let Message::Binary(bytes) = Codec::Proto.encode(&response)? else {
+            return Err("not binary".into());
+        };
+        assert_eq!(proto::ChatResponse::decode(bytes)?, response);
+        Ok(())
+    }
+
+    #[test]
+    fn frames_that_cannot_be_understood_are_told_apart() {
+        let kind =
+            |codec: Codec, frame: Message| codec.decode(&frame).err().map(|error| error.kind());
+        for text in [
+            "",
+            "{",
+            "[]",
+            "1",
+            "{}",
+            r#"{"send":{"text":1}}"#,
+            r#"{"shout":{}}"#,
+            r#"{"send":{},"stop":{}}"#,
+        ] {
+            assert_eq!(kind(Codec::Json, Message::text(text)), Some(ErrorKind::BadFrame), "{text}");
+        }
+        for bytes in [&b"\xff"[..], b"\x0a\x05", b""] {
+            let frame = Message::binary(bytes.to_vec());
+            assert_eq!(kind(Codec::Proto, frame), Some(ErrorKind::BadFrame), "{bytes:?}");
+        }
+        for (codec, frame) in [
+            (Codec::Plain, Message::binary(vec![1])),
+            (Codec::Json, Message::binary(vec![1])),
+            (Codec::Proto, Message::text("{}")),
+        ] {
+            assert_eq!(kind(codec, frame), Some(ErrorKind::WrongFrameType), "{codec:?}");
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! What a stream does, whatever carries it: open, say, stop, listen, end.
+//!
+//! A [`Conversation`] takes decoded asks and gives typed outputs; WebSocket, gRPC and
+//! SSE differ only in how they read the one and write the other.
+
+use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+
+use futures_util::{FutureExt as _, future::BoxFuture};
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::{Settings, auth};
+use crate::session::{
+    Accepted, Attachment, Draft, Error, ErrorKind, Event, Gateway, MessageId, Opened, Position,
+    Result, SessionId, Token,
+};
+
+/// What a client asks.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Open { token: Option<String>, position: Option<Position> },
+    Send { text: String, client_message_id: Option<String> },
+    Stop,
+    Ping,
+}
+
+/// What comes from a client's side of a stream.
+#[derive(Debug)]
+pub(super) enum Input {
+    Ask(Ask),
+    /// A frame that could not be read; the stream goes on.
+    Refused(Error),
+    /// The client has said all it wants to say, and listens.
+    HalfClosed,
+    /// The client is gone, or must go.
+    Gone(Option<Error>),
+}
+
+/// Where asks come from. Cancel safe: what was not returned is not lost.
+pub(super) trait Frames {
+    fn poll_input(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Input>;
+}
+
+/// A stream on which the client only listens.
+#[derive(Debug)]
+pub(super) struct ListenOnly;
+
+impl Frames for ListenOnly {
+    fn poll_input(&mut self, _: &mut std::task::Context<'_>) -> Poll<Input> {
+        Poll::Pending
+    }
+}
+
+/// What a client is told.
+#[derive(Debug)]
+pub(super) enum Output {
+    Opened(Box<Opened>),
+    Accepted(Accepted),
+    Event(Event),
+    /// An ask was refused; the stream goes on.
+    Refused {
+        error: Error,
+        client_message_id: Option<String>,
+    },
+    Pong,
+    /// Nothing happened for a while: a sign of life is due.
+    Heartbeat,
+    /// The stream ends. Nothing follows.
+    End(Result<()>),
+}
+
+/// The state of one stream.
+pub(super) struct Conversation {
+    gateway: Gateway,
+    settings: Arc<Settings>,
+    /// The token that came with the handshake or the first `open`.
+    credential: Option<Token>,
+    attachment: Option<Attachment>,
+    /// A call of the core in progress. It is kept here and not awaited in place, so
+    /// that [`Conversation::next`] can be dropped and called again.
+    busy: Option<BoxFuture<'static, Done>>,
+    /// Came before the stream was attached.
+    first: Option<Ask>,
+    awaited: Awaited,
+    half_closed: bool,
+    timer: Pin<Box<Sleep>>,
+}
+
+enum Done {
+    Attached(Result<(Attachment, Opened)>),
+    Sent { client_message_id: Option<String>, result: Result<Accepted> },
+}
+
+/// What must have been delivered before a half-closed stream may end.
+#[derive(Debug, Default)]
+struct Awaited {
+    /// User messages sent here that have not been answered.
+    turns: Vec<MessageId>,
+    /// Number of an answer that was committed before its question was sent again.
+    seq: u32,
+}
+
+impl Conversation {
+    /// A stream that is to be opened by its first frame, or, if the handshake brought a
+    /// token, after a while without one.
+    pub(super) fn new(
+        gateway: Gateway,
+        settings: Arc<Settings>,
+        credential: Option<Token>,
+    ) -> Self {
+        let wait = if credential.is_some() { settings.open_grace } else { settings.open_timeout };
+        Self {
+            gateway,
+            credential,
+            attachment: None,
+            busy: None,
+            first: None,
+            awaited: Awaited::default(),
+            half_closed: false,
+            timer: Box::pin(sleep(wait)),
+            settings,
+        }
+    }
+
+    /// A stream that is attached already.
+    pub(super) fn attached(
+        gateway: Gateway,
+        settings: Arc<Settings>,
+        attachment: Attachment,
+    ) -> Self {
+        let timer = Box::pin(sleep(settings.heartbeat));
+        Self { attachment: Some(attachment), timer, ..Self::new(gateway, settings, None) }
+    }
+
+    /// A stream that ends before it begins: the failure is told in a frame.
+    pub(super) fn refused(gateway: Gateway, settings: Arc<Settings>, error: Error) -> Self {
+        let refuse = std::future::ready(Done::Attached(Err(error)));
+        Self { busy: Some(refuse.boxed()), ..Self::new(gateway, settings, None) }
+    }
+
+    /// The session it is attached to.
+    pub(super) fn session(&self) -> Option<SessionId> {
+        self.attachment.as_ref().map(Attachment::session)
+    }
+
+    /// The next thing to tell the client. Cancel safe.
+    pub(super) async fn next(&mut self, frames: &mut impl Frames) -> Output {
+        loop {
+            if let Some(busy) = &mut self.busy {
+                let done = busy.await;
+                self.busy = None;
+                return self.finish(done);
+            }
+            if let Some(ask) = self.first.take_if(|_| self.attachment.is_some()) {
+                if let Some(output) = self.ask(ask) {
+                    return output;
+                }
+                continue;
+            }
+            if self.is_over() {
+                return Output::End(Ok(()));
+            }
+            let output = tokio::select! {
+                event = next_event(&mut self.attachment) => Some(self.event(event)),
+                input = poll_fn(|cx| frames.poll_input(cx)), if !self.half_closed => self.input(input),
+                () = self.timer.as_mut() => self.tick(),
+            };
+            if let Some(output) = output {
+                return output;
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let delivered = self.attachment.as_ref().map_or(u32::MAX, Attachment::delivered);
+        self.half_closed && self.awaited.turns.is_empty() && self.awaited.seq <= delivered
+    }
+
+    fn event(&mut self, event: Result<Event>) -> Output {
+        match event {
+            Ok(event) => {
+                if let Event::Message(message) = &event
+                    && let Some(answered) = message.in_reply_to()
+                {
+                    self.awaited.turns.retain(|turn| *turn != answered);
+                }
+                Output::Event(event)
+            }
+            Err(error) => Output::End(Err(error)),
+        }
+    }
+
+    fn input(&mut self, input: Input) -> Option<Output> {
+        match input {
+            Input::Ask(ask) => self.ask(ask),
+            Input::Refused(error) => Some(Output::Refused { error, client_message_id: None }),
+            Input::HalfClosed => {
+                self.half_closed = true;
+                None
+            }
+            Input::Gone(None) => Some(Output::End(Ok(()))),
+            Input::Gone(Some(error)) => Some(Output::End(Err(error))),
+        }
+    }
+
+    fn tick(&mut self) -> Option<Output> {
+        self.restart_timer();
+        if self.attachment.is_some() {
+            return Some(Output::Heartbeat);
+        }
+        match self.credential.clone() {
+            Some(token) => {
+                self.attach(token, None);
+                None
+            }
+            None => Some(Output::End(Err(ErrorKind::OpenTimeout.into()))),
+        }
+    }
+
+    fn ask(&mut self, ask: Ask) -> Option<Output> {
+        match (ask, &self.attachment) {
+            (Ask::Ping, _) => Some(Output::Pong),
+            (Ask::Open { token, position }, _) => self.open(token.as_deref(), position),
+            (Ask::Send { text, client_message_id }, Some(_)) => self.send(text, client_message_id),
+            (Ask::Stop, Some(attachment)) => {
+                // Its effect is the reply's terminal message; without a reply it has none.
+                let _had_effect = attachment.stop();
+                None
+            }
+            (ask @ (Ask::Send { .. } | Ask::Stop), None) => match self.credential.clone() {
+                Some(token) => {
+                    self.first = Some(ask);
+                    self.attach(token, None);
+                    None
+                }
+                None => Some(Output::End(Err(ErrorKind::MissingToken.into()))),
+            },
+        }
+    }
+
+    fn open(&mut self, token: Option<&str>, position: Option<Position>) -> Option<Output> {
+        let credential = self.credential.as_ref().map(Token::expose);
+        match auth::one_of([credential.as_deref(), token]) {
+            Ok(Some(token)) => {
+                self.credential = Some(token.clone());
+                self.attach(token, position);
+                None
+            }
+            Ok(None) => Some(Output::End(Err(ErrorKind::MissingToken.into()))),
+            Err(error) => Some(Output::End(Err(error))),
+        }
+    }
+
+    fn attach(&mut self, token: Token, position: Option<Position>) {
+        let gateway = self.gateway.clone();
+        let attach = async move { gateway.attach(&token, position.as_ref()).await };
+        self.busy = Some(attach.map(Done::Attached).boxed());
+    }
+
+    fn send(&mut self, text: String, client_message_id: Option<String>) -> Option<Output> {
+        let max_size = self.gateway.settings().max_message_size;
+        match Draft::parse(text, client_message_id.as_deref(), max_size) {
+            Ok(draft) => {
+                let sending = self.attachment.as_ref()?.send(draft);
+                let sent = |result| Done::Sent { client_message_id, result };
+                self.busy = Some(sending.map(sent).boxed());
+                None
+            }
+            Err(error) => Some(Output::Refused { error, client_message_id }),
+        }
+    }
+
+    fn finish(&mut self, done: Done) -> Output {
+        match done {
+            Done::Attached(Ok((attachment, opened))) => {
+                self.restart_timer();
+                self.attachment = Some(attachment);
+                Output::Opened(Box::new(opened))
+            }
+            Done::Attached(Err(error)) => Output::End(Err(error)),
+            Done::Sent { result: Ok(accepted), .. } => {
+                self.awaited.await_reply_to(&accepted);
+                Output::Accepted(accepted)
+            }
+            Done::Sent { client_message_id, result: Err(error) } => match error.kind() {
+                // The stream's own end is on its way, with the events before it.
+                ErrorKind::SessionExpired | ErrorKind::SessionRevoked => Output::End(Err(error)),
+                _ => Output::Refused { error, client_message_id },
+            },
+        }
+    }
+
+    fn restart_timer(&mut self) {
+        self.timer.as_mut().reset(Instant::now() + self.settings.heartbeat);
+    }
+}
+
+impl Awaited {
+    fn await_reply_to(&mut self, accepted: &Accepted) {
+        match accepted.reply_seq {
+            Some(seq) => self.seq = self.seq.max(seq),
+            None if self.turns.contains(&accepted.message.id) => {}
+            None => self.turns.push(accepted.message.id),
+        }
+    }
+}
+
+async fn next_event(attachment: &mut Option<Attachment>) -> Result<Event> {
+    match attachment {
+        Some(attachment) => attachment.next().await,
+        None => std::future::pending().await,
+    }
+}

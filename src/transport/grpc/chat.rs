@@ -1,0 +1,243 @@
+//! `duologue.v1.ChatService`.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+
+use super::failure;
+use crate::{
+    proto::{self, chat_service_server::ChatService},
+    session::{Draft, Error, ErrorKind, Position, Result, Token},
+    transport::{
+        Doors, auth, codec,
+        conversation::{Conversation, Frames, Input, ListenOnly, Output},
+        status,
+        stream_log::{Close, StreamLog},
+    },
+};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct ChatRpc {
+    doors: Doors,
+}
+
+type ResponseStream = BoxStream<'static, std::result::Result<proto::ChatResponse, Status>>;
+
+impl ChatRpc {
+    pub(super) const fn new(doors: Doors) -> Self {
+        Self { doors }
+    }
+
+    async fn create(&self, name: &str) -> Result<proto::CreateTokenResponse> {
+        let created = self.doors.gateway.create_token(name).await?;
+        let start = Position { epoch: created.session.epoch.clone(), seq: 0 };
+        Ok(proto::CreateTokenResponse {
+            token: created.token.expose(),
+            session: Some(codec::session(&created.session)),
+            position: Some(codec::wire_position(&start)),
+        })
+    }
+
+    async fn refresh(
+        &self,
+        token: &Token,
+        request: &proto::RefreshTokenRequest,
+    ) -> Result<proto::RefreshTokenResponse> {
+        let (after, limit) = (request.after, request.limit);
+        let snapshot = self.doors.gateway.refresh_token(token, after, limit).await?;
+        Ok(codec::snapshot(&snapshot, after))
+    }
+
+    async fn send(
+        &self,
+        token: &Token,
+        request: proto::SendMessageRequest,
+    ) -> Result<proto::SendMessageResponse> {
+        let gateway = &self.doors.gateway;
+        let max_size = gateway.settings().max_message_size;
+        let draft = Draft::parse(request.text, request.client_message_id.as_deref(), max_size)?;
+        let accepted = gateway.send(token, draft).await?;
+        Ok(proto::SendMessageResponse { accepted: Some(codec::accepted(&accepted)) })
+    }
+
+    async fn watch(&self, token: &Token, at: Option<proto::Position>) -> Result<ResponseStream> {
+        let at = at.map(codec::position).transpose()?;
+        let gateway = self.doors.gateway.clone();
+        let (attachment, opened) = gateway.attach(token, at.as_ref()).await?;
+        let settings = Arc::clone(&self.doors.settings);
+        let conversation = Conversation::attached(gateway, settings, attachment);
+        let first = Some(Output::Opened(Box::new(opened)));
+        let log = StreamLog::open("grpc", "subscribe");
+        Ok(Call { doors: self.doors.clone(), conversation, frames: ListenOnly, first, log }
+            .responses())
+    }
+}
+
+#[tonic::async_trait]
+impl ChatService for ChatRpc {
+    type ChatStream = ResponseStream;
+    type SubscribeStream = ResponseStream;
+
+    async fn create_token(
+        &self,
+        request: Request<proto::CreateTokenRequest>,
+    ) -> Result<Response<proto::CreateTokenResponse>, Status> {
+        answer(self.create(&request.get_ref().name).await)
+    }
+
+    async fn refresh_token(
+        &self,
+        request: Request<proto::RefreshTokenRequest>,
+    ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
+        let token = required_token(request.metadata(), &request.get_ref().token)?;
+        answer(self.refresh(&token, request.get_ref()).await)
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<proto::RevokeTokenRequest>,
+    ) -> Result<Response<proto::RevokeTokenResponse>, Status> {
+        let token = required_token(request.metadata(), &request.get_ref().token)?;
+        let revoked = self.doors.gateway.revoke_token(&token).await;
+        answer(revoked.map(|()| proto::RevokeTokenResponse {}))
+    }
+
+    async fn send_message(
+        &self,
+        request: Request<proto::SendMessageRequest>,
+    ) -> Result<Response<proto::SendMessageResponse>, Status> {
+        let token = required_token(request.metadata(), &request.get_ref().token)?;
+        answer(self.send(&token, request.into_inner()).await)
+    }
+
+    async fn stop_reply(
+        &self,
+        request: Request<proto::StopReplyRequest>,
+    ) -> Result<Response<proto::StopReplyResponse>, Status> {
+        let token = required_token(request.metadata(), &request.get_ref().token)?;
+        let stopped = self.doors.gateway.stop(&token).await;
+        answer(stopped.map(|stopped| proto::StopReplyResponse { stopped }))
+    }
+
+    async fn subscribe(
+        &self,
+        request: Request<proto::SubscribeRequest>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let token = required_token(request.metadata(), &request.get_ref().token)?;
+        answer(self.watch(&token, request.into_inner().position).await)
+    }
+
+    async fn chat(
+        &self,
+        request: Request<Streaming<proto::ChatRequest>>,
+    ) -> Result<Response<ResponseStream>, Status> {
+        let credential = token(request.metadata(), "").map_err(|error| failure::status(&error))?;
+        let log = StreamLog::open("grpc", "chat");
+        let doors = self.doors.clone();
+        let settings = Arc::clone(&doors.settings);
+        let conversation = Conversation::new(doors.gateway.clone(), settings, credential);
+        let frames = Requests(request.into_inner());
+        answer(Ok(Call { doors, conversation, frames, first: None, log }.responses()))
+    }
+}
+
+fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(|error| failure::status(&error))
+}
+
+fn token(metadata: &MetadataMap, field: &str) -> Result<Option<Token>> {
+    let field = Some(field).filter(|field| !field.is_empty());
+    auth::one_of([auth::bearer(metadata.as_ref()), field])
+}
+
+fn required_token(metadata: &MetadataMap, field: &str) -> Result<Token, Status> {
+    let token = token(metadata, field)
+        .and_then(|token| token.ok_or_else(|| ErrorKind::MissingToken.into()));
+    token.map_err(|error: Error| failure::status(&error))
+}
+
+/// The client's side of `Chat`.
+struct Requests(Streaming<proto::ChatRequest>);
+
+impl Frames for Requests {
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        self.0.poll_next_unpin(cx).map(|request| match request {
+            Some(Ok(request)) => codec::ask(request).map_or_else(Input::Refused, Input::Ask),
+            None => Input::HalfClosed,
+            Some(Err(status)) => Input::Gone(undecodable(&status)),
+        })
+    }
+}
+
+/// The failure that tonic's decoder names; `None` if the client is gone.
+fn undecodable(status: &Status) -> Option<Error> {
+    match status.code() {
+        Code::OutOfRange => Some(ErrorKind::FrameTooLarge.into()),
+        Code::Internal | Code::Unimplemented => {
+            Some(Error::new(ErrorKind::BadFrame, "A request message could not be decoded"))
+        }
+        _ => None,
+    }
+}
+
+/// One call that streams responses.
+struct Call<F> {
+    doors: Doors,
+    conversation: Conversation,
+    frames: F,
+    first: Option<Output>,
+    log: StreamLog,
+}
+
+impl<F: Frames + Send + 'static> Call<F> {
+    /// Polled by the HTTP/2 connection, only while its peer has room: a reader that
+    /// stalls holds up nobody and is held up itself.
+    fn responses(self) -> ResponseStream {
+        let endings = stream::unfold(Some(self), |call| async {
+            let mut call = call?;
+            let output = match call.first.take() {
+                Some(output) => output,
+                None => call.conversation.next(&mut call.frames).await,
+            };
+            let (items, over) = call.respond(&output);
+            Some((stream::iter(items), (!over).then_some(call)))
+        });
+        endings.flatten().boxed()
+    }
+
+    /// What goes out for an output, and whether it is the last.
+    fn respond(
+        &mut self,
+        output: &Output,
+    ) -> (Vec<std::result::Result<proto::ChatResponse, Status>>, bool) {
+        match output {
+            Output::Opened(opened) => self.log.attached(opened.session.id),
+            Output::Accepted(_) | Output::Refused { .. } => self.log.received(),
+            Output::Event(_) => self.log.sent(),
+            Output::Pong | Output::Heartbeat | Output::End(_) => {}
+        }
+        let limits = self.doors.gateway.settings();
+        let frame = codec::response(output, limits, self.doors.settings.heartbeat);
+        let mut items: Vec<_> = frame.into_iter().map(Ok).collect();
+        if let Output::End(end) = output {
+            if let Err(error) = end {
+                items.push(Err(failure::status(error)));
+            }
+            self.log.closes(ending(end));
+        }
+        (items, matches!(output, Output::End(_)))
+    }
+}
+
+/// The gRPC code that a stream ends with.
+fn ending(end: &Result<()>) -> Close {
+    match end {
+        Ok(()) => Close::Code(0, "ok"),
+        Err(error) => Close::Code(status::row(error.kind()).grpc as u16, error.kind().code()),
+    }
+}

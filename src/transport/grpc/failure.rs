@@ -1,0 +1,29 @@
+//! Failures as gRPC statuses, with the standard details (google.rpc.ErrorInfo and
+//! RetryInfo) for programs and `grpc-retry-pushback-ms` for retrying clients.
+
+use tonic::{Status, metadata::MetadataValue};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{
+    session::{Error, ErrorKind},
+    transport::status,
+};
+
+/// The one place where a core error becomes a status. Logs what the client is not told.
+pub(super) fn status(error: &Error) -> Status {
+    if error.kind() == ErrorKind::Internal {
+        tracing::error!(cause = ?error, "a call failed");
+    }
+    let mut details = ErrorDetails::new();
+    details.set_error_info(error.kind().code(), "duologue", []);
+    if let Some(wait) = error.wait() {
+        details.set_retry_info(Some(wait));
+    }
+    let code = status::row(error.kind()).grpc;
+    let mut status = Status::with_error_details(code, error.message(), details);
+    if let Some(wait) = error.wait() {
+        let millis = MetadataValue::from(wait.as_millis().try_into().unwrap_or(u64::MAX));
+        status.metadata_mut().insert("grpc-retry-pushback-ms", millis);
+    }
+    status
+}

@@ -1,0 +1,69 @@
+//! `grpc.health.v1`, per service: serving until the gateway begins to shut down.
+//!
+//! Not tonic-health's own server: its `Watch` fails for a service it does not know,
+//! where the specification asks for SERVICE_UNKNOWN on an open stream, and it keeps a
+//! shutdown waiting.
+
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
+};
+
+use super::SERVICE;
+
+#[derive(Debug)]
+pub(super) struct Health {
+    draining: CancellationToken,
+}
+
+impl Health {
+    pub(super) const fn new(draining: CancellationToken) -> Self {
+        Self { draining }
+    }
+
+    /// `None` for a service that is not here.
+    fn status(&self, service: &str) -> Option<ServingStatus> {
+        let known = matches!(service, "" | SERVICE);
+        let serving = if self.draining.is_cancelled() {
+            ServingStatus::NotServing
+        } else {
+            ServingStatus::Serving
+        };
+        known.then_some(serving)
+    }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for Health {
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let status = self.status(&request.get_ref().service);
+        let status = status.ok_or_else(|| Status::not_found("unknown service"))?;
+        Ok(Response::new(answer(status)))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let status = self.status(&request.get_ref().service);
+        let last = status.map_or(ServingStatus::ServiceUnknown, |_| ServingStatus::NotServing);
+        let now = stream::iter([Ok(answer(status.unwrap_or(ServingStatus::ServiceUnknown)))]);
+        let draining = self.draining.clone();
+        let end = stream::once(async move {
+            draining.cancelled_owned().await;
+            Ok(answer(last))
+        });
+        Ok(Response::new(now.chain(end).boxed()))
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}

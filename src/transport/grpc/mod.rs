@@ -1,0 +1,60 @@
+//! gRPC: the service, health, reflection, gRPC-Web.
+
+mod chat;
+mod deadline;
+mod failure;
+mod health;
+
+use tonic::{body::Body, service::Routes};
+use tonic_health::pb::health_server::HealthServer;
+use tonic_web::GrpcWebLayer;
+use tower::{Layer as _, Service};
+
+use super::{Doors, codec::Codec};
+use crate::proto::{DESCRIPTORS, chat_service_server::ChatServiceServer};
+use chat::ChatRpc;
+use deadline::DeadlineLayer;
+use health::Health;
+
+/// The name that health and reflection know the service by.
+const SERVICE: &str = "duologue.v1.ChatService";
+
+/// Every gRPC service of the gateway. Takes requests of content type
+/// `application/grpc*` over HTTP/2, and gRPC-Web over HTTP/1.1 too.
+///
+/// # Errors
+/// If the descriptors that reflection serves are broken, which a build cannot produce.
+pub fn service<B>(
+    doors: &Doors,
+) -> Result<
+    impl Service<
+        http::Request<B>,
+        Response = http::Response<Body>,
+        Error = std::convert::Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + use<B>,
+    tonic_reflection::server::Error,
+>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
+{
+    let max_frame = Codec::Proto.max_frame(doors.gateway.settings().max_message_size);
+    let chat =
+        ChatServiceServer::new(ChatRpc::new(doors.clone())).max_decoding_message_size(max_frame);
+    let mut routes =
+        Routes::new(chat).add_service(HealthServer::new(Health::new(doors.draining.clone())));
+    if doors.settings.reflection {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        routes =
+            routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    }
+    let limited = DeadlineLayer::new(doors.settings.call_timeout).layer(routes.prepare());
+    Ok(GrpcWebLayer::new().layer(limited))
+}

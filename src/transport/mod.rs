@@ -1,0 +1,64 @@
+//! The doors: each authenticates, decodes, calls the core and encodes. No rule of the
+//! conversation lives here, so that none can be missing in one of them.
+//!
+//! - `conversation` is what a stream does, whatever carries it; `ws`, `grpc` and `sse`
+//!   carry it. `rest` has the single calls.
+//! - `codec` turns the core's values into frames and back. `status` is the one table of
+//!   failures. `auth` says where a token may travel, `origin` which pages may come.
+
+mod auth;
+mod codec;
+mod conversation;
+mod grpc;
+mod origin;
+mod rest;
+mod settings;
+mod sse;
+mod status;
+mod stream_log;
+mod ws;
+
+pub use grpc::service as grpc_service;
+pub use origin::Origins;
+pub use rest::{detail, router};
+pub use settings::Settings;
+
+use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::session::Gateway;
+
+/// What every door needs; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Doors {
+    /// The core.
+    pub gateway: Gateway,
+    /// Deadlines, limits and switches of the doors.
+    pub settings: Arc<Settings>,
+    /// Cancelled when the gateway begins to shut down.
+    pub draining: CancellationToken,
+    /// Connections that have left HTTP behind; a shutdown waits for them.
+    pub upgraded: TaskTracker,
+}
+
+/// A share in a connection: while one exists besides the connection's own, the
+/// connection is not idle, and its place among the connections is taken. Every request
+/// carries one in its extensions.
+#[derive(Clone, Debug)]
+pub struct InUse(Arc<OwnedSemaphorePermit>);
+
+impl InUse {
+    /// For a new connection, which holds a place.
+    #[must_use]
+    pub fn new(place: OwnedSemaphorePermit) -> Self {
+        Self(Arc::new(place))
+    }
+
+    /// How many shares there are.
+    #[must_use]
+    pub fn shares(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}

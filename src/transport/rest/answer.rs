@@ -1,0 +1,109 @@
+//! Bodies of refusals: `{"detail": …}`, as the tutorial's framework writes them.
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::{
+    session::{Error, ErrorKind},
+    transport::status,
+};
+
+/// What a handler returns.
+pub(in crate::transport) type Answer<T> = std::result::Result<T, Refusal>;
+
+/// A request that is not served, in the form its client is told.
+#[derive(Debug)]
+pub(in crate::transport) enum Refusal {
+    /// The core said no.
+    Failed(Error),
+    /// A parameter is not there.
+    Missing(&'static str, &'static str),
+    /// A parameter is not a number.
+    NotANumber(&'static str, String),
+    /// A body is not JSON of the expected form.
+    BadJson(String),
+    /// A body is of a type that is not read.
+    BodyType,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<ErrorKind> for Refusal {
+    fn from(kind: ErrorKind) -> Self {
+        Self::Failed(kind.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Failed(error) => answer(&error),
+            Self::Missing(place, name) => {
+                unprocessable("missing", json!([place, name]), "Field required", &Value::Null)
+            }
+            Self::NotANumber(name, input) => {
+                let message =
+                    "Input should be a valid integer, unable to parse string as an integer";
+                unprocessable("int_parsing", json!(["query", name]), message, &input.into())
+            }
+            Self::BadJson(message) => {
+                unprocessable("json_invalid", json!(["body"]), &message, &Value::Null)
+            }
+            Self::BodyType => {
+                detail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json")
+            }
+        }
+    }
+}
+
+/// Written by hand, since a `json!` map would put the keys into alphabetical order.
+fn unprocessable(kind: &str, loc: Value, message: &str, input: &Value) -> Response {
+    let (kind, message) = (Value::from(kind), Value::from(message));
+    let body =
+        format!(r#"{{"detail":[{{"type":{kind},"loc":{loc},"msg":{message},"input":{input}}}]}}"#);
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (StatusCode::UNPROCESSABLE_ENTITY, json, body).into_response()
+}
+
+/// A failure of the core as an HTTP answer. Logs what the client is not told.
+pub(in crate::transport) fn answer(error: &Error) -> Response {
+    if error.kind() == ErrorKind::Internal {
+        tracing::error!(cause = ?error, "a request failed");
+    }
+    let status = status::row(error.kind()).http;
+    let mut response = match error.kind() {
+        ErrorKind::InvalidName => {
+            let body = json!({"detail": {"loc": "name", "msg": error.message()}});
+            (status, Json(body)).into_response()
+        }
+        _ => detail(status, error.message()),
+    };
+    if let Some(wait) = error.wait() {
+        let seconds = wait.as_millis().div_ceil(1000);
+        if let Ok(value) = HeaderValue::try_from(seconds.to_string()) {
+            response.headers_mut().insert(header::RETRY_AFTER, value);
+        }
+    }
+    response
+}
+
+/// `{"detail": message}`.
+#[must_use]
+pub fn detail(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({"detail": message}))).into_response()
+}
+
+/// A 405 with the methods that are allowed (RFC 9110, section 15.5.6).
+pub(in crate::transport) fn method_not_allowed(allow: &'static str) -> Response {
+    let mut response = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    response
+}

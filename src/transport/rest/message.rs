@@ -1,0 +1,127 @@
+//! `/messages` and `/stop`, for clients that listen with server-sent events.
+
+use axum::{
+    Json,
+    body::{Body, Bytes, to_bytes},
+    extract::{Request, State},
+};
+use http::{HeaderMap, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use super::{Answer, Params, Refusal};
+use crate::{
+    session::{Draft, ErrorKind},
+    transport::{Doors, codec::Codec},
+};
+
+/// Something to say.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    #[schema(example = "Hello Bot")]
+    text: Option<String>,
+    /// Names the message, so that sending it again is the same message.
+    client_message_id: Option<String>,
+}
+
+/// The message is durable.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Accepted {
+    #[schema(format = "uuid")]
+    message_id: String,
+    seq: u32,
+    client_message_id: Option<String>,
+    /// It was there already: this is the first answer again.
+    duplicate: bool,
+}
+
+/// Whether there was a reply to stop.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Stopped {
+    stopped: bool,
+}
+
+/// Says something. The reply comes through `/events`.
+#[utoipa::path(
+    post, path = "/messages", tag = "conversation",
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("text" = Option<String>, Query, description = "Where there is no body"),
+        ("client_message_id" = Option<String>, Query, description = "Where there is no body"),
+    ),
+    request_body = Option<Said>,
+    responses(
+        (status = 202, body = Accepted),
+        (status = 400, description = "Session expired or does not exist, or not a valid text"),
+        (status = 409, description = "The client_message_id was used for another text, or the conversation is full"),
+        (status = 413, description = "The message is too large"),
+        (status = 422, description = "A parameter is missing"),
+        (status = 429, description = "Too many messages wait for their reply"),
+    )
+)]
+pub(super) async fn send(
+    State(doors): State<Doors>,
+    request: Request,
+) -> Answer<(StatusCode, Json<Accepted>)> {
+    let (parts, body) = request.into_parts();
+    let params = Params::of(&parts.uri);
+    let token = params.token(&parts.headers)?;
+    let said = said(&doors, &params, &parts.headers, body).await?;
+    let text = said.text.ok_or(Refusal::Missing("body", "text"))?;
+
+    let max_size = doors.gateway.settings().max_message_size;
+    let draft = Draft::parse(text, said.client_message_id.as_deref(), max_size)?;
+    let accepted = doors.gateway.send(&token, draft).await?;
+    let message = &accepted.message;
+    let answer = Accepted {
+        message_id: message.id.to_string(),
+        seq: message.seq,
+        client_message_id: message.client_message_id().map(|id| id.as_ref().into()),
+        duplicate: accepted.duplicate,
+    };
+    Ok((StatusCode::ACCEPTED, Json(answer)))
+}
+
+/// Stops the reply in progress, or the next one.
+#[utoipa::path(
+    post, path = "/stop", tag = "conversation",
+    params(("token" = Option<String>, Query, description = "Or `Authorization: Bearer`")),
+    responses(
+        (status = 200, body = Stopped),
+        (status = 400, description = "Session expired or does not exist"),
+        (status = 422, description = "A parameter is missing"),
+    )
+)]
+pub(super) async fn stop(State(doors): State<Doors>, request: Request) -> Answer<Json<Stopped>> {
+    let token = Params::of(request.uri()).token(request.headers())?;
+    let stopped = doors.gateway.stop(&token).await?;
+    Ok(Json(Stopped { stopped }))
+}
+
+/// What is said: in a JSON body, or, where there is none, in the query.
+async fn said(doors: &Doors, params: &Params, headers: &HeaderMap, body: Body) -> Answer<Said> {
+    let body = read(doors, body).await?;
+    if body.is_empty() {
+        return Ok(Said {
+            text: Some(params.text("text")?.into()),
+            client_message_id: params.get("client_message_id").map(Into::into),
+        });
+    }
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    if !media_type.trim().eq_ignore_ascii_case("application/json") {
+        return Err(Refusal::BodyType);
+    }
+    serde_json::from_slice(&body).map_err(|error| Refusal::BadJson(error.to_string()))
+}
+
+async fn read(doors: &Doors, body: Body) -> Answer<Bytes> {
+    let limit = Codec::Json.max_frame(doors.gateway.settings().max_message_size);
+    match timeout(doors.settings.call_timeout, to_bytes(body, limit)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err(ErrorKind::FrameTooLarge.into()),
+        Err(_) => Err(ErrorKind::DeadlineExceeded.into()),
+    }
+}

@@ -1,0 +1,202 @@
+//! Sessions: `/token`, `/refresh_token`.
+
+use std::time::SystemTime;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+};
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Answer, Params};
+use crate::{
+    session::{Message, Role, Session, Snapshot, Timestamp},
+    transport::Doors,
+};
+
+/// A new session.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Created {
+    #[schema(example = "Ada")]
+    name: String,
+    /// The secret that opens the session.
+    #[schema(format = "uuid")]
+    token: String,
+    #[schema(format = DateTime)]
+    session_start: String,
+    #[schema(format = DateTime)]
+    expires_at: String,
+    messages: Vec<LogEntry>,
+}
+
+/// A session and a part of its log.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Refreshed {
+    #[schema(format = "uuid")]
+    token: String,
+    name: String,
+    #[schema(format = DateTime)]
+    session_start: String,
+    #[schema(format = DateTime)]
+    expires_at: String,
+    messages: Vec<LogEntry>,
+    position: At,
+}
+
+/// "I have everything up to here."
+#[derive(Serialize, ToSchema)]
+struct At {
+    epoch: String,
+    seq: u32,
+}
+
+/// A message of the log.
+#[derive(Serialize, ToSchema)]
+struct LogEntry {
+    #[schema(format = "uuid")]
+    id: String,
+    msg: String,
+    #[schema(format = DateTime)]
+    timestamp: String,
+    /// `user` or `assistant`.
+    role: &'static str,
+    seq: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_message_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_reply_to: Option<String>,
+    /// How a reply ended: `complete`, `stopped`, `interrupted`, `failed`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_reason: Option<String>,
+}
+
+/// Starts a session for a visitor.
+#[utoipa::path(
+    post, path = "/token", tag = "session",
+    params(("name" = String, Query, description = "1 to 128 characters", example = "Ada")),
+    responses(
+        (status = 200, body = Created),
+        (status = 400, description = "Not a valid name"),
+        (status = 422, description = "A parameter is missing"),
+    )
+)]
+pub(super) async fn create(State(doors): State<Doors>, request: Request) -> Answer<Json<Created>> {
+    let params = Params::of(request.uri());
+    let created = doors.gateway.create_token(params.required("name")?).await?;
+    Ok(Json(Created {
+        name: created.session.name.as_str().into(),
+        token: created.token.expose(),
+        session_start: rfc3339(created.session.created_at),
+        expires_at: rfc3339(created.session.expires_at),
+        messages: Vec::new(),
+    }))
+}
+
+/// Renews a session's idle deadline and reads it.
+#[utoipa::path(
+    post, path = "/refresh_token", tag = "session",
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("after" = Option<u32>, Query, description = "Only messages after this number, oldest first"),
+        ("limit" = Option<u32>, Query, description = "How many messages at most"),
+    ),
+    responses(
+        (status = 200, body = Refreshed),
+        (status = 400, description = "Session expired or does not exist"),
+        (status = 422, description = "A parameter is missing or no number"),
+    )
+)]
+pub(super) async fn refresh(state: State<Doors>, request: Request) -> Answer<Json<Refreshed>> {
+    renew(state, request).await
+}
+
+/// As `POST`.
+#[utoipa::path(
+    get, path = "/refresh_token", tag = "session",
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("after" = Option<u32>, Query, description = "Only messages after this number, oldest first"),
+        ("limit" = Option<u32>, Query, description = "How many messages at most"),
+    ),
+    responses(
+        (status = 200, body = Refreshed),
+        (status = 400, description = "Session expired or does not exist"),
+        (status = 422, description = "A parameter is missing or no number"),
+    )
+)]
+pub(super) async fn refresh_by_get(
+    state: State<Doors>,
+    request: Request,
+) -> Answer<Json<Refreshed>> {
+    renew(state, request).await
+}
+
+async fn renew(State(doors): State<Doors>, request: Request) -> Answer<Json<Refreshed>> {
+    let params = Params::of(request.uri());
+    let token = params.token(request.headers())?;
+    let (after, limit) = (params.number("after")?, params.number("limit")?);
+    let snapshot = doors.gateway.refresh_token(&token, after, limit).await?;
+    Ok(Json(Refreshed::new(token.expose(), &snapshot, after)))
+}
+
+/// Ends a session.
+#[utoipa::path(
+    delete, path = "/token", tag = "session",
+    params(("token" = Option<String>, Query, description = "Or `Authorization: Bearer`")),
+    responses(
+        (status = 204, description = "Ended"),
+        (status = 400, description = "Session expired or does not exist"),
+        (status = 422, description = "A parameter is missing"),
+    )
+)]
+pub(super) async fn revoke(State(doors): State<Doors>, request: Request) -> Answer<StatusCode> {
+    let token = Params::of(request.uri()).token(request.headers())?;
+    doors.gateway.revoke_token(&token).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl Refreshed {
+    fn new(token: String, snapshot: &Snapshot, after: Option<u32>) -> Self {
+        let Session { name, created_at, expires_at, .. } = &snapshot.session;
+        let position = snapshot.position(after);
+        Self {
+            token,
+            name: name.as_str().into(),
+            session_start: rfc3339(*created_at),
+            expires_at: rfc3339(*expires_at),
+            messages: snapshot.messages.iter().map(|message| LogEntry::new(message)).collect(),
+            position: At { epoch: position.epoch.as_str().into(), seq: position.seq },
+        }
+    }
+}
+
+impl LogEntry {
+    fn new(message: &Message) -> Self {
+        let (role, status, finish_reason) = match &message.role {
+            Role::User { .. } => ("user", None, None),
+            Role::Assistant { status, finish_reason, .. } => {
+                ("assistant", Some(status.as_str()), finish_reason.as_deref().map(Into::into))
+            }
+        };
+        Self {
+            id: message.id.to_string(),
+            msg: message.text.as_ref().into(),
+            timestamp: rfc3339(message.created_at),
+            role,
+            seq: message.seq,
+            client_message_id: message.client_message_id().map(|id| id.as_ref().into()),
+            in_reply_to: message.in_reply_to().map(|id| id.to_string()),
+            status,
+            finish_reason,
+        }
+    }
+}
+
+/// RFC 3339, UTC, milliseconds.
+fn rfc3339(time: Timestamp) -> String {
+    humantime::format_rfc3339_millis(SystemTime::from(time)).to_string()
+}

@@ -1,0 +1,125 @@
+//! `GET /events`: server-sent events (WHATWG HTML, section 9.2), for clients that
+//! cannot or need not write on the same connection.
+//!
+//! Each event is one frame of the contract as proto-JSON. Its `id:` is a position, so
+//! that a browser that reconnects resumes by itself with `Last-Event-ID`; deltas have
+//! none, since a reply in progress is told anew to whoever attaches.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderName, HeaderValue, header};
+
+use super::{
+    Doors, codec,
+    conversation::{Conversation, ListenOnly, Output},
+    rest::{Answer, Params, Refusal},
+    status,
+    stream_log::{Close, StreamLog},
+};
+use crate::session::{Epoch, Event, Position};
+
+/// Attaches, and streams what happens.
+#[utoipa::path(
+    get, path = "/events", tag = "conversation",
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("position" = Option<String>, Query, description = "EPOCH:SEQ; replay what came after it"),
+        ("Last-Event-ID" = Option<String>, Header, description = "As `position`, and before it"),
+    ),
+    responses(
+        (status = 200, description = "A stream of ChatResponse frames as proto-JSON", content_type = "text/event-stream"),
+        (status = 400, description = "Session expired or does not exist"),
+        (status = 422, description = "A parameter is missing"),
+    )
+)]
+pub(super) async fn events(State(doors): State<Doors>, request: Request) -> Answer<Response> {
+    let params = Params::of(request.uri());
+    let token = params.token(request.headers())?;
+    let position = position(&params, &request)?;
+    let (attachment, opened) = doors.gateway.attach(&token, position.as_ref()).await?;
+
+    let mut log = StreamLog::open("sse", "json");
+    log.attached(opened.session.id);
+    let epoch = opened.session.epoch.clone();
+    let conversation =
+        Conversation::attached(doors.gateway.clone(), Arc::clone(&doors.settings), attachment);
+    let first = Some(Output::Opened(Box::new(opened)));
+    let feed = Feed { doors, conversation, epoch, first, log };
+    Ok(response(Body::from_stream(stream::unfold(Some(feed), |feed| async { feed?.next().await }))))
+}
+
+fn position(params: &Params, request: &Request) -> Result<Option<Position>, Refusal> {
+    let last = request.headers().get("last-event-id").and_then(|last| last.to_str().ok());
+    let text = last.or_else(|| params.get("position")).filter(|text| !text.is_empty());
+    Ok(text.map(str::parse).transpose()?)
+}
+
+fn response(body: Body) -> Response {
+    let mut response = Response::new(body);
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // A buffering proxy would hold events back.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+struct Feed {
+    doors: Doors,
+    conversation: Conversation,
+    epoch: Epoch,
+    first: Option<Output>,
+    log: StreamLog,
+}
+
+impl Feed {
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Option<Self>)> {
+        let output = match self.first.take() {
+            Some(output) => output,
+            None => self.conversation.next(&mut ListenOnly).await,
+        };
+        if let Output::End(end) = &output {
+            let row = |kind| (status::row(kind).close, kind.code());
+            let (code, reason) = end.as_ref().err().map_or((1000, "ok"), |error| row(error.kind()));
+            self.log.closes(Close::Code(code, reason));
+        }
+        let bytes = self.event(&output)?;
+        let over = matches!(output, Output::End(_));
+        Some((Ok(bytes), (!over).then_some(self)))
+    }
+
+    /// The lines of an event; `None` if there is nothing left to say.
+    fn event(&mut self, output: &Output) -> Option<Bytes> {
+        if matches!(output, Output::Heartbeat) {
+            return Some(Bytes::from_static(b": keep-alive\n\n"));
+        }
+        self.log.sent();
+        let limits = self.doors.gateway.settings();
+        let frame = codec::response(output, limits, self.doors.settings.heartbeat)?;
+        let data = codec::json(&frame).ok()?;
+        let fields = self.fields(output);
+        Some(Bytes::from(format!("{fields}data: {data}\n\n")))
+    }
+
+    fn fields(&self, output: &Output) -> String {
+        match output {
+            Output::Opened(opened) => format!("id: {}\n", opened.position),
+            Output::Event(Event::Message(message)) => {
+                let position = Position { epoch: self.epoch.clone(), seq: message.seq };
+                format!("id: {position}\n")
+            }
+            Output::Event(Event::GoAway(after)) => format!("retry: {}\n", after.as_millis()),
+            _ => String::new(),
+        }
+    }
+}

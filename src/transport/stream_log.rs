@@ -1,0 +1,76 @@
+//! Two lines in the log for every stream: when it opens, and when it closes.
+//!
+//! They hold what an operator asks for (protocol, codec, session, close code,
+//! seconds, messages) and nothing that is secret: no token, no text, no URI.
+
+use tokio::time::Instant;
+
+use crate::session::SessionId;
+
+/// Counts what passes; writes the second line when it is dropped.
+#[derive(Debug)]
+pub(super) struct StreamLog {
+    protocol: &'static str,
+    codec: &'static str,
+    session: Option<SessionId>,
+    opened: Instant,
+    received: u32,
+    sent: u32,
+    close: Close,
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Close {
+    /// The client went away without a word, or cancelled.
+    Lost,
+    /// With a code of its protocol, and the gateway's own word for it.
+    Code(u16, &'static str),
+}
+
+impl StreamLog {
+    pub(super) fn open(protocol: &'static str, codec: &'static str) -> Self {
+        tracing::info!(protocol, codec, "stream opened");
+        let opened = Instant::now();
+        Self { protocol, codec, session: None, opened, received: 0, sent: 0, close: Close::Lost }
+    }
+
+    pub(super) fn attached(&mut self, session: SessionId) {
+        self.session = Some(session);
+    }
+
+    pub(super) fn received(&mut self) {
+        self.received = self.received.saturating_add(1);
+    }
+
+    pub(super) fn sent(&mut self) {
+        self.sent = self.sent.saturating_add(1);
+    }
+
+    pub(super) fn closes(&mut self, close: Close) {
+        self.close = close;
+    }
+}
+
+impl Drop for StreamLog {
+    fn drop(&mut self) {
+        let Self { protocol, codec, received, sent, .. } = *self;
+        let (code, reason) = match self.close {
+            Close::Lost => (None, "lost"),
+            Close::Code(code, reason) => (Some(code), reason),
+        };
+        let session = self.session.map(tracing::field::display);
+        let seconds = self.opened.elapsed().as_millis() as f64 / 1000.0;
+        tracing::info!(
+            protocol,
+            codec,
+            session,
+            code,
+            reason,
+            seconds,
+            received,
+            sent,
+            "stream closed"
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! `/chat`: the WebSocket handshake (RFC 6455, section 4; over HTTP/2, RFC 8441).
+//!
+//! Not axum's extractor: it answers with bodies of its own where clients of this
+//! service expect `{"detail": …}`, and hides the connection, which must be read to its
+//! end after a close frame (see `socket`).
+
+mod plain;
+mod socket;
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::{IntoResponse as _, Response},
+};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+    header::{
+        CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+        SEC_WEBSOCKET_VERSION, UPGRADE,
+    },
+};
+use hyper::{ext::Protocol, upgrade::OnUpgrade};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+
+use super::{
+    Doors, InUse, auth,
+    codec::Codec,
+    conversation::Conversation,
+    rest::{self, Params},
+};
+use crate::session::{ErrorKind, Result, Token};
+
+/// The handler of `/chat`, whatever the method: over HTTP/2 it is CONNECT.
+pub(super) async fn upgrade(State(doors): State<Doors>, mut request: Request) -> Response {
+    match handshake(&doors, &mut request).await {
+        Ok(response) => response,
+        Err(refusal) => refusal,
+    }
+}
+
+async fn handshake(doors: &Doors, request: &mut Request) -> Result<Response, Response> {
+    let accept = check_upgrade(request)?;
+    if !doors.settings.origins.allow(request.headers(), request.uri()) {
+        return Err(forbidden(&ErrorKind::OriginForbidden.into()));
+    }
+    let offers = Offers::read(request.headers());
+    let query = Params::of(request.uri());
+    let token = auth::one_of([query.get("token"), auth::bearer(request.headers()), offers.token]);
+    let codec = offers.codec;
+    let conversation = conversation(doors, codec, token).await?;
+    let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let on_upgrade =
+        on_upgrade.ok_or_else(|| upgrade_required("This connection cannot be upgraded"))?;
+
+    let doors = doors.clone();
+    let upgraded = doors.upgraded.clone();
+    let in_use = request.extensions_mut().remove::<InUse>();
+    upgraded.spawn(async move {
+        let _in_use = in_use;
+        match on_upgrade.await {
+            Ok(connection) => socket::run(connection, &doors, conversation, codec).await,
+            Err(error) => tracing::debug!(%error, "a client left during the handshake"),
+        }
+    });
+    Ok(switching(accept, codec))
+}
+
+/// What the handshake's token opens. In the structured modes a bad one is told in a
+/// frame, since a browser cannot see the status of a handshake.
+async fn conversation(
+    doors: &Doors,
+    codec: Codec,
+    token: Result<Option<Token>>,
+) -> Result<Conversation, Response> {
+    let (gateway, settings) = (doors.gateway.clone(), doors.settings.clone());
+    if codec != Codec::Plain {
+        return Ok(match token {
+            Ok(token) => Conversation::new(gateway, settings, token),
+            Err(error) => Conversation::refused(gateway, settings, error),
+        });
+    }
+    let attach = async {
+        let token = token?.ok_or(ErrorKind::MissingToken)?;
+        gateway.attach(&token, None).await
+    };
+    match attach.await {
+        Ok((attachment, _)) => Ok(Conversation::attached(gateway, settings, attachment)),
+        Err(error) => Err(match error.kind() {
+            ErrorKind::MissingToken | ErrorKind::SessionExpired | ErrorKind::InvalidArgument => {
+                forbidden(&error)
+            }
+            _ => rest::answer(&error),
+        }),
+    }
+}
+
+/// What a client offers in `Sec-WebSocket-Protocol`.
+struct Offers<'a> {
+    codec: Codec,
+    token: Option<&'a str>,
+}
+
+impl<'a> Offers<'a> {
+    /// The first codec offered counts; offers that are not known are passed over.
+    fn read(headers: &'a HeaderMap) -> Self {
+        let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
+        let entries = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
+        let entries: Vec<_> = entries.map(str::trim).collect();
+        let named = |entry: &&str| Codec::of_subprotocol(entry);
+        Self {
+            codec: entries.iter().find_map(named).unwrap_or(Codec::Plain),
+            token: entries.iter().find_map(|entry| entry.strip_prefix(auth::BEARER_PROTOCOL)),
+        }
+    }
+}
+
+/// How the upgrade is to be confirmed.
+enum Accept {
+    /// HTTP/1.1: with this key.
+    Key(HeaderValue),
+    /// HTTP/2: with a 200.
+    Connect,
+}
+
+fn check_upgrade(request: &Request) -> Result<Accept, Response> {
+    if request.version() == Version::HTTP_2 && request.method() == Method::CONNECT {
+        let websocket =
+            request.extensions().get::<Protocol>().is_some_and(|to| to.as_str() == "websocket");
+        let accept = websocket.then_some(Accept::Connect);
+        return accept.ok_or_else(|| upgrade_required("Only WebSocket is spoken here"));
+    }
+    if request.method() != Method::GET {
+        return Err(rest::method_not_allowed("GET"));
+    }
+    let headers = request.headers();
+    if !lists(headers, &CONNECTION, "upgrade") || !lists(headers, &UPGRADE, "websocket") {
+        return Err(upgrade_required("Upgrade Required"));
+    }
+    if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(upgrade_required("WebSocket version 13 is required"));
+    }
+    let key = headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    let key = key.and_then(|key| HeaderValue::try_from(key).ok());
+    key.map(Accept::Key)
+        .ok_or_else(|| rest::detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))
+}
+
+/// Whether a comma-separated header lists a token, in any case.
+fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|entry| entry.trim().eq_ignore_ascii_case(token))
+}
+
+fn switching(accept: Accept, codec: Codec) -> Response {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    if let Accept::Key(key) = accept {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_ACCEPT, key);
+    }
+    if let Some(name) = codec.subprotocol() {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name));
+    }
+    if response.headers().contains_key(UPGRADE) {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    }
+    response
+}
+
+fn forbidden(error: &crate::session::Error) -> Response {
+    rest::detail(StatusCode::FORBIDDEN, error.message())
+}
+
+/// RFC 9110, section 15.5.22.
+fn upgrade_required(message: &str) -> Response {
+    let mut response = rest::detail(StatusCode::UPGRADE_REQUIRED, message).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    response
+}

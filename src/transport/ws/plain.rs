@@ -1,0 +1,65 @@
+//! The plain mode: a text frame is a message, and the whole reply to it comes back as
+//! one text frame, in the order of the messages. Nothing else is sent.
+
+use std::collections::VecDeque;
+
+use crate::{
+    session::{Event, Message, MessageId, Role},
+    transport::conversation::Output,
+};
+
+/// Answers that one connection may wait for. Beyond it the connection is not read: a
+/// client that floods is slowed down by its own pipe.
+const MAX_AWAITED: usize = 64;
+
+/// What this connection said and has not been answered yet, in order.
+#[derive(Debug, Default)]
+pub(super) struct Awaited {
+    answers: VecDeque<Answer>,
+}
+
+#[derive(Debug)]
+enum Answer {
+    To(MessageId),
+    Ready(String),
+}
+
+impl Awaited {
+    /// Whether the connection should not be read for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.answers.len() >= MAX_AWAITED
+    }
+
+    /// The texts to send now that this has happened.
+    pub(super) fn answers(&mut self, output: &Output) -> impl Iterator<Item = String> {
+        match output {
+            Output::Accepted(accepted) => self.answers.push_back(Answer::To(accepted.message.id)),
+            Output::Refused { error, .. } => {
+                self.answers.push_back(Answer::Ready(format!("Error: {error}")));
+            }
+            Output::Event(Event::Message(message)) => self.answered(message),
+            Output::Event(Event::ReplyStarted(_) | Event::Delta { .. } | Event::GoAway(_))
+            | Output::Opened(_)
+            | Output::Pong
+            | Output::Heartbeat
+            | Output::End(_) => {}
+        }
+        std::iter::from_fn(|| {
+            match self.answers.pop_front_if(|answer| matches!(answer, Answer::Ready(_)))? {
+                Answer::Ready(text) => Some(text),
+                Answer::To(_) => None,
+            }
+        })
+    }
+
+    fn answered(&mut self, message: &Message) {
+        let Role::Assistant { in_reply_to, status, .. } = &message.role else { return };
+        let waits = |answer: &&mut Answer| matches!(answer, Answer::To(id) if id == in_reply_to);
+        if let Some(answer) = self.answers.iter_mut().find(waits) {
+            *answer = Answer::Ready(match status.failure() {
+                Some(failure) if message.text.is_empty() => format!("Error: {}", failure.message),
+                _ => message.text.as_ref().into(),
+            });
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! One open WebSocket (RFC 6455).
+
+use std::{
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _, future::poll_immediate};
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, timeout},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as WsError, Message,
+        error::CapacityError,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
+
+use super::plain::Awaited;
+use crate::{
+    session::{Error, ErrorKind, Result, Settings as Limits},
+    transport::{
+        Doors,
+        codec::{self, Codec},
+        conversation::{Conversation, Frames, Input, Output},
+        status,
+        stream_log::{Close, StreamLog},
+    },
+};
+
+type Stream = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Bytes read at a time. tungstenite clears the whole buffer before every read, and
+/// keeps it while the connection is idle.
+const READ_BUFFER: usize = 2048;
+
+/// Bytes gathered before they are written without a flush.
+const WRITE_BUFFER: usize = 4096;
+
+/// Serves a connection until it ends.
+pub(super) async fn run(
+    connection: Upgraded,
+    doors: &Doors,
+    conversation: Conversation,
+    codec: Codec,
+) {
+    let io = TokioIo::new(connection);
+    let config = config(codec, doors.gateway.settings());
+    let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+    let mut log = StreamLog::open("websocket", codec.name());
+    if let Some(session) = conversation.session() {
+        log.attached(session);
+    }
+    let frames = Incoming { stream, codec, heard: Instant::now(), paused: false, close: None };
+    let mut socket =
+        Socket { frames, doors, codec, awaited: Awaited::default(), log, unflushed: false };
+    // Boxed, since most of what the future holds is needed only while it ends.
+    let ending = socket.converse(conversation).await;
+    Box::pin(socket.end(ending)).await;
+}
+
+fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
+    let max_frame = codec.max_frame(limits.max_message_size);
+    // The largest frame that is sent: a whole reply, on top of what is on its way.
+    let largest = limits.max_reply_size.max(limits.max_message_size);
+    let max_write = WRITE_BUFFER + 2 * Codec::Json.max_frame(largest);
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(max_write)
+        .max_message_size(Some(max_frame))
+        .max_frame_size(Some(max_frame))
+}
+
+/// How a socket ends.
+enum Ending {
+    /// The client closed it, or is gone.
+    Theirs,
+    /// The gateway closes it, telling why if it can.
+    Ours(Error),
+    /// Nothing can be written any more.
+    Broken,
+}
+
+struct Socket<'a> {
+    frames: Incoming,
+    doors: &'a Doors,
+    codec: Codec,
+    awaited: Awaited,
+    log: StreamLog,
+    unflushed: bool,
+}
+
+impl Socket<'_> {
+    async fn converse(&mut self, mut conversation: Conversation) -> Ending {
+        loop {
+            self.frames.paused = self.awaited.is_full();
+            // What is ready is fed together and flushed once.
+            let ready = poll_immediate(conversation.next(&mut self.frames)).await;
+            let output = match ready {
+                Some(output) => output,
+                None => {
+                    if self.flush().await.is_err() {
+                        return Ending::Broken;
+                    }
+                    conversation.next(&mut self.frames).await
+                }
+            };
+            if let Output::Opened(opened) = &output {
+                self.log.attached(opened.session.id);
+            }
+            if let Some(ending) = self.tell(output).await {
+                return ending;
+            }
+        }
+    }
+
+    /// Sends what an output calls for.
+    async fn tell(&mut self, output: Output) -> Option<Ending> {
+        let sent = match (&output, self.codec) {
+            (Output::Heartbeat, _) => self.beat(&output).await,
+            (_, Codec::Plain) => self.answer(&output).await,
+            (_, Codec::Json | Codec::Proto) => self.frame(&output).await,
+        };
+        match (sent, output) {
+            (Ok(()), Output::End(Ok(()))) => Some(Ending::Theirs),
+            (Ok(()), Output::End(Err(error))) => Some(Ending::Ours(error)),
+            (Ok(()), _) => None,
+            (Err(Unsent::Refused(error)), _) => Some(Ending::Ours(error)),
+            (Err(Unsent::Broken), _) => Some(Ending::Broken),
+        }
+    }
+
+    async fn beat(&mut self, output: &Output) -> Result<(), Unsent> {
+        if self.frames.heard.elapsed() > 2 * self.doors.settings.heartbeat {
+            return Err(Unsent::Refused(ErrorKind::Unresponsive.into()));
+        }
+        self.feed(Message::Ping(Bytes::new())).await?;
+        match self.codec {
+            Codec::Plain => Ok(()),
+            Codec::Json | Codec::Proto => self.frame(output).await,
+        }
+    }
+
+    async fn answer(&mut self, output: &Output) -> Result<(), Unsent> {
+        let answers: Vec<_> = self.awaited.answers(output).collect();
+        for text in answers {
+            self.log.sent();
+            self.feed(Message::text(text)).await?;
+        }
+        if matches!(output, Output::Accepted(_) | Output::Refused { .. }) {
+            self.log.received();
+        }
+        Ok(())
+    }
+
+    async fn frame(&mut self, output: &Output) -> Result<(), Unsent> {
+        match output {
+            Output::Accepted(_) | Output::Refused { .. } => self.log.received(),
+            Output::Event(_) => self.log.sent(),
+            Output::Opened(_) | Output::Pong | Output::Heartbeat | Output::End(_) => {}
+        }
+        let limits = self.doors.gateway.settings();
+        match codec::response(output, limits, self.doors.settings.heartbeat) {
+            Some(response) => self.feed(self.codec.encode(&response)?).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn feed(&mut self, message: Message) -> Result<(), Unsent> {
+        self.unflushed = true;
+        let send = self.frames.stream.feed(message);
+        timeout(self.doors.settings.send_timeout, send).await??;
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Unsent> {
+        if std::mem::take(&mut self.unflushed) {
+            let flush = self.frames.stream.flush();
+            timeout(self.doors.settings.send_timeout, flush).await??;
+        }
+        Ok(())
+    }
+
+    async fn end(mut self, ending: Ending) {
+        match ending {
+            Ending::Theirs => {
+                let close =
+                    self.frames.close.map_or(Close::Lost, |code| Close::Code(code, "client"));
+                self.log.closes(close);
+                // Flushes the answer to the client's close frame.
+                let _gone =
+                    timeout(self.doors.settings.send_timeout, self.frames.stream.close(None)).await;
+            }
+            Ending::Ours(error) => self.close(&error).await,
+            Ending::Broken => {}
+        }
+    }
+
+    /// Closes with the code of the failure, then reads the connection to its end: closing
+    /// it with unread bytes would reset it, and the client might never see the code.
+    async fn close(&mut self, error: &Error) {
+        /// How long the client may take to answer, and how much of what it was sending
+        /// is read meanwhile.
+        const LINGER: Duration = Duration::from_secs(2);
+        const LINGER_BYTES: u64 = 8 << 20;
+        if error.kind() == ErrorKind::Internal {
+            tracing::error!(cause = ?error, "a stream failed");
+        }
+        let code = status::row(error.kind()).close;
+        self.log.closes(Close::Code(code, error.kind().code()));
+        let frame = CloseFrame { code: code.into(), reason: error.kind().code().into() };
+        let stream = &mut self.frames.stream;
+        let sent = timeout(self.doors.settings.send_timeout, stream.close(Some(frame))).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return;
+        }
+        let _answered_or_not = timeout(LINGER, async {
+            while let Some(Ok(_)) = stream.next().await {}
+            let mut rest = stream.get_mut().take(LINGER_BYTES);
+            let mut sink = [0; 1024];
+            while rest.read(&mut sink).await.is_ok_and(|read| read > 0) {}
+        })
+        .await;
+    }
+}
+
+/// Why something was not sent.
+enum Unsent {
+    Refused(Error),
+    Broken,
+}
+
+impl From<Error> for Unsent {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<WsError> for Unsent {
+    fn from(_: WsError) -> Self {
+        Self::Broken
+    }
+}
+
+/// The peer did not take what it was sent.
+impl From<tokio::time::error::Elapsed> for Unsent {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self::Refused(ErrorKind::SlowConsumer.into())
+    }
+}
+
+/// The client's side.
+struct Incoming {
+    stream: Stream,
+    codec: Codec,
+    /// When the client last gave a sign of life; any frame is one.
+    heard: Instant,
+    paused: bool,
+    /// The code that the client closed with.
+    close: Option<u16>,
+}
+
+impl Frames for Incoming {
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+        if self.paused {
+            return Poll::Pending;
+        }
+        loop {
+            let frame = match ready!(self.stream.poll_next_unpin(cx)) {
+                Some(Ok(frame)) => frame,
+                Some(Err(error)) => return Poll::Ready(Input::Gone(refusal(&error))),
+                None => return Poll::Ready(Input::Gone(None)),
+            };
+            self.heard = Instant::now();
+            match frame {
+                Message::Text(_) | Message::Binary(_) => return Poll::Ready(self.read(&frame)),
+                Message::Close(frame) => {
+                    self.close = Some(frame.map_or(1005, |frame| frame.code.into()))
+                }
+                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+            }
+        }
+    }
+}
+
+impl Incoming {
+    fn read(&self, frame: &Message) -> Input {
+        match self.codec.decode(frame) {
+            Ok(ask) => Input::Ask(ask),
+            Err(error) if error.kind() == ErrorKind::WrongFrameType => Input::Gone(Some(error)),
+            Err(error) => Input::Refused(error),
+        }
+    }
+}
+
+/// What to close with; `None` if the connection is lost.
+fn refusal(error: &WsError) -> Option<Error> {
+    Some(match error {
+        WsError::Capacity(CapacityError::MessageTooLong { .. }) => ErrorKind::FrameTooLarge.into(),
+        WsError::Utf8(_) => ErrorKind::BadUtf8.into(),
+        WsError::Protocol(problem) if !is_loss(problem) => {
+            Error::new(ErrorKind::ProtocolViolation, problem.to_string())
+        }
+        _ => return None,
+    })
+}
+
+const fn is_loss(problem: &tokio_tungstenite::tungstenite::error::ProtocolError) -> bool {
+    use tokio_tungstenite::tungstenite::error::ProtocolError as P;
+    matches!(
+        problem,
+        P::ResetWithoutClosingHandshake | P::SendAfterClosing | P::ReceivedAfterClosing
+    )
+}

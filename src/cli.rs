@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{ArgAction, Parser, error::ErrorKind};
+use clap::{ArgAction, CommandFactory, Parser, error::ErrorKind};
 
 use crate::{
     config::{Config, Environment},
@@ -146,6 +146,19 @@ impl Cli {
         }
     }
 
+    /// Variables that look like settings and are none of this version: a typing error,
+    /// or a setting of another version.
+    #[must_use]
+    pub fn unknown_variables() -> Vec<String> {
+        let command = <Self as CommandFactory>::command();
+        let known: Vec<_> =
+            command.get_arguments().filter_map(|argument| argument.get_env()).collect();
+        let set = std::env::vars_os().map(|(name, _)| name);
+        let unknown = set.filter(|name| !known.contains(&name.as_os_str()));
+        let names = unknown.filter_map(|name| name.into_string().ok());
+        names.filter(|name| name.starts_with("DUOLOGUE_")).collect()
+    }
+
     fn into_command(self) -> Result<Command, String> {
         let config = self.config();
         config.validate()?;
@@ -262,7 +275,7 @@ mod tests {
     fn every_setting_has_a_flag_a_variable_and_a_line_in_the_example() {
         let example = include_str!("../.env.example");
         let readme = include_str!("../README.md");
-        for argument in Cli::command_for_tests().get_arguments() {
+        for argument in <Cli as CommandFactory>::command().get_arguments() {
             let Some(variable) = argument.get_env().and_then(|name| name.to_str()) else {
                 continue;
             };
@@ -278,7 +291,7 @@ mod tests {
             return Err("it serves".into());
         };
         assert!(shown.contains("DUOLOGUE_ADDR=127.0.0.1:0\n"), "{shown}");
-        for argument in Cli::command_for_tests().get_arguments() {
+        for argument in <Cli as CommandFactory>::command().get_arguments() {
             let Some(variable) = argument.get_env().and_then(|name| name.to_str()) else {
                 continue;
             };
@@ -319,11 +332,5 @@ mod tests {
         let config = cli.unwrap_or_else(|error| panic!("{error}"));
         assert!(!config.transport.docs && !config.transport.reflection && config.telemetry.json);
         assert_eq!(config.transport.origins, Origins::default());
-    }
-
-    impl Cli {
-        fn command_for_tests() -> clap::Command {
-            <Self as clap::CommandFactory>::command()
-        }
     }
 }

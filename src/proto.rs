@@ -2,7 +2,7 @@
 //! canonical proto-JSON form, the service, and a client for it.
 
 // Generated code is not held to the lints of ours.
-#![expect(clippy::all, reason = "generated")]
+#![expect(clippy::all, clippy::allow_attributes, reason = "generated")]
 
 pub mod timestamp;
 

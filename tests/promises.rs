@@ -1,1 +1,39 @@
-fn main() {}
+//! What the gateway promises, each promise over every protocol.
+//!
+//! One binary: it links once. The clients are in `support`; a promise is a file.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![expect(unreachable_pub, reason = "what support offers is for this binary")]
+
+mod support;
+
+mod bounded;
+mod drain;
+mod expiry;
+mod grpc_calls;
+mod isolation;
+mod logs;
+mod once;
+mod order;
+mod process;
+mod reply;
+mod rest_contract;
+mod resume;
+mod server_sent_events;
+mod silence;
+mod stop;
+mod store_contract;
+mod websocket;
+
+/// A file that is not listed above would never run.
+#[test]
+fn every_file_of_promises_runs() {
+    let own = include_str!("promises.rs");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests");
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if let Some(module) = name.strip_suffix(".rs") {
+            assert!(module == "promises" || own.contains(&format!("\nmod {module};")), "{name}");
+        }
+    }
+}

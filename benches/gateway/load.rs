@@ -58,6 +58,8 @@ pub(crate) struct Load {
     /// Share of its core that the load generator took, 0 to 1. Near 1, the server may
     /// have had time to spare.
     pub(crate) generator_share: f64,
+    /// Share of a core that everything else on the machine took meanwhile.
+    pub(crate) others_share: f64,
 }
 
 /// Lays the load on a server for a while.
@@ -101,12 +103,10 @@ async fn measure_unlimited(
         lanes.spawn(lane.run(shape.in_flight, begin, end));
     }
 
-    let clock = async |at: Instant| -> Result<_> {
-        time::sleep_until(at.into()).await;
-        Ok((server.process().processor_time()?, Process::this().processor_time()?, Instant::now()))
-    };
-    let (server_before, own_before, before) = clock(begin).await?;
-    let (server_after, own_after, after) = clock(end).await?;
+    time::sleep_until(begin.into()).await;
+    let before = Clock::read(server)?;
+    time::sleep_until(end.into()).await;
+    let took = before.until(&Clock::read(server)?);
 
     let mut turns = 0_usize;
     let mut times = Vec::new();
@@ -119,9 +119,48 @@ async fn measure_unlimited(
     Ok(Load {
         turns_per_second: turns as f64 / window.measured.as_secs_f64(),
         turn_micros: percentile(&times, 50).zip(percentile(&times, 99)),
-        server_micros: (server_after - server_before).as_secs_f64() * 1e6 / turns as f64,
-        generator_share: (own_after - own_before).as_secs_f64() / (after - before).as_secs_f64(),
+        server_micros: took.server * 1e6 / turns as f64,
+        generator_share: took.generator / took.wall,
+        others_share: (took.machine - took.server - took.generator).max(0.0) / took.wall,
     })
+}
+
+/// Processor times so far.
+struct Clock {
+    server: Duration,
+    generator: Duration,
+    machine: Duration,
+    at: Instant,
+}
+
+/// Processor times in between, and the time itself, in seconds.
+struct Took {
+    server: f64,
+    generator: f64,
+    machine: f64,
+    wall: f64,
+}
+
+impl Clock {
+    /// All of them now.
+    fn read(server: &Server) -> Result<Self> {
+        Ok(Self {
+            server: server.process().processor_time()?,
+            generator: Process::this().processor_time()?,
+            machine: process::machine_time()?,
+            at: Instant::now(),
+        })
+    }
+
+    /// What has passed between the two.
+    fn until(&self, after: &Self) -> Took {
+        Took {
+            server: (after.server - self.server).as_secs_f64(),
+            generator: (after.generator - self.generator).as_secs_f64(),
+            machine: (after.machine - self.machine).as_secs_f64(),
+            wall: (after.at - self.at).as_secs_f64(),
+        }
+    }
 }
 
 /// What a lane has counted.

@@ -9,7 +9,25 @@ use std::{
 use crate::Result;
 
 /// Clock ticks per second in which Linux reports processor time to every program.
-const TICKS_PER_SECOND: u32 = 100;
+const TICKS_PER_SECOND: u64 = 100;
+
+/// Processor time of the whole machine so far, all cores together, to 10 ms.
+pub(crate) fn machine_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let (all, _) = stat.split_once('\n').ok_or("/proc/stat has no lines")?;
+    // user, nice, system, idle, iowait, irq, softirq, steal
+    let ticks = all.split_whitespace().skip(1).map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    let [user, nice, system, _idle, _iowait, rest @ ..] = &*ticks else {
+        return Err("/proc/stat lacks fields".into());
+    };
+    let busy = user + nice + system + rest.iter().take(3).sum::<u64>();
+    Ok(of_ticks(busy))
+}
+
+/// Ticks as a time.
+fn of_ticks(ticks: u64) -> Duration {
+    Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND))
+}
 
 /// A running process, by its folder under `/proc`.
 pub(crate) struct Process {
@@ -49,9 +67,9 @@ impl Process {
             .split_whitespace()
             .skip(11)
             .take(2)
-            .map(str::parse::<u32>)
-            .sum::<Result<u32, _>>()?;
-        Ok(Duration::from_secs(1) * ticks / TICKS_PER_SECOND)
+            .map(str::parse::<u64>)
+            .sum::<Result<u64, _>>()?;
+        Ok(of_ticks(ticks))
     }
 
     /// Fails if it may not open this many files. The servers inherit the limit.

@@ -111,11 +111,14 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [one, many, deep] = SHAPES;
+        let others = self.loads.values().flatten().map(|load| load.others_share);
         writeln!(
             f,
             "**Turns per second** on one server core: median (least–most), and how many times \
-             the peer's. Connections × messages in flight on each; {}.\n",
-            self.conditions
+             the peer's. Connections × messages in flight on each; {}. Other processes took \
+             {:.0} % of a core at most.\n",
+            self.conditions,
+            others.fold(0.0, f64::max) * 100.0
         )?;
         let heads = SHAPES.map(|shape| shape.to_string());
         self.table(f, heads.each_ref().map(String::as_str), |subject| {

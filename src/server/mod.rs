@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::AsyncWriteExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time::{Instant, sleep, timeout, timeout_at},
@@ -22,6 +22,9 @@ use crate::{
     transport::{self, Doors},
 };
 use connection::Connections;
+
+/// Connections that are told at a time that there is no room for them.
+const MAX_FAREWELLS: usize = 256;
 
 /// Limits and deadlines of the port.
 #[derive(Clone, Debug)]
@@ -109,6 +112,7 @@ impl Server {
         let connections = Connections::new(&self.settings, doors.draining.clone());
         let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(self.settings.max_connections));
+        let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
         let accept = async {
             loop {
                 let Some(stream) = accept(&self.listener).await else { continue };
@@ -116,7 +120,15 @@ impl Server {
                     Ok(permit) => {
                         tasks.spawn(connections.clone().serve(stream, service.clone(), permit));
                     }
-                    Err(_) => drop(tokio::spawn(turn_away(stream))),
+                    // Those beyond even this many see a close.
+                    Err(_) => {
+                        if let Ok(permit) = Arc::clone(&farewells).try_acquire_owned() {
+                            tokio::spawn(async move {
+                                turn_away(stream).await;
+                                drop(permit);
+                            });
+                        }
+                    }
                 }
             }
         };
@@ -172,9 +184,16 @@ async fn turn_away(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 5\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
         {\"detail\":\"The gateway has no connection left\"}";
-    let _told_or_not = timeout(Duration::from_secs(1), async {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let mut sink = [0; 1024];
+    let _told_or_not = timeout(PATIENCE, async {
+        // An answer before the request would be taken for a mistake, and a close with
+        // unread bytes would reset the connection before the answer is read.
+        let _whatever_it_asks = stream.read(&mut sink).await?;
         stream.write_all(ANSWER).await?;
-        stream.shutdown().await
+        stream.shutdown().await?;
+        while stream.read(&mut sink).await? > 0 {}
+        io::Result::Ok(())
     })
     .await;
 }

@@ -121,6 +121,34 @@ impl ErrorKind {
         }
     }
 
+    /// When trying the same again may help, if the place of failure does not know better.
+    const fn wait(self) -> Option<Duration> {
+        match self {
+            Self::QueueFull | Self::TooManyStreams | Self::Overloaded => {
+                Some(Duration::from_secs(1))
+            }
+            Self::StoreFull => Some(Duration::from_secs(5)),
+            Self::SlowConsumer | Self::OpenTimeout | Self::Unresponsive => Some(Duration::ZERO),
+            Self::Draining => Some(Duration::from_millis(500)),
+            Self::InvalidName
+            | Self::InvalidArgument
+            | Self::MessageTooLarge
+            | Self::MissingToken
+            | Self::SessionExpired
+            | Self::SessionRevoked
+            | Self::MessageIdReused
+            | Self::SessionFull
+            | Self::ProtocolViolation
+            | Self::BadFrame
+            | Self::WrongFrameType
+            | Self::BadUtf8
+            | Self::FrameTooLarge
+            | Self::OriginForbidden
+            | Self::DeadlineExceeded
+            | Self::Internal => None,
+        }
+    }
+
     /// The sentence for people where the place of failure has none of its own.
     const fn sentence(self) -> &'static str {
         match self {
@@ -164,7 +192,7 @@ pub struct Error {
 impl Error {
     /// A failure with a sentence of its own.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), retry_after: None, source: None }
+        Self { kind, message: message.into(), retry_after: kind.wait(), source: None }
     }
 
     /// A fault of the gateway's own: `source` is logged, the client is told nothing of it.

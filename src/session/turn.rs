@@ -84,6 +84,9 @@ impl Gateway {
                         if live.extend_reply(text) > self.settings().max_reply_size {
                             return Ending::TooLong;
                         }
+                        // A responder that is always ready must let those read who
+                        // watch it.
+                        tokio::task::coop::consume_budget().await;
                     }
                     Some(Chunk::End(outcome)) => return Ending::Finished(outcome),
                     None => {

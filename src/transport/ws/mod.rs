@@ -10,7 +10,7 @@ mod socket;
 use axum::{
     body::Body,
     extract::{Request, State},
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
@@ -28,17 +28,20 @@ use super::{
     conversation::Conversation,
     rest::{self, Params},
 };
-use crate::session::{ErrorKind, Result, Token};
+use crate::session::{Error, ErrorKind, Result, Token};
 
 /// The handler of `/chat`, whatever the method: over HTTP/2 it is CONNECT.
 pub(super) async fn upgrade(State(doors): State<Doors>, mut request: Request) -> Response {
     match handshake(&doors, &mut request).await {
         Ok(response) => response,
-        Err(refusal) => refusal,
+        Err(refusal) => *refusal,
     }
 }
 
-async fn handshake(doors: &Doors, request: &mut Request) -> Result<Response, Response> {
+/// Boxed, since most handshakes succeed.
+type Refusal = Box<Response>;
+
+async fn handshake(doors: &Doors, request: &mut Request) -> Result<Response, Refusal> {
     let accept = check_upgrade(request)?;
     if !doors.settings.origins.allow(request.headers(), request.uri()) {
         return Err(forbidden(&ErrorKind::OriginForbidden.into()));
@@ -71,7 +74,7 @@ async fn conversation(
     doors: &Doors,
     codec: Codec,
     token: Result<Option<Token>>,
-) -> Result<Conversation, Response> {
+) -> Result<Conversation, Refusal> {
     let (gateway, settings) = (doors.gateway.clone(), doors.settings.clone());
     if codec != Codec::Plain {
         return Ok(match token {
@@ -89,7 +92,7 @@ async fn conversation(
             ErrorKind::MissingToken | ErrorKind::SessionExpired | ErrorKind::InvalidArgument => {
                 forbidden(&error)
             }
-            _ => rest::answer(&error),
+            _ => Box::new(rest::answer(&error)),
         }),
     }
 }
@@ -122,7 +125,7 @@ enum Accept {
     Connect,
 }
 
-fn check_upgrade(request: &Request) -> Result<Accept, Response> {
+fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
     if request.version() == Version::HTTP_2 && request.method() == Method::CONNECT {
         let websocket =
             request.extensions().get::<Protocol>().is_some_and(|to| to.as_str() == "websocket");
@@ -130,7 +133,7 @@ fn check_upgrade(request: &Request) -> Result<Accept, Response> {
         return accept.ok_or_else(|| upgrade_required("Only WebSocket is spoken here"));
     }
     if request.method() != Method::GET {
-        return Err(rest::method_not_allowed("GET"));
+        return Err(Box::new(rest::method_not_allowed("GET")));
     }
     let headers = request.headers();
     if !lists(headers, &CONNECTION, "upgrade") || !lists(headers, &UPGRADE, "websocket") {
@@ -141,8 +144,8 @@ fn check_upgrade(request: &Request) -> Result<Accept, Response> {
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let key = key.and_then(|key| HeaderValue::try_from(key).ok());
-    key.map(Accept::Key)
-        .ok_or_else(|| rest::detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing"))
+    let missing = || rest::detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
+    key.map(Accept::Key).ok_or_else(|| Box::new(missing()))
 }
 
 /// Whether a comma-separated header lists a token, in any case.
@@ -168,13 +171,13 @@ fn switching(accept: Accept, codec: Codec) -> Response {
     response
 }
 
-fn forbidden(error: &crate::session::Error) -> Response {
-    rest::detail(StatusCode::FORBIDDEN, error.message())
+fn forbidden(error: &Error) -> Refusal {
+    Box::new(rest::detail(StatusCode::FORBIDDEN, error.message()))
 }
 
 /// RFC 9110, section 15.5.22.
-fn upgrade_required(message: &str) -> Response {
-    let mut response = rest::detail(StatusCode::UPGRADE_REQUIRED, message).into_response();
+fn upgrade_required(message: &str) -> Refusal {
+    let mut response = Box::new(rest::detail(StatusCode::UPGRADE_REQUIRED, message));
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -1,0 +1,168 @@
+//! Promise 9: a shutdown tells everyone, lets replies finish, and ends in time.
+
+use std::time::Duration;
+
+use duologue::session::Drained;
+use futures_util::StreamExt as _;
+
+use crate::support::{
+    Door, Event, Rest, Scripted, Setup, Socket, Step, create, proto::MessageStatus, soon,
+};
+
+#[tokio::test]
+async fn a_running_reply_finishes_everyone_is_told_and_the_streams_end() {
+    let (responder, _) =
+        Scripted::new(&[Step::Say("one "), Step::Gate, Step::Say("two"), Step::End]);
+    let gate = responder.gate.clone();
+    let mut server = Setup::answering(responder).start().await;
+    let (busy, idle) = (create(&server).await, create(&server).await);
+    let mut streams = Vec::new();
+    let mut idlers = Vec::new();
+    for door in Door::ALL {
+        streams.push((door, door.open(&server, &busy, None).await));
+        idlers.push((door, door.open(&server, &idle, None).await));
+    }
+    let mut plain = Socket::open(&server, &format!("?token={busy}"), "").await;
+    streams[0].1.say("go", None).await.unwrap();
+    for (_, stream) in &mut streams {
+        stream.delta().await;
+    }
+    server.begin_shutdown();
+
+    for (door, mut stream) in idlers {
+        let Event::GoAway(told) = stream.next().await else { panic!("{door:?}") };
+        assert!((500..5000).contains(&told.reconnect_after_ms), "{door:?}");
+        assert_ended(door, stream.ended().await);
+    }
+    let mut waits = Vec::new();
+    for (door, stream) in &mut streams {
+        let Event::GoAway(told) = stream.next().await else { panic!("{door:?}") };
+        waits.push(told.reconnect_after_ms);
+    }
+    waits.dedup();
+    assert!(waits.len() > 1, "all would come back at once: {waits:?}");
+    gate.add_permits(1);
+    for (door, mut stream) in streams {
+        let reply = stream.reply().await.1;
+        assert_eq!(
+            (reply.text.as_str(), reply.status()),
+            ("one two", MessageStatus::Complete),
+            "{door:?}"
+        );
+        assert_ended(door, stream.ended().await);
+    }
+    assert_eq!(plain.closed().await, 1001, "the plain mode is told by its close alone");
+    assert_eq!(server.ended().await, Drained::Finished);
+}
+
+fn assert_ended(door: Door, (code, end): (Option<String>, String)) {
+    assert_eq!(code.as_deref(), Some("draining"), "{door:?}");
+    let expected = match door {
+        Door::Grpc => "Unavailable",
+        Door::Json | Door::Proto => "1001",
+        Door::Sse => "end",
+    };
+    assert_eq!(end, expected, "{door:?}");
+}
+
+#[tokio::test]
+async fn a_plain_client_gets_the_answer_it_waits_for_and_then_1001() {
+    let (responder, _) = Scripted::new(&[Step::Gate, Step::Say("answer"), Step::End]);
+    let gate = responder.gate.clone();
+    let mut server = Setup::answering(responder).start().await;
+    let token = create(&server).await;
+    let mut watcher = Door::Json.open(&server, &token, None).await;
+    let mut plain = Socket::open(&server, &format!("?token={token}"), "").await;
+    plain.text("go").await;
+    watcher.messages(1).await;
+    server.begin_shutdown();
+    soon("the news", async { while !matches!(watcher.next().await, Event::GoAway(_)) {} }).await;
+    gate.add_permits(1);
+    assert_eq!(plain.next_text().await, "answer");
+    assert_eq!(plain.closed().await, 1001);
+    assert_eq!(server.ended().await, Drained::Finished);
+}
+
+#[tokio::test]
+async fn at_the_deadline_a_reply_is_committed_as_interrupted_with_its_text() {
+    let (responder, mut let_go) = Scripted::new(&[Step::Say("half"), Step::Hang]);
+    let mut setup = Setup::answering(responder);
+    setup.server.drain_timeout = Duration::from_millis(100);
+    let mut server = setup.start().await;
+    let token = create(&server).await;
+    let mut streams = Vec::new();
+    for door in Door::ALL {
+        streams.push((door, door.open(&server, &token, None).await));
+    }
+    streams[0].1.say("go", None).await.unwrap();
+    for (_, stream) in &mut streams {
+        stream.delta().await;
+    }
+    server.begin_shutdown();
+    for (door, mut stream) in streams {
+        let reply = stream.reply().await.1;
+        assert_eq!(
+            (reply.text.as_str(), reply.status()),
+            ("half", MessageStatus::Interrupted),
+            "{door:?}"
+        );
+        assert_ended(door, stream.ended().await);
+    }
+    soon("the responder to be let go of", let_go.recv()).await;
+    assert_eq!(server.ended().await, Drained::Interrupted);
+}
+
+#[tokio::test]
+async fn while_draining_new_work_is_refused_on_connections_that_are_open() {
+    let (responder, _) = Scripted::new(&[Step::Gate, Step::End]);
+    let gate = responder.gate.clone();
+    let mut server = Setup::answering(responder).start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    client.say("go", None).await.unwrap();
+    let mut other = Socket::open(&server, "", "duologue.v1.json").await;
+    server.begin_shutdown();
+    soon("the news", async { while !matches!(client.next().await, Event::GoAway(_)) {} }).await;
+    let refusal = client.say("more", None).await.unwrap_err();
+    assert_eq!((refusal.code.as_str(), refusal.r#final), ("draining", false));
+    other.text(&format!(r#"{{"open":{{"token":"{token}"}}}}"#)).await;
+    assert!(other.next_text().await.contains("draining"));
+    assert_eq!(other.closed().await, 1001);
+    gate.add_permits(1);
+    client.reply().await;
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn nobody_is_accepted_any_more_and_silent_connections_do_not_delay_the_end() {
+    let mut server = Setup::default().start().await;
+    let addr = server.addr;
+    let silent = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let keep_alive = reqwest::Client::new();
+    assert_eq!(keep_alive.get(server.url("/readyz")).send().await.unwrap().status(), 200);
+    server.begin_shutdown();
+    assert_eq!(server.ended().await, Drained::Finished);
+    assert!(tokio::net::TcpStream::connect(addr).await.is_err());
+    drop(silent);
+}
+
+#[tokio::test]
+async fn probes_tell_a_balancer_to_look_elsewhere() {
+    let (responder, _) = Scripted::new(&[Step::Gate, Step::End]);
+    let gate = responder.gate.clone();
+    let mut server = Setup::answering(responder).start().await;
+    for (path, body) in [("/healthz", r#"{"detail":"ok"}"#), ("/readyz", r#"{"detail":"ready"}"#)] {
+        assert_eq!(Rest::call(&server, "GET", path).await.body, body);
+    }
+    // A connection that is busy with a request when the drain begins is served on.
+    let token = create(&server).await;
+    let mut client = Door::Sse.open(&server, &token, None).await;
+    client.say("go", None).await.unwrap();
+    let mut socket = Socket::open(&server, &format!("?token={token}"), "").await;
+    server.begin_shutdown();
+    soon("the news", async { while !matches!(client.next().await, Event::GoAway(_)) {} }).await;
+    gate.add_permits(1);
+    client.reply().await;
+    soon("the end", async { while socket.stream.next().await.is_some() {} }).await;
+    server.ended().await;
+}

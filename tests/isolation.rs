@@ -1,0 +1,164 @@
+//! Promise 8: a foreign, revoked or expired token never reads a byte of a log.
+
+use std::time::Duration;
+
+use crate::support::{Door, Rest, Setup, create, handshake, proto, soon, stub};
+
+/// What each door says to a token that opens nothing.
+async fn assert_refused(server: &crate::support::Running, token: &str) {
+    for door in [Door::Json, Door::Proto, Door::Grpc] {
+        let (code, end) = door.connect(server, token, None).await.ended().await;
+        assert_eq!(code.as_deref(), Some("session_expired"), "{door:?}");
+        assert_eq!(end, if door == Door::Grpc { "Unauthenticated" } else { "4001" });
+    }
+    let refused = handshake(server, &format!("?token={token}"), &[]).await.err().unwrap();
+    assert_eq!(refused.status(), 403);
+    for (method, path) in [
+        ("POST", "refresh_token"),
+        ("GET", "refresh_token"),
+        ("DELETE", "token"),
+        ("GET", "events"),
+        ("POST", "stop"),
+    ] {
+        let answer = Rest::call(server, method, &format!("/{path}?token={token}")).await;
+        let body = r#"{"detail":"Session expired or does not exist"}"#;
+        assert_eq!((answer.status, answer.body.as_str()), (400, body), "{method} {path}");
+    }
+    let answer = Rest::call(server, "POST", &format!("/messages?token={token}&text=hello")).await;
+    assert_eq!(answer.status, 400);
+    let mut grpc = stub(server).await;
+    let token = token.to_owned();
+    let refresh = proto::RefreshTokenRequest { token: token.clone(), ..Default::default() };
+    assert_eq!(grpc.refresh_token(refresh).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    let send = proto::SendMessageRequest {
+        token: token.clone(),
+        text: "x".into(),
+        client_message_id: None,
+    };
+    assert_eq!(grpc.send_message(send).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    let subscribe = proto::SubscribeRequest { token, position: None };
+    assert_eq!(grpc.subscribe(subscribe).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn tokens_that_open_nothing_are_refused_by_every_door() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let session = server
+        .gateway
+        .authenticate(&duologue::session::Token::parse(&token).unwrap())
+        .await
+        .unwrap();
+    for wrong in [
+        "e3b0c442-98fc-4c14-9afb-f4c8996fb924".to_owned(),
+        "nonsense".into(),
+        token[1..].into(),
+        // An id may be logged: it must not open anything.
+        session.id.to_string(),
+    ] {
+        assert_refused(&server, &wrong).await;
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_session_closes_its_live_streams_and_opens_no_more() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let mut streams = Vec::new();
+    for door in Door::ALL {
+        streams.push((door, door.open(&server, &token, None).await));
+    }
+    let mut plain = handshake(&server, &format!("?token={token}"), &[]).await.unwrap();
+    let mut grpc = stub(&server).await;
+    grpc.revoke_token(proto::RevokeTokenRequest { token: token.clone() }).await.unwrap();
+    for (door, stream) in streams {
+        let ended = tokio::time::timeout(Duration::from_secs(1), stream.ended()).await;
+        let (code, end) = ended.unwrap_or_else(|_| panic!("{door:?} lives on"));
+        assert_eq!(code.as_deref(), Some("session_revoked"), "{door:?}");
+        let expected = match door {
+            Door::Grpc => "Unauthenticated",
+            Door::Json | Door::Proto => "4002",
+            Door::Sse => "end",
+        };
+        assert_eq!(end, expected, "{door:?}");
+    }
+    assert_eq!(plain.closed().await, 4002);
+    assert_refused(&server, &token).await;
+}
+
+#[tokio::test]
+async fn a_session_sees_its_own_log_and_no_other() {
+    let server = Setup::default().start().await;
+    let (own, foreign) = (create(&server).await, create(&server).await);
+    let mut other = Door::Json.open(&server, &foreign, None).await;
+    let at = other.at(0);
+    other.say("secret", None).await.unwrap();
+    other.reply().await;
+    for door in Door::ALL {
+        let mut client = door.open(&server, &own, Some(&at)).await;
+        assert!(!client.opened.recovered, "{door:?}: a position of another log");
+        client.say("mine", None).await.unwrap();
+        let (events, reply) = client.reply().await;
+        assert!(!format!("{events:?} {reply:?}").contains("secret"), "{door:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_tokens_that_differ_are_refused() {
+    let server = Setup::default().start().await;
+    let (one, other) = (create(&server).await, create(&server).await);
+    let bearer = format!("Bearer {other}");
+    let request = Rest::request(&server, "POST", &format!("/refresh_token?token={one}"));
+    let answer = Rest::send(request.header("authorization", &bearer)).await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (400, r#"{"detail":"Two different tokens were given"}"#)
+    );
+    let refused = handshake(&server, &format!("?token={one}"), &[("authorization", &bearer)]).await;
+    assert_eq!(refused.err().unwrap().status(), 403);
+    let mut call =
+        tonic::Request::new(proto::RefreshTokenRequest { token: one, ..Default::default() });
+    call.metadata_mut().insert("authorization", bearer.parse().unwrap());
+    let status = stub(&server).await.refresh_token(call).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn foreign_pages_may_not_open_a_websocket_nor_read_an_answer() {
+    let mut setup = Setup::default();
+    setup.transport.origins = "https://good.example".parse().unwrap();
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let query = format!("?token={token}");
+    for protocol in ["", "duologue.v1.json"] {
+        for (origin, allowed) in [
+            ("https://good.example", true),
+            ("https://evil.example", false),
+            ("null", false),
+            ("http://localhost:1", false),
+        ] {
+            let mut headers = vec![("origin", origin)];
+            if !protocol.is_empty() {
+                headers.push(("sec-websocket-protocol", protocol));
+            }
+            let opened = handshake(&server, &query, &headers).await;
+            match opened {
+                Ok(_) => assert!(allowed, "{origin}"),
+                Err(refused) => {
+                    assert!(!allowed && refused.status() == 403, "{origin}: {refused:?}");
+                    let body = refused.into_body().unwrap_or_default();
+                    assert_eq!(
+                        String::from_utf8_lossy(&body),
+                        r#"{"detail":"Origin not allowed"}"#
+                    );
+                }
+            }
+            let answer =
+                Rest::send(Rest::request(&server, "GET", "/test").header("origin", origin)).await;
+            let shown = answer.header("access-control-allow-origin");
+            assert_eq!(shown, if allowed { origin } else { "" });
+        }
+    }
+    let same = format!("http://{}", server.addr);
+    soon("the handshake", handshake(&server, &query, &[("origin", &same)])).await.unwrap();
+}

@@ -1,0 +1,112 @@
+//! What is logged, and what never is.
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::json;
+use tokio_tungstenite::{
+    WebSocketStream, client_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
+
+use crate::process::Process;
+use duologue::proto::{self, chat_service_client::ChatServiceClient};
+
+const CANARY: &str = "canary-in-a-text-4711";
+
+async fn connect(request: impl IntoClientRequest) -> WebSocketStream<tokio::net::TcpStream> {
+    let request = request.into_client_request().unwrap();
+    let tcp =
+        tokio::net::TcpStream::connect(request.uri().authority().unwrap().as_str()).await.unwrap();
+    client_async(request, tcp).await.unwrap().0
+}
+
+/// Talks through every door of a process, with a canary in each place that is secret.
+async fn talk(port: u16) -> String {
+    let url = format!("http://127.0.0.1:{port}");
+    let client = reqwest::Client::new();
+    let created =
+        client.post(format!("{url}/token?name=Ada")).send().await.unwrap().text().await.unwrap();
+    let created: serde_json::Value = serde_json::from_str(&created).unwrap();
+    let token = created["token"].as_str().unwrap().to_owned();
+
+    let mut plain = connect(format!("ws://127.0.0.1:{port}/chat?token={token}")).await;
+    plain.send(Message::text(CANARY)).await.unwrap();
+    assert!(plain.next().await.unwrap().unwrap().to_text().unwrap().contains(CANARY));
+    plain.close(None).await.unwrap();
+
+    let mut request = format!("ws://127.0.0.1:{port}/chat").into_client_request().unwrap();
+    let entries = format!("duologue.v1.json, bearer.{token}");
+    request.headers_mut().insert("sec-websocket-protocol", entries.parse().unwrap());
+    let mut socket = connect(request).await;
+    for frame in [
+        format!(r#"{{"open":{{"token":"{token}"}}}}"#),
+        format!(r#"{{"send":{{"text":"{CANARY}"}}}}"#),
+        CANARY.into(),
+    ] {
+        socket.send(Message::text(frame)).await.unwrap();
+        socket.next().await.unwrap().unwrap();
+    }
+    drop(socket);
+
+    let body = json!({"text": CANARY, "nonsense": CANARY});
+    client.post(format!("{url}/messages?token={token}")).json(&body).send().await.unwrap();
+    client.post(format!("{url}/messages?token={token}&text={CANARY}")).send().await.unwrap();
+    client.get(format!("{url}/refresh_token?token={token}")).send().await.unwrap();
+    drop(client.get(format!("{url}/events?token={token}")).send().await.unwrap());
+
+    let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
+    let mut grpc = ChatServiceClient::new(channel);
+    let send = proto::SendMessageRequest {
+        token: token.clone(),
+        text: CANARY.into(),
+        client_message_id: None,
+    };
+    grpc.send_message(send).await.unwrap();
+    let mut call = tonic::Request::new(proto::RevokeTokenRequest::default());
+    call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    grpc.revoke_token(call).await.unwrap();
+    token
+}
+
+#[tokio::test]
+async fn no_token_and_no_text_is_logged_even_at_trace_level() {
+    for environment in ["development", "production"] {
+        let flags = ["--app-env", environment, "--log", "trace", "--simulated-reply", "{text}"];
+        let process = Process::start(&flags).await;
+        let token = talk(process.port).await;
+        process.signal("TERM").await;
+        let (code, log) = process.ended().await;
+        assert_eq!(code, Some(0));
+        let log = log.join("\n");
+        let hex: String = CANARY.bytes().map(|byte| format!("{byte:02x}")).collect();
+        for secret in [CANARY, &token, &token.replace('-', ""), &hex, "?token", "name=Ada"] {
+            assert!(!log.contains(secret), "{secret:?} is in the log:\n{log}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn sessions_and_streams_are_told_when_they_begin_and_end() {
+    let process = Process::start(&["--simulated-reply", "{text}", "--app-env", "production"]).await;
+    talk(process.port).await;
+    process.signal("TERM").await;
+    let (_, log) = process.ended().await;
+    let lines: Vec<serde_json::Value> =
+        log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of =
+        |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    assert_eq!((of("session started").len(), of("session ended").len()), (1, 1));
+    assert_eq!(of("session ended")[0]["reason"], "revoked");
+    assert_eq!(of("stream opened").len(), 3, "two WebSockets and one SSE");
+    let closed = of("stream closed");
+    assert_eq!(closed.len(), 3);
+    let plain = closed.iter().find(|line| line["codec"] == "plain").unwrap();
+    assert_eq!(
+        (&plain["protocol"], &plain["received"], &plain["sent"]),
+        (&json!("websocket"), &json!(1), &json!(1))
+    );
+    assert_eq!(
+        (&plain["code"], &plain["session"]),
+        (&json!(1005), &of("session started")[0]["session"])
+    );
+    assert!(plain["seconds"].is_number());
+}

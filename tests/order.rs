@@ -1,0 +1,103 @@
+//! Promise 3: one gapless number per session, the same log through every door.
+
+use futures_util::future::join_all;
+
+use crate::support::{Door, Setup, create, history};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixteen_connections_sending_at_once_share_one_gapless_log() {
+    const EACH: usize = 8;
+    let mut setup = Setup::default();
+    setup.session.max_queued_turns = 1000;
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let doors = Door::ALL.into_iter().cycle().take(16);
+    let clients = join_all(doors.map(|door| door.open(&server, &token, None))).await;
+    let seen = join_all(clients.into_iter().enumerate().map(async |(number, mut client)| {
+        for turn in 0..EACH {
+            let text = format!("{number}/{turn}");
+            client.say(&text, Some(&text)).await.unwrap();
+        }
+        client.messages(16 * EACH * 2).await
+    }))
+    .await;
+
+    let seqs: Vec<u32> = seen[0].iter().map(|message| message.seq).collect();
+    assert_eq!(seqs, (1..=16 * EACH as u32 * 2).collect::<Vec<_>>());
+    for (number, other) in seen.iter().enumerate() {
+        assert_eq!(other, &seen[0], "client {number}");
+    }
+    for number in 0..16 {
+        let own = seen[0].iter().filter(|message| message.client_message_id.is_some());
+        let own = own.filter(|message| message.text.starts_with(&format!("{number}/")));
+        let turns: Vec<_> = own.map(|message| message.text.clone()).collect();
+        let sent: Vec<_> = (0..EACH).map(|turn| format!("{number}/{turn}")).collect();
+        assert_eq!(turns, sent, "what one connection sent in order was kept in order");
+    }
+    let log = history(&server, Door::Grpc, &token).await;
+    assert_eq!(log.len(), seen[0].len());
+    assert_eq!(log, history(&server, Door::Sse, &token).await);
+}
+
+#[tokio::test]
+async fn turns_run_one_at_a_time_and_replies_come_in_the_order_of_the_messages() {
+    let server = Setup::default().start().await;
+    for door in Door::ALL {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        let mut asked = Vec::new();
+        for turn in 0..10 {
+            asked.push(client.say(&format!("{turn}"), None).await.unwrap().message_id);
+        }
+        for (turn, id) in asked.into_iter().enumerate() {
+            let reply = client.reply().await.1;
+            assert_eq!(reply.text, format!("Echo: {turn}"), "{door:?}");
+            assert_eq!(reply.in_reply_to, Some(id), "{door:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_codecs_on_one_session_see_the_same_events() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let clients = join_all(Door::ALL.map(|door| door.open(&server, &token, None))).await;
+    let mut sender = Door::Json.open(&server, &token, None).await;
+    sender.say("hello", Some("m1")).await.unwrap();
+    let seen = join_all(clients.into_iter().map(async |mut client| {
+        let (mut before, reply) = client.reply().await;
+        before.push(crate::support::Event::Message(reply));
+        before
+    }))
+    .await;
+    assert_eq!(seen[0].len(), 4, "message, reply_started, delta, message");
+    assert!(seen.iter().all(|events| *events == seen[0]), "{seen:#?}");
+}
+
+#[tokio::test]
+async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    for turn in 0..5 {
+        client.say(&format!("{turn}"), None).await.unwrap();
+        client.reply().await;
+    }
+    let mut stub = crate::support::stub(&server).await;
+    let mut read = async |after, limit| {
+        let request =
+            crate::support::proto::RefreshTokenRequest { token: token.clone(), after, limit };
+        let page = stub.refresh_token(request).await.unwrap().into_inner();
+        let seqs: Vec<_> = page.messages.iter().map(|message| message.seq).collect();
+        (seqs, page.has_more, page.position.unwrap().seq)
+    };
+    assert_eq!(read(Some(0), Some(4)).await, (vec![1, 2, 3, 4], true, 4));
+    assert_eq!(read(Some(4), Some(4)).await, (vec![5, 6, 7, 8], true, 8));
+    assert_eq!(read(Some(8), Some(4)).await, (vec![9, 10], false, 10));
+    assert_eq!(read(Some(10), None).await, (vec![], false, 10));
+    assert_eq!(read(Some(99), None).await, (vec![], false, 10));
+    assert_eq!(read(None, Some(3)).await, (vec![8, 9, 10], true, 10));
+    assert_eq!(read(None, Some(0)).await, (vec![], true, 10));
+    assert_eq!(read(Some(3), Some(0)).await, (vec![], true, 3));
+    assert_eq!(read(None, None).await.0.len(), 10);
+}

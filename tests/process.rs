@@ -1,0 +1,170 @@
+//! The binary: its start, its signals, its exit code.
+
+use std::process::Stdio;
+
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+};
+
+use crate::support::soon;
+
+/// The gateway as a process.
+pub struct Process {
+    pub child: Child,
+    pub port: u16,
+    pub lines: Lines<BufReader<ChildStderr>>,
+    pub before: Vec<String>,
+}
+
+pub fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duologue"));
+    command.args(flags).stderr(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    // Away from any `.env` of a developer's.
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    command
+}
+
+impl Process {
+    pub async fn start(flags: &[&str]) -> Self {
+        let flags = [&["--addr", "127.0.0.1:0", "--store", "memory"], flags].concat();
+        let mut child = command(&flags).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut before = Vec::new();
+        let port = soon("the port", async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("it listens before it ends");
+                let port = line.split("listening on 127.0.0.1:").nth(1).map(|port| {
+                    port.chars()
+                        .take_while(char::is_ascii_digit)
+                        .collect::<String>()
+                        .parse()
+                        .unwrap()
+                });
+                before.push(line);
+                if let Some(port) = port {
+                    break port;
+                }
+            }
+        })
+        .await;
+        Self { child, port, lines, before }
+    }
+
+    pub async fn signal(&self, name: &str) {
+        let id = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
+        assert!(sent.success());
+    }
+
+    /// The exit code, and everything that was logged.
+    pub async fn ended(mut self) -> (Option<i32>, Vec<String>) {
+        let mut log = self.before;
+        while let Some(line) = soon("a line", self.lines.next_line()).await.unwrap() {
+            log.push(line);
+        }
+        (soon("the end", self.child.wait()).await.unwrap().code(), log)
+    }
+}
+
+async fn output(flags: &[&str]) -> (Option<i32>, String, String) {
+    let output = soon("the end", command(flags).output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn sigterm_and_sigint_end_it_with_success() {
+    for name in ["TERM", "INT"] {
+        let process = Process::start(&[]).await;
+        process.signal(name).await;
+        let (code, log) = process.ended().await;
+        assert_eq!(code, Some(0), "{name}: {log:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let mut process = Process::start(&[
+        "--simulated-delay",
+        "1h",
+        "--session-ttl",
+        "2h",
+        "--drain-timeout",
+        "1h",
+    ])
+    .await;
+    let url = format!("http://127.0.0.1:{}", process.port);
+    let client = reqwest::Client::new();
+    let created =
+        client.post(format!("{url}/token?name=Ada")).send().await.unwrap().text().await.unwrap();
+    let created: serde_json::Value = serde_json::from_str(&created).unwrap();
+    let token = created["token"].as_str().unwrap();
+    let sent = client.post(format!("{url}/messages?token={token}&text=hi")).send().await.unwrap();
+    assert_eq!(sent.status(), 202);
+    process.signal("TERM").await;
+    soon("the drain", async {
+        while !process.lines.next_line().await.unwrap().unwrap().contains("draining") {}
+    })
+    .await;
+    process.signal("TERM").await;
+    assert_eq!(process.ended().await.0, Some(130));
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_be_says_why_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let (code, _, log) = output(&["--addr", &addr]).await;
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains(&format!("cannot listen on {addr}")) && log.lines().count() == 1, "{log}");
+
+    for flags in [["--session-ttl", "soon"], ["--max-message-size", "0"], ["--no-such-flag", "1"]] {
+        let (code, _, log) = output(&flags).await;
+        assert_eq!((code, log.lines().count()), (Some(78), 1), "{flags:?}: {log}");
+        assert!(log.contains(flags[0]), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn settings_come_from_an_env_file_the_environment_and_flags_in_this_order() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("env-file");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(".env"), "export APP_ENV=production\nDUOLOGUE_SESSION_TTL=5m\nDUOLOGUE_HEARTBEAT=7s\nDUOLOGUE_MAX_QUEUED_TURNS=9\n").unwrap();
+    let mut check = command(&["--check-config", "--heartbeat", "3s"]);
+    check.current_dir(&folder).env("DUOLOGUE_SESSION_TTL", "6m");
+    let shown = String::from_utf8(soon("the end", check.output()).await.unwrap().stdout).unwrap();
+    for line in [
+        "APP_ENV=production",
+        "DUOLOGUE_SESSION_TTL=6m",
+        "DUOLOGUE_HEARTBEAT=3s",
+        "DUOLOGUE_MAX_QUEUED_TURNS=9",
+        "DUOLOGUE_DOCS=false",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    std::fs::write(folder.join(".env"), "this is no setting\n").unwrap();
+    let mut broken = command(&["--check-config"]);
+    let broken = soon("the end", broken.current_dir(&folder).output()).await.unwrap();
+    assert_eq!(broken.status.code(), Some(78));
+}
+
+#[tokio::test]
+async fn a_variable_that_is_no_setting_is_pointed_out() {
+    let mut child = command(&["--addr", "127.0.0.1:0"]);
+    let child = child.env("DUOLOGUE_SESION_TTL", "5m").env("DUOLOGUE_LOG", "warn").spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.unwrap()).lines();
+    let line = soon("a line", lines.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("WARN") && line.contains("DUOLOGUE_SESION_TTL"), "{line}");
+}
+
+#[tokio::test]
+async fn help_and_version_are_printed_with_success() {
+    let (code, help, _) = output(&["--help"]).await;
+    assert_eq!(code, Some(0));
+    for word in ["--addr", "DUOLOGUE_ADDR", "--check-config", "0.0.0.0:3500"] {
+        assert!(help.contains(word), "{word}");
+    }
+    let (code, version, _) = output(&["--version"]).await;
+    assert_eq!((code, version.trim()), (Some(0), concat!("duologue ", env!("CARGO_PKG_VERSION"))));
+}

@@ -1,0 +1,100 @@
+//! Promise 5: a reply belongs to the session and always ends in one terminal message.
+
+use std::time::Duration;
+
+use duologue::responder::Simulated;
+
+use crate::support::{Door, Event, Scripted, Setup, Step, create, proto::MessageStatus, soon};
+
+#[tokio::test]
+async fn a_reply_finishes_with_nobody_attached_and_is_there_on_return() {
+    for (left, back) in Door::pairs() {
+        let (responder, mut ended) =
+            Scripted::new(&[Step::Say("one "), Step::Gate, Step::Say("two"), Step::End]);
+        let gate = responder.gate.clone();
+        let server = Setup::answering(responder).start().await;
+        let token = create(&server).await;
+        let mut client = left.open(&server, &token, None).await;
+        client.say("go", None).await.unwrap();
+        client.delta().await;
+        let at = client.at(1);
+        drop(client);
+
+        gate.add_permits(1);
+        soon("the reply's end", ended.recv()).await;
+        let mut client = back.open(&server, &token, Some(&at)).await;
+        let reply = client.messages(1).await.remove(0);
+        assert_eq!((reply.seq, reply.text.as_str()), (2, "one two"), "{left:?} {back:?}");
+        assert_eq!(reply.status(), MessageStatus::Complete);
+        assert_eq!(reply.finish_reason.as_deref(), Some("stop"));
+    }
+}
+
+#[tokio::test]
+async fn however_the_responder_ends_the_log_has_one_terminal_message_and_the_session_goes_on() {
+    let scripts = [
+        (vec![Step::Say("half")], MessageStatus::Failed, "half", Some("responder_truncated")),
+        (vec![], MessageStatus::Failed, "", Some("responder_truncated")),
+        (vec![Step::Say("half"), Step::Panic], MessageStatus::Failed, "half", Some("internal")),
+        (vec![Step::End], MessageStatus::Complete, "", None),
+        (vec![Step::Say(""), Step::Say("x"), Step::End], MessageStatus::Complete, "x", None),
+    ];
+    for (script, status, text, failure) in scripts {
+        let (responder, _) = Scripted::new(&script);
+        let server = Setup::answering(responder).start().await;
+        let token = create(&server).await;
+        for door in Door::ALL {
+            let mut client = door.open(&server, &token, None).await;
+            for _ in 0..2 {
+                client.say("go", None).await.unwrap();
+                let reply = client.reply().await.1;
+                assert_eq!((reply.status(), reply.text.as_str()), (status, text), "{script:?}");
+                assert_eq!(
+                    reply.failure.as_ref().map(|failure| failure.code.as_str()),
+                    failure,
+                    "{script:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_grows_beyond_its_limit_is_cut_and_kept() {
+    let (responder, mut ended) = Scripted::new(&[Step::Flood(600), Step::Flood(600), Step::Hang]);
+    let mut setup = Setup::answering(responder);
+    setup.session.max_reply_size = 1000;
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    client.say("go", None).await.unwrap();
+    let reply = client.reply().await.1;
+    assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1200));
+    assert_eq!(reply.finish_reason.as_deref(), Some("max_reply_size"));
+    soon("the responder to be let go of", ended.recv()).await;
+}
+
+#[tokio::test]
+async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_word() {
+    for (delay, deltas) in [
+        (Duration::ZERO, vec!["Hi Ada: a b"]),
+        (Duration::from_millis(1), vec!["Hi ", "Ada: ", "a ", "b"]),
+    ] {
+        let server = Setup::answering(Simulated::new("Hi {name}: {text}", delay)).start().await;
+        for door in Door::ALL {
+            let token = create(&server).await;
+            let mut client = door.open(&server, &token, None).await;
+            client.say("a b", None).await.unwrap();
+            let (events, reply) = client.reply().await;
+            let texts: Vec<_> = events
+                .iter()
+                .filter_map(|event| match event {
+                    Event::Delta(delta) => Some(delta.text.as_str()),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(texts, deltas, "{door:?}");
+            assert_eq!(reply.text, "Hi Ada: a b");
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Promise 4: from a position, no gap and no duplicate, on any protocol.
+
+use crate::support::{Door, Event, Scripted, Setup, Step, create, proto};
+
+#[tokio::test]
+async fn from_every_position_through_every_door_nothing_is_missed_and_nothing_comes_twice() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let mut client = Door::Grpc.open(&server, &token, None).await;
+    for turn in 0..4 {
+        client.say(&format!("{turn}"), None).await.unwrap();
+        client.reply().await;
+    }
+    for (door, seq) in Door::ALL.into_iter().flat_map(|door| (0..=8).map(move |seq| (door, seq))) {
+        let at = client.at(seq);
+        let mut back = door.open(&server, &token, Some(&at)).await;
+        assert!(back.opened.recovered, "{door:?} from {seq}");
+        assert_eq!(back.opened.position, Some(at));
+        assert_eq!(back.opened.head_seq, 8);
+        let replayed = back.messages(8 - seq as usize).await;
+        let seqs: Vec<_> = replayed.iter().map(|message| message.seq).collect();
+        assert_eq!(seqs, (seq + 1..=8).collect::<Vec<_>>(), "{door:?} from {seq}");
+    }
+}
+
+#[tokio::test]
+async fn a_long_replay_comes_in_order_with_what_happens_meanwhile() {
+    let mut setup = Setup::default();
+    setup.session.max_queued_turns = 1000;
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let mut writer = Door::Proto.open(&server, &token, None).await;
+    let start = writer.at(0);
+    for turn in 0..200 {
+        writer.say(&format!("{turn}"), None).await.unwrap();
+    }
+    for door in Door::ALL {
+        let mut back = door.open(&server, &token, Some(&start)).await;
+        writer.say("meanwhile", None).await.unwrap();
+        let seqs: Vec<_> = back.messages(402).await.iter().map(|message| message.seq).collect();
+        assert_eq!(seqs, (1..=402).collect::<Vec<_>>(), "{door:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_reply_that_was_left_in_the_middle_is_completed_on_the_other_protocol() {
+    for (left, back) in Door::pairs() {
+        let script = [
+            Step::Say("one "),
+            Step::Say("two "),
+            Step::Gate,
+            Step::Say("three "),
+            Step::Gate,
+            Step::Say("four"),
+            Step::End,
+        ];
+        let (responder, _) = Scripted::new(&script);
+        let gate = responder.gate.clone();
+        let server = Setup::answering(responder).start().await;
+        let token = create(&server).await;
+
+        let mut client = left.open(&server, &token, None).await;
+        client.say("go", None).await.unwrap();
+        assert_eq!(
+            (client.delta().await.text, client.delta().await.text),
+            ("one ".into(), "two ".into())
+        );
+        let at = client.at(1);
+        drop(client);
+        gate.add_permits(1);
+
+        let mut client = back.open(&server, &token, Some(&at)).await;
+        let Event::ReplyStarted(started) = client.next().await else { panic!("{left:?} {back:?}") };
+        let mut text = started.text;
+        let mut next_index = started.next_index;
+        gate.add_permits(1);
+        let (events, reply) = client.reply().await;
+        for event in events {
+            let Event::Delta(delta) = event else { panic!("{left:?} {back:?}: {event:?}") };
+            assert_eq!((delta.index, &delta.reply_id), (next_index, &started.reply_id));
+            next_index += 1;
+            text.push_str(&delta.text);
+        }
+        assert_eq!(text, "one two three four", "{left:?} {back:?}");
+        assert_eq!((reply.text, reply.id), (text, started.reply_id));
+    }
+}
+
+#[tokio::test]
+async fn positions_that_cannot_be_honoured_are_told_so_and_the_stream_starts_at_the_head() {
+    let server = Setup::default().start().await;
+    let unknown = Some("another".to_owned());
+    let cases =
+        Door::ALL.into_iter().flat_map(|door| [(door, unknown.clone(), 1), (door, None, 3)]);
+    for (door, epoch, seq) in cases {
+        let token = create(&server).await;
+        let mut client = Door::Json.open(&server, &token, None).await;
+        client.say("hello", None).await.unwrap();
+        client.reply().await;
+        let position = proto::Position { epoch: epoch.unwrap_or(client.at(0).epoch), seq };
+        let mut back = door.open(&server, &token, Some(&position)).await;
+        assert!(!back.opened.recovered, "{door:?} {position:?}");
+        assert_eq!(back.opened.position, Some(client.at(2)));
+        assert_eq!(back.opened.head_seq, 2);
+        back.say("next", None).await.unwrap();
+        assert_eq!(back.messages(1).await[0].seq, 3, "nothing old is replayed");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_position_is_an_error_and_not_a_fresh_start() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let malformed = proto::Position { epoch: "e".repeat(65), seq: 0 };
+    for door in [Door::Json, Door::Proto, Door::Grpc] {
+        let mut client = door.connect(&server, &token, Some(&malformed)).await;
+        let Event::Error(error) = client.next().await else { panic!("{door:?}") };
+        assert_eq!(error.code, "invalid_argument", "{door:?}");
+    }
+    let path = format!("/events?token={token}&position=nonsense");
+    let answer = crate::support::Rest::call(&server, "GET", &path).await;
+    assert_eq!(
+        (answer.status, answer.body.as_str()),
+        (400, r#"{"detail":"A position has the form EPOCH:SEQ"}"#)
+    );
+}
+
+#[tokio::test]
+async fn an_open_on_an_open_stream_attaches_anew() {
+    let server = Setup::default().start().await;
+    for door in [Door::Json, Door::Proto, Door::Grpc] {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("hello", None).await.unwrap();
+        client.reply().await;
+        let open = proto::Open { token: None, position: Some(client.at(0)) };
+        client.ask(proto::chat_request::Request::Open(open)).await;
+        let Event::Opened(opened) = client.next().await else { panic!("{door:?}") };
+        assert!(opened.recovered);
+        assert_eq!(client.messages(2).await.len(), 2, "{door:?}");
+    }
+}

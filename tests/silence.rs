@@ -1,0 +1,109 @@
+//! A silent peer does not live for ever, whatever it is silent about.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::support::{Rest, Running, Setup, create, soon};
+
+const BRIEF: Duration = Duration::from_millis(100);
+
+async fn impatient() -> Running {
+    let mut setup = Setup::default();
+    setup.server.head_timeout = BRIEF;
+    setup.server.idle_timeout = BRIEF;
+    setup.server.keep_alive = BRIEF;
+    setup.transport.call_timeout = BRIEF;
+    setup.start().await
+}
+
+/// A WebSocket without a library: it answers nothing by itself.
+pub async fn raw_websocket(server: &Running, query: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let request = format!(
+        "GET /chat{query} HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        server.addr
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1024];
+    let read = soon("the handshake", stream.read(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 101"), "{answer}");
+    assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455, section 1.3: {answer}");
+    stream
+}
+
+/// Reads until the gateway ends the connection.
+pub async fn ends_by_itself(mut stream: TcpStream) {
+    let mut sink = [0; 1024];
+    soon("the end", async { while stream.read(&mut sink).await.is_ok_and(|read| read > 0) {} })
+        .await;
+}
+
+#[tokio::test]
+async fn half_a_request_and_no_request_at_all_are_ended() {
+    let server = impatient().await;
+    let half = [
+        &b""[..],
+        b"PRI * HT",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        b"GET /te",
+        b"GET /test HTTP/1.1\r\nhost: x\r\nx-slow: ",
+    ];
+    for bytes in half {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        ends_by_itself(stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_asks_nothing_more_is_ended() {
+    let server = impatient().await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    stream.write_all(b"GET /test HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    ends_by_itself(stream).await;
+}
+
+#[tokio::test]
+async fn a_body_that_never_comes_is_answered_and_not_waited_for() {
+    let server = impatient().await;
+    let token = create(&server).await;
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let head = format!(
+        "POST /messages?token={token} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1024];
+    let read = soon("the answer", stream.read(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(
+        answer.starts_with("HTTP/1.1 504")
+            && answer.contains(r#"{"detail":"The deadline passed"}"#),
+        "{answer}"
+    );
+    ends_by_itself(stream).await;
+}
+
+#[tokio::test]
+async fn streams_in_use_are_not_idle() {
+    let server = impatient().await;
+    let token = create(&server).await;
+    let mut events =
+        Rest::request(&server, "GET", &format!("/events?token={token}")).send().await.unwrap();
+    let mut socket = crate::support::Socket::open(&server, &format!("?token={token}"), "").await;
+    let mut grpc = crate::support::Door::Grpc.open(&server, &token, None).await;
+    let several_deadlines = tokio::time::Instant::now() + 6 * BRIEF;
+    while tokio::time::Instant::now() < several_deadlines {
+        socket.text("still here").await;
+        assert_eq!(socket.next_text().await, "Echo: still here");
+        tokio::time::timeout(BRIEF / 4, std::future::pending::<()>()).await.unwrap_err();
+    }
+    assert!(soon("an event", events.chunk()).await.unwrap().is_some());
+    grpc.messages(2).await;
+}

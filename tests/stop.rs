@@ -1,0 +1,79 @@
+//! Promise 6: a stop reaches the responder, from any door, also before the first delta.
+
+use crate::support::{Door, Rest, Scripted, Setup, Step, create, proto::MessageStatus, soon};
+
+#[tokio::test]
+async fn a_stop_from_any_door_lets_go_of_the_responder_and_keeps_the_text() {
+    for (script, text) in
+        [(vec![Step::Hang], ""), (vec![Step::Say("so far"), Step::Hang], "so far")]
+    {
+        for (talker, stopper) in Door::pairs() {
+            let (responder, mut ended) = Scripted::new(&script);
+            let server = Setup::answering(responder).start().await;
+            let token = create(&server).await;
+            let mut client = talker.open(&server, &token, None).await;
+            let mut other = stopper.open(&server, &token, None).await;
+            client.say("go", None).await.unwrap();
+            if !text.is_empty() {
+                client.delta().await;
+            }
+            other.stop().await;
+            soon("the responder to be let go of", ended.recv()).await;
+            for client in [&mut client, &mut other] {
+                let reply = client.reply().await.1;
+                assert_eq!(
+                    (reply.status(), reply.text.as_str()),
+                    (MessageStatus::Stopped, text),
+                    "{talker:?} {stopper:?}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_one_reply_and_the_next_turn_runs() {
+    let (responder, _) = Scripted::new(&[Step::Say("a"), Step::Gate, Step::Say("b"), Step::End]);
+    let gate = responder.gate.clone();
+    let server = Setup::answering(responder).start().await;
+    for door in Door::ALL {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("one", None).await.unwrap();
+        client.say("two", None).await.unwrap();
+        client.delta().await;
+        client.stop().await;
+        assert_eq!(client.reply().await.1.status(), MessageStatus::Stopped);
+        gate.add_permits(1);
+        let reply = client.reply().await.1;
+        assert_eq!(
+            (reply.status(), reply.text.as_str()),
+            (MessageStatus::Complete, "ab"),
+            "{door:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn stopping_where_nothing_runs_does_nothing_and_says_so() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let answer = Rest::call(&server, "POST", &format!("/stop?token={token}")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"stopped":false}"#));
+    let request = crate::support::proto::StopReplyRequest { token: token.clone() };
+    assert!(
+        !crate::support::stub(&server)
+            .await
+            .stop_reply(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .stopped
+    );
+    for door in Door::ALL {
+        let mut client = door.open(&server, &token, None).await;
+        client.stop().await;
+        client.say("hello", None).await.unwrap();
+        assert_eq!(client.reply().await.1.status(), MessageStatus::Complete, "{door:?}");
+    }
+}

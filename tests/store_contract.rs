@@ -1,0 +1,368 @@
+//! What every store promises (`session::Store`), run over each implementation.
+
+use std::{sync::Arc, time::Duration};
+
+use duologue::{
+    session::{
+        Appended, Entry, Epoch, ErrorKind, MessageId, Name, NewSession, Page, Result, Session,
+        SessionId, Status, Store, Terms, Timestamp, Token,
+    },
+    store::MemoryStore,
+};
+use futures_util::future::join_all;
+
+const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+const ALL: Page = Page { after: Some(0), until: u32::MAX, limit: u32::MAX, max_size: usize::MAX };
+
+fn later(seconds: u64) -> Timestamp {
+    NOW.plus(Duration::from_secs(seconds))
+}
+
+fn stores() -> Vec<Arc<dyn Store>> {
+    vec![Arc::new(MemoryStore::new(1000, 1 << 20))]
+}
+
+fn terms() -> Terms {
+    Terms { now: NOW, expires_at: later(100), max_queued_turns: 4, max_session_messages: 100 }
+}
+
+fn new_session() -> (NewSession, Token) {
+    let token = Token::generate();
+    let session = Session {
+        id: SessionId::generate(),
+        name: Name::trusted("Ada"),
+        epoch: Epoch::generate(),
+        created_at: NOW,
+        expires_at: later(60),
+        ends_at: later(200),
+    };
+    (NewSession { session, token: token.hash() }, token)
+}
+
+async fn created(store: &dyn Store) -> (Session, Token) {
+    let (new, token) = new_session();
+    store.create(new.clone()).await.unwrap();
+    (new.session, token)
+}
+
+fn user(text: &str, key: Option<&str>) -> Entry {
+    Entry::User {
+        id: MessageId::generate(),
+        text: text.into(),
+        client_message_id: key.map(Into::into),
+    }
+}
+
+fn reply(to: &Appended) -> Entry {
+    Entry::Reply {
+        id: MessageId::generate(),
+        text: "reply".into(),
+        in_reply_to: to.message.id,
+        status: Status::Complete,
+        finish_reason: Some("stop".into()),
+        usage: None,
+    }
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
+    result.unwrap_err().kind()
+}
+
+#[tokio::test]
+async fn a_session_is_found_by_its_token_and_no_other() {
+    for store in stores() {
+        let (session, token) = created(&*store).await;
+        assert_eq!(store.find(&token.hash(), NOW).await.unwrap(), session);
+        assert_eq!(
+            kind(store.find(&Token::generate().hash(), NOW).await),
+            ErrorKind::SessionExpired
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_session_is_gone_at_its_deadline_for_every_operation() {
+    for store in stores() {
+        let (session, token) = created(&*store).await;
+        let (id, at) = (session.id, later(60));
+        assert!(
+            store.find(&token.hash(), Timestamp::from_millis(at.as_millis() - 1)).await.is_ok()
+        );
+        assert_eq!(kind(store.find(&token.hash(), at).await), ErrorKind::SessionExpired);
+        assert_eq!(kind(store.renew(id, at, later(90)).await), ErrorKind::SessionExpired);
+        assert_eq!(kind(store.revoke(id, at).await), ErrorKind::SessionExpired);
+        assert_eq!(kind(store.read(id, at, ALL).await), ErrorKind::SessionExpired);
+        let late = Terms { now: at, ..terms() };
+        assert_eq!(kind(store.append(id, user("x", None), late).await), ErrorKind::SessionExpired);
+    }
+}
+
+#[tokio::test]
+async fn renewing_moves_the_deadline_forward_and_never_past_the_end() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let renew = async |to| store.renew(session.id, NOW, later(to)).await.unwrap().expires_at;
+        assert_eq!(renew(90).await, later(90));
+        assert_eq!(renew(70).await, later(90), "never backward");
+        assert_eq!(renew(500).await, later(200), "never past the end");
+    }
+}
+
+#[tokio::test]
+async fn sweeping_deletes_what_expired_in_batches_and_nothing_else() {
+    for store in stores() {
+        let mut due = Vec::new();
+        for _ in 0..5 {
+            due.push(created(&*store).await.0.id);
+        }
+        let (kept, token) = created(&*store).await;
+        store.renew(kept.id, NOW, later(100)).await.unwrap();
+        assert_eq!(store.sweep(NOW, 10).await.unwrap(), []);
+        let mut swept = store.sweep(later(60), 3).await.unwrap();
+        assert_eq!(swept.len(), 3);
+        swept.extend(store.sweep(later(60), 3).await.unwrap());
+        swept.sort_unstable();
+        due.sort_unstable();
+        assert_eq!(swept, due);
+        assert_eq!(store.sweep(later(60), 3).await.unwrap(), []);
+        assert!(store.find(&token.hash(), later(60)).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn revoking_takes_the_log_and_the_token() {
+    for store in stores() {
+        let (session, token) = created(&*store).await;
+        store.append(session.id, user("x", None), terms()).await.unwrap();
+        store.revoke(session.id, NOW).await.unwrap();
+        assert_eq!(kind(store.find(&token.hash(), NOW).await), ErrorKind::SessionExpired);
+        assert_eq!(kind(store.read(session.id, NOW, ALL).await), ErrorKind::SessionExpired);
+        assert_eq!(kind(store.revoke(session.id, NOW).await), ErrorKind::SessionExpired);
+        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn numbers_are_gapless_and_a_read_is_one_consistent_look() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        for turn in 0..3 {
+            let asked =
+                store.append(session.id, user(&format!("{turn}"), None), terms()).await.unwrap();
+            assert_eq!(
+                (asked.message.seq, asked.duplicate, asked.reply_seq),
+                (turn * 2 + 1, false, None)
+            );
+            assert_eq!(
+                store.append(session.id, reply(&asked), terms()).await.unwrap().message.seq,
+                turn * 2 + 2
+            );
+        }
+        let seqs = async |page| {
+            let look = store.read(session.id, NOW, page).await.unwrap();
+            let seqs: Vec<_> = look.messages.iter().map(|message| message.seq).collect();
+            (seqs, look.has_more, look.head_seq)
+        };
+        assert_eq!(seqs(ALL).await, (vec![1, 2, 3, 4, 5, 6], false, 6));
+        assert_eq!(seqs(Page { after: Some(2), limit: 2, ..ALL }).await, (vec![3, 4], true, 6));
+        assert_eq!(seqs(Page { after: Some(2), until: 4, ..ALL }).await, (vec![3, 4], false, 6));
+        assert_eq!(seqs(Page { after: Some(6), ..ALL }).await, (vec![], false, 6));
+        assert_eq!(seqs(Page { after: Some(u32::MAX), ..ALL }).await, (vec![], false, 6));
+        assert_eq!(seqs(Page { after: None, limit: 2, ..ALL }).await, (vec![5, 6], true, 6));
+        assert_eq!(
+            seqs(Page { after: None, until: 4, limit: 2, ..ALL }).await,
+            (vec![3, 4], true, 6)
+        );
+        assert_eq!(seqs(Page { after: None, until: 0, ..ALL }).await, (vec![], false, 6));
+        assert_eq!(seqs(Page { limit: 0, ..ALL }).await, (vec![], true, 6));
+        let sized = seqs(Page { max_size: 7, ..ALL }).await;
+        assert_eq!(sized, (vec![1, 2, 3], true, 6), "one, five and one byte");
+        assert_eq!(seqs(Page { max_size: 0, ..ALL }).await, (vec![1], true, 6), "at least one");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_is_appended_once_whatever_the_terms() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let first = store.append(session.id, user("x", Some("k")), terms()).await.unwrap();
+        let full = Terms { max_queued_turns: 0, max_session_messages: 0, ..terms() };
+        let again = store.append(session.id, user("x", Some("k")), full).await.unwrap();
+        assert!(again.duplicate && again.message == first.message && again.reply_seq.is_none());
+        assert_eq!(
+            kind(store.append(session.id, user("y", Some("k")), terms()).await),
+            ErrorKind::MessageIdReused
+        );
+
+        let answered = store.append(session.id, reply(&first), full).await.unwrap();
+        assert!(!answered.duplicate, "a reply is never refused by the terms");
+        let twice = store.append(session.id, reply(&first), terms()).await.unwrap();
+        assert!(twice.duplicate && twice.message == answered.message);
+        let again = store.append(session.id, user("x", Some("k")), terms()).await.unwrap();
+        assert_eq!((again.duplicate, again.reply_seq), (true, Some(2)));
+
+        let (other, _) = created(&*store).await;
+        assert!(
+            !store.append(other.id, user("y", Some("k")), terms()).await.unwrap().duplicate,
+            "keys are a session's own"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retries_at_the_same_time_append_once() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let append = || {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                store.append(session.id, user("x", Some("k")), terms()).await.unwrap()
+            })
+        };
+        let appended = join_all((0..16).map(|_| append())).await;
+        let new = appended.iter().filter(|appended| !appended.as_ref().unwrap().duplicate);
+        assert_eq!(new.count(), 1);
+        assert_eq!(store.read(session.id, NOW, ALL).await.unwrap().head_seq, 1);
+    }
+}
+
+#[tokio::test]
+async fn terms_refuse_a_full_queue_and_a_full_log() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let narrow = Terms { max_queued_turns: 2, max_session_messages: 4, ..terms() };
+        let first = store.append(session.id, user("1", None), narrow).await.unwrap();
+        let second = store.append(session.id, user("2", None), narrow).await.unwrap();
+        assert_eq!(
+            kind(store.append(session.id, user("3", None), narrow).await),
+            ErrorKind::QueueFull
+        );
+        store.append(session.id, reply(&first), narrow).await.unwrap();
+        assert_eq!(
+            kind(store.append(session.id, user("3", None), narrow).await),
+            ErrorKind::SessionFull
+        );
+        store.append(session.id, reply(&second), narrow).await.unwrap();
+        assert_eq!(
+            kind(store.append(session.id, user("3", None), narrow).await),
+            ErrorKind::SessionFull
+        );
+        assert_eq!(store.read(session.id, NOW, ALL).await.unwrap().head_seq, 4);
+    }
+}
+
+#[tokio::test]
+async fn a_user_message_renews_the_session_and_a_refused_one_does_not() {
+    for store in stores() {
+        let (session, token) = created(&*store).await;
+        let none = Terms { max_queued_turns: 0, ..terms() };
+        assert!(store.append(session.id, user("x", None), none).await.is_err());
+        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().expires_at, later(60));
+        let appended = store.append(session.id, user("x", None), terms()).await.unwrap();
+        assert_eq!(appended.expires_at, later(100));
+        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().expires_at, later(100));
+    }
+}
+
+#[tokio::test]
+async fn unfinished_turns_are_listed_in_order_page_by_page() {
+    for store in stores() {
+        let mut expected = Vec::new();
+        for _ in 0..3 {
+            let (session, _) = created(&*store).await;
+            let done = store.append(session.id, user("done", None), terms()).await.unwrap();
+            store.append(session.id, reply(&done), terms()).await.unwrap();
+            for _ in 0..2 {
+                let open = store.append(session.id, user("open", None), terms()).await.unwrap();
+                expected.push((session.id, open.message.seq));
+            }
+        }
+        expected.sort_unstable();
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.unfinished(NOW, after, 4).await.unwrap();
+            let Some(last) = page.last() else { break };
+            after = Some((last.session.id, last.message.seq));
+            found.extend(page.iter().map(|turn| (turn.session.id, turn.message.seq)));
+        }
+        assert_eq!(found, expected);
+        assert!(
+            store.unfinished(later(100), None, 10).await.unwrap().is_empty(),
+            "expired sessions have no turns"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_reply_to_nothing_is_a_fault() {
+    for store in stores() {
+        let (one, _) = created(&*store).await;
+        let (other, _) = created(&*store).await;
+        let asked = store.append(one.id, user("x", None), terms()).await.unwrap();
+        assert_eq!(kind(store.append(other.id, reply(&asked), terms()).await), ErrorKind::Internal);
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_room_says_so_and_has_room_again_after_a_sweep() {
+    let store = MemoryStore::new(1, 1000);
+    let (session, _) = created(&store).await;
+    assert_eq!(kind(store.create(new_session().0).await), ErrorKind::Overloaded);
+    assert_eq!(
+        kind(store.append(session.id, user(&"x".repeat(1000), None), terms()).await),
+        ErrorKind::StoreFull
+    );
+    let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
+    let long = Entry::Reply {
+        id: MessageId::generate(),
+        text: "y".repeat(2000).into(),
+        in_reply_to: asked.message.id,
+        status: Status::Complete,
+        finish_reason: None,
+        usage: None,
+    };
+    store.append(session.id, long, terms()).await.unwrap();
+    assert_eq!(
+        kind(store.append(session.id, user("x", None), terms()).await),
+        ErrorKind::StoreFull
+    );
+    assert_eq!(store.sweep(later(200), 10).await.unwrap(), [session.id]);
+    let (session, _) = created(&store).await;
+    store.append(session.id, user("x", None), terms()).await.unwrap();
+}
+
+/// What a process left unanswered, the next one answers.
+#[tokio::test]
+async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
+    use duologue::{
+        responder::Simulated,
+        session::{Event, Gateway, Position, Settings},
+    };
+
+    for store in stores() {
+        let (mut new, token) = new_session();
+        let now = Timestamp::of_wall_clock();
+        new.session.expires_at = now.plus(Duration::from_secs(60));
+        new.session.ends_at = new.session.expires_at;
+        let (id, epoch) = (new.session.id, new.session.epoch.clone());
+        store.create(new).await.unwrap();
+        for text in ["one", "two"] {
+            store.append(id, user(text, None), Terms { now, ..terms() }).await.unwrap();
+        }
+        let responder = Arc::new(Simulated::new("{text}!", Duration::ZERO));
+        let gateway =
+            Gateway::start(Settings::default(), Arc::clone(&store), responder).await.unwrap();
+        let start = Position { epoch, seq: 0 };
+        let (mut attachment, _) = gateway.attach(&token, Some(&start)).await.unwrap();
+        let (mut texts, mut attempts) = (Vec::new(), Vec::new());
+        while texts.len() < 4 {
+            match attachment.next().await.unwrap() {
+                Event::Message(message) => texts.push(message.text.to_string()),
+                Event::ReplyStarted(started) => attempts.push(started.attempt),
+                Event::Delta { .. } | Event::GoAway(_) => {}
+            }
+        }
+        assert_eq!(texts, ["one", "two", "one!", "two!"]);
+        assert!(attempts.iter().all(|attempt| *attempt == 2), "{attempts:?}");
+    }
+}

@@ -1,0 +1,304 @@
+//! One client for every door, so that a promise is written once.
+
+use std::{collections::VecDeque, fmt};
+
+use duologue::proto::{
+    self, ChatRequest, ChatResponse, chat_request::Request, chat_response::Event,
+    chat_service_client::ChatServiceClient,
+};
+use futures_util::StreamExt as _;
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_tungstenite::tungstenite::Message;
+use tonic::{Streaming, transport::Channel};
+
+use super::{Rest, Running, Socket, soon};
+
+/// How a client talks to the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Grpc,
+    Json,
+    Proto,
+    Sse,
+}
+
+impl Door {
+    pub const ALL: [Self; 4] = [Self::Grpc, Self::Json, Self::Proto, Self::Sse];
+
+    /// Every door with every door.
+    pub fn pairs() -> impl Iterator<Item = (Self, Self)> {
+        Self::ALL.into_iter().flat_map(|one| Self::ALL.into_iter().map(move |other| (one, other)))
+    }
+
+    pub async fn open(
+        self,
+        server: &Running,
+        token: &str,
+        position: Option<&proto::Position>,
+    ) -> Attached {
+        let mut client = self.connect(server, token, position).await;
+        client.opened = match client.next().await {
+            Event::Opened(opened) => opened,
+            other => panic!("{self:?}: not opened but {other:?}"),
+        };
+        client
+    }
+
+    /// As [`Self::open`], without waiting for `opened`.
+    pub async fn connect(
+        self,
+        server: &Running,
+        token: &str,
+        position: Option<&proto::Position>,
+    ) -> Attached {
+        let open = proto::Open { token: Some(token.into()), position: position.cloned() };
+        let wire = match self {
+            Self::Grpc => {
+                let (requests, outgoing) = mpsc::unbounded_channel();
+                requests.send(frame(Request::Open(open))).unwrap();
+                let outgoing = UnboundedReceiverStream::new(outgoing);
+                let responses = stub(server).await.chat(outgoing).await.unwrap().into_inner();
+                Wire::Grpc { requests, responses }
+            }
+            Self::Json | Self::Proto => {
+                let protocol =
+                    if self == Self::Json { "duologue.v1.json" } else { "duologue.v1.proto" };
+                let mut socket = Socket::open(server, "", protocol).await;
+                socket.send(self.encode(&frame(Request::Open(open)))).await;
+                Wire::Socket(socket)
+            }
+            Self::Sse => {
+                let mut request = Rest::request(server, "GET", &format!("/events?token={token}"));
+                if let Some(at) = position {
+                    request = request.header("last-event-id", format!("{}:{}", at.epoch, at.seq));
+                }
+                let response = request.send().await.unwrap();
+                assert_eq!(response.status(), 200);
+                Wire::Sse { response, buffer: Vec::new() }
+            }
+        };
+        let url = server.url("");
+        Attached {
+            door: self,
+            wire,
+            url,
+            token: token.into(),
+            early: VecDeque::new(),
+            opened: Default::default(),
+        }
+    }
+
+    fn encode(self, request: &ChatRequest) -> Message {
+        match self {
+            Self::Json => Message::text(serde_json::to_string(request).unwrap()),
+            _ => Message::binary(request.encode_to_vec()),
+        }
+    }
+}
+
+pub async fn stub(server: &Running) -> ChatServiceClient<Channel> {
+    let endpoint = Channel::from_shared(server.url("")).unwrap();
+    ChatServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+fn frame(request: Request) -> ChatRequest {
+    ChatRequest { request: Some(request) }
+}
+
+/// A client that is attached to a session.
+pub struct Attached {
+    pub door: Door,
+    pub opened: proto::Opened,
+    wire: Wire,
+    url: String,
+    token: String,
+    early: VecDeque<Event>,
+}
+
+enum Wire {
+    Grpc { requests: mpsc::UnboundedSender<ChatRequest>, responses: Streaming<ChatResponse> },
+    Socket(Socket),
+    Sse { response: reqwest::Response, buffer: Vec<u8> },
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.door)
+    }
+}
+
+impl Attached {
+    /// The next event.
+    pub async fn next(&mut self) -> Event {
+        let door = self.door;
+        match self.early.pop_front() {
+            Some(event) => event,
+            None => self.read().await.unwrap_or_else(|end| panic!("{door:?} ended: {end}")),
+        }
+    }
+
+    /// How the stream ends, whatever comes before: its last error's code, if it has one,
+    /// and the protocol's own word for the end.
+    pub async fn ended(mut self) -> (Option<String>, String) {
+        let mut last = None;
+        loop {
+            match self.read().await {
+                Ok(Event::Error(error)) if error.r#final => last = Some(error.code),
+                Ok(_) => {}
+                Err(end) => return (last, end),
+            }
+        }
+    }
+
+    /// Says something; what was accepted, or the code of the refusal.
+    pub async fn say(
+        &mut self,
+        text: &str,
+        id: Option<&str>,
+    ) -> Result<proto::Accepted, proto::Error> {
+        if matches!(self.wire, Wire::Sse { .. }) {
+            return self.post(text, id).await;
+        }
+        let send = proto::Send { text: text.into(), client_message_id: id.map(Into::into) };
+        self.ask(Request::Send(send)).await;
+        let mut early = VecDeque::new();
+        let answer = loop {
+            match self.next().await {
+                Event::Accepted(accepted) => break Ok(accepted),
+                Event::Error(error) => break Err(error),
+                other => early.push_back(other),
+            }
+        };
+        early.append(&mut self.early);
+        self.early = early;
+        answer
+    }
+
+    /// Sends a frame, or its like.
+    pub async fn ask(&mut self, request: Request) {
+        let frame = frame(request);
+        match &mut self.wire {
+            Wire::Grpc { requests, .. } => requests.send(frame).unwrap(),
+            Wire::Socket(socket) => socket.send(self.door.encode(&frame)).await,
+            Wire::Sse { .. } => panic!("one cannot write to server-sent events"),
+        }
+    }
+
+    pub async fn stop(&mut self) {
+        match &self.wire {
+            Wire::Sse { .. } => {
+                let url = format!("{}/stop?token={}", self.url, self.token);
+                let answer = Rest::send(reqwest::Client::new().post(url)).await;
+                assert_eq!(answer.status, 200, "{}", answer.body);
+            }
+            Wire::Grpc { .. } | Wire::Socket(_) => self.ask(Request::Stop(proto::Stop {})).await,
+        }
+    }
+
+    /// Events until a message of the assistant; it is the last of them.
+    pub async fn reply(&mut self) -> (Vec<Event>, proto::Message) {
+        let mut before = Vec::new();
+        loop {
+            match self.next().await {
+                Event::Message(message) if message.role() == proto::Role::Assistant => {
+                    return (before, message);
+                }
+                other => before.push(other),
+            }
+        }
+    }
+
+    /// The next committed messages, so many of them.
+    pub async fn messages(&mut self, count: usize) -> Vec<proto::Message> {
+        let mut messages = Vec::new();
+        while messages.len() < count {
+            if let Event::Message(message) = self.next().await {
+                messages.push(message);
+            }
+        }
+        messages
+    }
+
+    /// Events until a delta; its text.
+    pub async fn delta(&mut self) -> proto::Delta {
+        loop {
+            if let Event::Delta(delta) = self.next().await {
+                return delta;
+            }
+        }
+    }
+
+    /// Where this client is, if the last message that it has seen is this one.
+    pub fn at(&self, seq: u32) -> proto::Position {
+        let position = self.opened.position.clone().unwrap();
+        proto::Position { seq, ..position }
+    }
+
+    async fn read(&mut self) -> Result<Event, String> {
+        let response = match &mut self.wire {
+            Wire::Grpc { responses, .. } => match soon("a response", responses.message()).await {
+                Ok(Some(response)) => response,
+                Ok(None) => return Err("Ok".into()),
+                Err(status) => return Err(format!("{:?}", status.code())),
+            },
+            Wire::Socket(socket) => loop {
+                match soon("a frame", socket.stream.next()).await {
+                    Some(Ok(Message::Text(text))) => break serde_json::from_str(&text).unwrap(),
+                    Some(Ok(Message::Binary(bytes))) => break ChatResponse::decode(bytes).unwrap(),
+                    Some(Ok(Message::Close(frame))) => {
+                        return Err(frame.map_or(1005, |frame| u16::from(frame.code)).to_string());
+                    }
+                    Some(Ok(_)) => {}
+                    lost => return Err(format!("lost: {lost:?}")),
+                }
+            },
+            Wire::Sse { response, buffer } => loop {
+                if let Some(event) = next_data(buffer) {
+                    break serde_json::from_str(&event).unwrap();
+                }
+                match soon("an event", response.chunk()).await {
+                    Ok(Some(chunk)) => buffer.extend_from_slice(&chunk),
+                    Ok(None) => return Err("end".into()),
+                    Err(error) => return Err(format!("lost: {error}")),
+                }
+            },
+        };
+        Ok(response.event.expect("a response holds an event"))
+    }
+
+    async fn post(&self, text: &str, id: Option<&str>) -> Result<proto::Accepted, proto::Error> {
+        let url = format!("{}/messages?token={}", self.url, self.token);
+        let body = serde_json::json!({"text": text, "client_message_id": id});
+        let answer = Rest::send(reqwest::Client::new().post(url).json(&body)).await;
+        let json = answer.json();
+        if answer.status != 202 {
+            let retry: Option<u32> = answer.header("retry-after").parse().ok();
+            return Err(proto::Error {
+                code: answer.status.to_string(),
+                message: json["detail"].to_string(),
+                retry_after_ms: retry.map(|seconds| seconds * 1000),
+                ..Default::default()
+            });
+        }
+        Ok(proto::Accepted {
+            client_message_id: json["client_message_id"].as_str().map(Into::into),
+            message_id: json["message_id"].as_str().unwrap().into(),
+            seq: json["seq"].as_u64().unwrap().try_into().unwrap(),
+            duplicate: json["duplicate"].as_bool().unwrap(),
+        })
+    }
+}
+
+/// Takes the data of the first whole event; comments have none.
+fn next_data(buffer: &mut Vec<u8>) -> Option<String> {
+    loop {
+        let end = buffer.windows(2).position(|pair| pair == b"\n\n")?;
+        let event: Vec<u8> = buffer.drain(..end + 2).collect();
+        let text = String::from_utf8(event).unwrap();
+        if let Some(data) = text.lines().find_map(|line| line.strip_prefix("data: ")) {
+            return Some(data.to_owned());
+        }
+    }
+}

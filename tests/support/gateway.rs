@@ -1,0 +1,79 @@
+//! A gateway in this process, behind a real socket.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use duologue::{
+    responder::Simulated,
+    server::{self, Server},
+    session::{Drained, Gateway, Responder, Settings},
+    store::MemoryStore,
+    transport::{self, Origins},
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::PATIENCE;
+
+/// What a gateway is made of; change what a test is about.
+pub struct Setup {
+    pub session: Settings,
+    pub transport: transport::Settings,
+    pub server: server::Settings,
+    pub responder: Arc<dyn Responder>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::answering(Simulated::new("Echo: {text}", std::time::Duration::ZERO))
+    }
+}
+
+impl Setup {
+    pub fn answering(responder: impl Responder) -> Self {
+        Self {
+            session: Settings::default(),
+            transport: transport::Settings {
+                origins: Origins::development(),
+                ..Default::default()
+            },
+            server: server::Settings { addr: ([127, 0, 0, 1], 0).into(), ..Default::default() },
+            responder: Arc::new(responder),
+        }
+    }
+
+    pub async fn start(self) -> Running {
+        let store = Arc::new(MemoryStore::new(1000, 1 << 28));
+        let gateway = Gateway::start(self.session, store, self.responder).await.unwrap();
+        let server = Server::bind(self.server).unwrap();
+        let addr = server.local_addr().unwrap();
+        let (shutdown, asked) = oneshot::channel::<()>();
+        let core = gateway.clone();
+        let serving = tokio::spawn(async move {
+            let asked = async { drop(asked.await) };
+            server.serve(gateway, self.transport, asked).await.unwrap()
+        });
+        Running { addr, gateway: core, shutdown: Some(shutdown), serving }
+    }
+}
+
+/// A gateway that serves until it is dropped or shut down.
+pub struct Running {
+    pub addr: SocketAddr,
+    pub gateway: Gateway,
+    shutdown: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<Drained>,
+}
+
+impl Running {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
+    }
+
+    /// As SIGTERM does.
+    pub fn begin_shutdown(&mut self) {
+        self.shutdown.take();
+    }
+
+    pub async fn ended(self) -> Drained {
+        tokio::time::timeout(PATIENCE, self.serving).await.expect("the gateway ends").unwrap()
+    }
+}

@@ -1,0 +1,28 @@
+//! A gateway on a free port, and a client for every door of it.
+
+mod client;
+mod gateway;
+mod responders;
+mod rest;
+mod websocket;
+
+pub use client::Door;
+pub use client::stub;
+pub use duologue::proto::{self, chat_response::Event};
+pub use gateway::{Running, Setup};
+pub use responders::{Scripted, Step};
+pub use rest::{Rest, create, history};
+pub use websocket::{Socket, handshake};
+
+use std::time::Duration;
+
+/// Longer than anything here takes, unless it hangs.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits, but not for ever.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited in vain for {what}"),
+    }
+}

@@ -1,0 +1,77 @@
+//! A responder that does as the test says, when it says so.
+
+use std::sync::Arc;
+
+use duologue::session::{Chunk, Chunks, Outcome, Prompt, Responder};
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::{Semaphore, mpsc};
+
+/// What a scripted reply does next.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Says this.
+    Say(&'static str),
+    /// Waits until the test lets it go on.
+    Gate,
+    /// Never ends.
+    Hang,
+    /// Ends as it should.
+    End,
+    /// Dies.
+    Panic,
+    /// Says this much.
+    Flood(usize),
+}
+
+/// Plays the same script for every turn. Tells when a reply was let go of.
+#[derive(Clone)]
+pub struct Scripted {
+    script: Arc<[Step]>,
+    pub gate: Arc<Semaphore>,
+    cancelled: mpsc::UnboundedSender<()>,
+}
+
+impl Scripted {
+    /// The responder, and what tells of replies that were let go of before their end.
+    pub fn new(script: &[Step]) -> (Self, mpsc::UnboundedReceiver<()>) {
+        let (cancelled, told) = mpsc::unbounded_channel();
+        (Self { script: script.into(), gate: Arc::new(Semaphore::new(0)), cancelled }, told)
+    }
+}
+
+struct TellsWhenDropped(mpsc::UnboundedSender<()>);
+
+impl Drop for TellsWhenDropped {
+    fn drop(&mut self) {
+        let _nobody_asks = self.0.send(());
+    }
+}
+
+impl Responder for Scripted {
+    fn history(&self) -> u32 {
+        0
+    }
+
+    fn respond(&self, _: Prompt) -> Chunks {
+        let guard = TellsWhenDropped(self.cancelled.clone());
+        let gate = Arc::clone(&self.gate);
+        let steps: Vec<_> = self.script.to_vec();
+        stream::unfold((steps.into_iter(), gate, guard), |(mut steps, gate, guard)| async move {
+            let chunk = loop {
+                match steps.next()? {
+                    Step::Say(text) => break Chunk::Delta(text.into()),
+                    Step::Flood(size) => break Chunk::Delta("x".repeat(size)),
+                    Step::Gate => gate.acquire().await.unwrap().forget(),
+                    Step::Hang => std::future::pending().await,
+                    Step::Panic => panic!("as scripted"),
+                    Step::End => {
+                        let finish_reason = Some("stop".into());
+                        break Chunk::End(Outcome { failure: None, finish_reason, usage: None });
+                    }
+                }
+            };
+            Some((chunk, (steps, gate, guard)))
+        })
+        .boxed()
+    }
+}

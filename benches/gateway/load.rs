@@ -8,7 +8,13 @@ use std::{
 
 use tokio::{task::JoinSet, time};
 
-use crate::{PATIENCE, Result, client::Client, process::Process, server::Server, subject::Subject};
+use crate::{
+    PATIENCE, Result,
+    client::Client,
+    process::{self, Process},
+    server::Server,
+    subject::Subject,
+};
 
 /// Turns after which a connection goes on with a new session: a session of the gateway
 /// holds 10,000 messages, two a turn. The same for everyone.

@@ -37,7 +37,7 @@ use std::{error::Error, process::ExitCode, time::Duration};
 use clap::Parser as _;
 
 use crate::{
-    load::{Load, Shape, Window},
+    load::{Load, Shape},
     options::Options,
     process::Process,
     report::Report,
@@ -84,52 +84,49 @@ async fn run(options: &Options) -> Result<Report> {
 
     for round in 0..options.rounds {
         for subject in rotated(&subjects, round) {
-            let server = Server::start(subject, options).await?;
             for shape in load::SHAPES {
                 eprintln!("round {}/{}: {subject}, {shape}", round + 1, options.rounds);
-                let outcome = undisturbed(subject, &server, shape, options.window()).await;
-                report.load(
-                    subject,
-                    shape,
-                    server.explain(outcome, &format!("{subject}, {shape}"))?,
-                );
+                report.load(subject, shape, undisturbed(subject, shape, options).await?);
             }
+            let server = Server::start(subject, options).await?;
             let outcome = frames::measure(subject, &server).await;
-            report.frames(subject, server.explain(outcome, &format!("{subject}, two frames"))?);
+            report.frames(subject, server.explain(outcome, "two frames")?);
         }
     }
     for &subject in &subjects {
         eprintln!("{subject}: {} idle connections", options.connections);
         let server = Server::start(subject, options).await?;
         let outcome = idle::measure(subject, &server, options.connections).await;
-        report.idle(subject, server.explain(outcome, &format!("{subject}, idle"))?);
+        report.idle(subject, server.explain(outcome, "idle")?);
     }
     Ok(report)
 }
 
 /// A measurement during which the rest of the machine was quiet, or the quietest of some.
-async fn undisturbed(
-    subject: Subject,
-    server: &Server,
-    shape: Shape,
-    window: Window,
-) -> Result<Load> {
+async fn undisturbed(subject: Subject, shape: Shape, options: &Options) -> Result<Load> {
     /// Share of a core that others may take.
     const QUIET: f64 = 0.1;
     const ATTEMPTS: usize = 6;
-    let mut best = load::measure(subject, server, shape, window).await?;
+    let mut best = attempt(subject, shape, options).await?;
     for _ in 1..ATTEMPTS {
         if best.others_share <= QUIET {
             break;
         }
         let others = best.others_share * 100.0;
         eprintln!("other processes took {others:.0} % of a core: again");
-        let load = load::measure(subject, server, shape, window).await?;
+        let load = attempt(subject, shape, options).await?;
         if load.others_share < best.others_share {
             best = load;
         }
     }
     Ok(best)
+}
+
+/// A measurement on a fresh server.
+async fn attempt(subject: Subject, shape: Shape, options: &Options) -> Result<Load> {
+    let server = Server::start(subject, options).await?;
+    let outcome = load::measure(subject, &server, shape, options.window()).await;
+    server.explain(outcome, "load")
 }
 
 /// The subjects in the order of a round: everyone is first, in the middle and last in turn.

@@ -110,7 +110,18 @@ fn command(subject: Subject, options: &Options) -> Result<Command> {
             (python, arguments)
         }
         Subject::Plain | Subject::Json | Subject::Proto | Subject::Grpc => {
-            (options.duologue.clone(), &["--addr", "127.0.0.1:0", "--store", "memory"])
+            (
+                options.duologue.clone(),
+                &[
+                    "--addr",
+                    "127.0.0.1:0",
+                    // All messages of a run have room, as they have with the peer.
+                    "--store",
+                    "memory",
+                    "--max-store-size",
+                    "8GiB",
+                ],
+            )
         }
     };
     let mut command = match options.server_core {

@@ -35,11 +35,12 @@ mod websocket;
 use std::{error::Error, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
+use tokio::time::sleep;
 
 use crate::{
     load::{Load, Shape},
     options::Options,
-    process::Process,
+    process::{self, Process},
     report::Report,
     server::Server,
     subject::Subject,
@@ -102,11 +103,12 @@ async fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// Share of a core that the rest of the machine may take during a measurement.
+const QUIET: f64 = 0.1;
+
 /// A measurement during which the rest of the machine was quiet, or the quietest of some.
 async fn undisturbed(subject: Subject, shape: Shape, options: &Options) -> Result<Load> {
-    /// Share of a core that others may take.
-    const QUIET: f64 = 0.1;
-    const ATTEMPTS: usize = 6;
+    const ATTEMPTS: usize = 4;
     let mut best = attempt(subject, shape, options).await?;
     for _ in 1..ATTEMPTS {
         if best.others_share <= QUIET {
@@ -124,9 +126,25 @@ async fn undisturbed(subject: Subject, shape: Shape, options: &Options) -> Resul
 
 /// A measurement on a fresh server.
 async fn attempt(subject: Subject, shape: Shape, options: &Options) -> Result<Load> {
+    until_quiet().await?;
     let server = Server::start(subject, options).await?;
     let outcome = load::measure(subject, &server, shape, options.window()).await;
     server.explain(outcome, "load")
+}
+
+/// Waits until the rest of the machine is quiet, for a while.
+async fn until_quiet() -> Result<()> {
+    const GLANCE: Duration = Duration::from_millis(300);
+    const GLANCES: usize = 200;
+    for _ in 0..GLANCES {
+        let before = process::machine_time()?;
+        sleep(GLANCE).await;
+        let busy = process::machine_time()? - before;
+        if busy <= GLANCE.mul_f64(QUIET) {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// The subjects in the order of a round: everyone is first, in the middle and last in turn.

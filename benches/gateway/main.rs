@@ -40,7 +40,7 @@ use tokio::time::sleep;
 use crate::{
     load::{Load, Shape},
     options::Options,
-    process::{self, Process},
+    process::Process,
     report::Report,
     server::Server,
     subject::Subject,

@@ -26,9 +26,13 @@ pub struct Cli {
     #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr)]
     addr: SocketAddr,
 
-    /// Where sessions are kept: `memory`
+    /// Where sessions are kept: `sqlite:PATH`, or `memory`
     #[arg(long, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default())]
     store: store::Settings,
+
+    /// When an acknowledged message is on disk: `full`, or `relaxed` (soon after)
+    #[arg(long, env = "DUOLOGUE_DURABILITY", default_value_t = store::Durability::Full)]
+    durability: store::Durability,
 
     /// A session expires after this long without a message or a refresh
     #[arg(long, env = "DUOLOGUE_SESSION_TTL", default_value = "1h", value_parser = humantime::parse_duration)]
@@ -183,7 +187,11 @@ impl Cli {
                 max_backlog_size: size(self.max_backlog_size),
                 ..session::Settings::default()
             },
-            store: self.store.clone().bounded(self.max_sessions, size(self.max_store_size)),
+            store: self
+                .store
+                .clone()
+                .bounded(self.max_sessions, size(self.max_store_size))
+                .durable(self.durability),
             responder: responder::Settings::Simulated {
                 reply: self.simulated_reply.clone(),
                 delay: self.simulated_delay,
@@ -217,10 +225,11 @@ impl Cli {
             None => "(same origin)".into(),
         };
         let duration = |duration| humantime::format_duration(duration).to_string();
-        let values: [(&str, String); 23] = [
+        let values: [(&str, String); 24] = [
             ("APP_ENV", self.app_env.to_string()),
             ("DUOLOGUE_ADDR", self.addr.to_string()),
             ("DUOLOGUE_STORE", self.store.to_string()),
+            ("DUOLOGUE_DURABILITY", self.durability.to_string()),
             ("DUOLOGUE_SESSION_TTL", duration(self.session_ttl)),
             ("DUOLOGUE_SESSION_MAX_AGE", duration(self.session_max_age)),
             ("DUOLOGUE_RESPONDER", self.responder.clone()),

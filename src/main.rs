@@ -78,7 +78,7 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let addr = config.server.addr;
     let server = Server::bind(config.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
-    let store = store::open(&config.store);
+    let store = store::open(&config.store)?;
     let responder = responder::connect(&config.responder);
     let gateway = Gateway::start(config.session.clone(), store, responder).await?;
     let (mut terminate, mut interrupt) =
@@ -92,8 +92,11 @@ async fn serve(config: &Config) -> Result<(), Error> {
         }
         tokio::spawn(exit_at_second_signal());
     };
-    server.serve(gateway, config.transport.clone(), asked).await?;
-    Ok(())
+    let failed = gateway.clone();
+    tokio::select! {
+        served = server.serve(gateway, config.transport.clone(), asked) => served.map(|_| ()),
+        cause = failed.store_failed() => Err(format!("the store has failed: {cause:?}").into()),
+    }
 }
 
 /// Whoever asks twice does not want to wait.

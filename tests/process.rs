@@ -7,7 +7,7 @@ use tokio::{
     process::{Child, ChildStderr, Command},
 };
 
-use crate::support::soon;
+use crate::support::{Address, soon};
 
 /// The gateway as a process.
 pub struct Process {
@@ -27,7 +27,9 @@ pub fn command(flags: &[&str]) -> Command {
 
 impl Process {
     pub async fn start(flags: &[&str]) -> Self {
-        let flags = [&["--addr", "127.0.0.1:0", "--store", "memory"], flags].concat();
+        let memory = ["--store", "memory"];
+        let store = if flags.contains(&"--store") { &memory[..0] } else { &memory[..] };
+        let flags = [&["--addr", "127.0.0.1:0"], store, flags].concat();
         let mut child = command(&flags).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut before = Vec::new();
@@ -55,6 +57,16 @@ impl Process {
         let id = self.child.id().unwrap().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
         assert!(sent.success());
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Address {
+        Address { addr: ([127, 0, 0, 1], self.port).into() }
+    }
+
+    /// Kills it, as a crash or an impatient operator does, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
     }
 
     /// The exit code, and everything that was logged.

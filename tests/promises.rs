@@ -8,6 +8,7 @@
 mod support;
 
 mod bounded;
+mod crash;
 mod drain;
 mod expiry;
 mod grpc_calls;

@@ -5,9 +5,9 @@ use std::{sync::Arc, time::Duration};
 use duologue::{
     session::{
         Appended, Entry, Epoch, ErrorKind, MessageId, Name, NewSession, Page, Result, Session,
-        SessionId, Status, Store, Terms, Timestamp, Token,
+        SessionId, Status, Store, Swept, Terms, Timestamp, Token,
     },
-    store::MemoryStore,
+    store::{Durability, MemoryStore, SqliteStore},
 };
 use futures_util::future::join_all;
 
@@ -19,7 +19,10 @@ fn later(seconds: u64) -> Timestamp {
 }
 
 fn stores() -> Vec<Arc<dyn Store>> {
-    vec![Arc::new(MemoryStore::new(1000, 1 << 20))]
+    let (_, path) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let sqlite = SqliteStore::open(&path, Durability::Full).unwrap();
+    vec![Arc::new(MemoryStore::new(1000, 1 << 20)), Arc::new(sqlite)]
 }
 
 fn terms() -> Terms {
@@ -117,14 +120,15 @@ async fn sweeping_deletes_what_expired_in_batches_and_nothing_else() {
         }
         let (kept, token) = created(&*store).await;
         store.renew(kept.id, NOW, later(100)).await.unwrap();
-        assert_eq!(store.sweep(NOW, 10).await.unwrap(), []);
-        let mut swept = store.sweep(later(60), 3).await.unwrap();
-        assert_eq!(swept.len(), 3);
-        swept.extend(store.sweep(later(60), 3).await.unwrap());
+        assert_eq!(store.sweep(NOW, 10).await.unwrap(), Swept::default());
+        let first = store.sweep(later(60), 3).await.unwrap();
+        assert_eq!((first.sessions.len(), first.more), (3, true));
+        let mut swept = first.sessions;
+        swept.extend(store.sweep(later(60), 3).await.unwrap().sessions);
         swept.sort_unstable();
         due.sort_unstable();
         assert_eq!(swept, due);
-        assert_eq!(store.sweep(later(60), 3).await.unwrap(), []);
+        assert_eq!(store.sweep(later(60), 3).await.unwrap(), Swept::default());
         assert!(store.find(&token.hash(), later(60)).await.is_ok());
     }
 }
@@ -326,7 +330,7 @@ async fn a_store_without_room_says_so_and_has_room_again_after_a_sweep() {
         kind(store.append(session.id, user("x", None), terms()).await),
         ErrorKind::StoreFull
     );
-    assert_eq!(store.sweep(later(200), 10).await.unwrap(), [session.id]);
+    assert_eq!(store.sweep(later(200), 10).await.unwrap().sessions, [session.id]);
     let (session, _) = created(&store).await;
     store.append(session.id, user("x", None), terms()).await.unwrap();
 }

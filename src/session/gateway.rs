@@ -20,6 +20,9 @@ use super::{
 /// at most.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often a turn is tried. What dies with its process twice may be what kills it.
+const MAX_ATTEMPTS: u32 = 2;
+
 /// Sessions that a store deletes at a time.
 const SWEEP_BATCH: usize = 1000;
 
@@ -222,6 +225,11 @@ impl Gateway {
         Drained::Interrupted
     }
 
+    /// Waits until the store has failed for good.
+    pub async fn store_failed(&self) -> super::Error {
+        self.store().failed().await
+    }
+
     /// The core's limits.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -307,9 +315,14 @@ impl Gateway {
             after = Some((last.session.id, last.message.seq));
             for turn in batch {
                 let live = self.enter_found(turn.session.id).await?;
+                if turn.attempt >= MAX_ATTEMPTS {
+                    tracing::warn!(session = %turn.session.id, "a turn that was tried twice is given up");
+                    self.give_up(&live, turn).await?;
+                    continue;
+                }
                 tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
-                let published = live.resume(Turn { message: turn.message, attempt: 2 });
-                self.run_turns(&live, published);
+                let turn = Turn { message: turn.message, attempt: turn.attempt + 1 };
+                self.run_turns(&live, live.resume(turn));
             }
         }
     }
@@ -327,14 +340,19 @@ impl Gateway {
         for live in self.core.registry.expired(now) {
             live.end(ErrorKind::SessionExpired);
         }
-        match self.store().sweep(now, SWEEP_BATCH).await {
-            Ok(swept) => {
-                for id in swept {
-                    tracing::info!(session = %id, reason = "expired", "session ended");
-                }
+        if let Err(error) = self.sweep_store(now).await {
+            tracing::error!(%error, cause = ?error, "expired sessions could not be deleted");
+        }
+    }
+
+    async fn sweep_store(&self, now: Timestamp) -> Result<()> {
+        loop {
+            let swept = self.store().sweep(now, SWEEP_BATCH).await?;
+            for id in swept.sessions {
+                tracing::info!(session = %id, reason = "expired", "session ended");
             }
-            Err(error) => {
-                tracing::error!(%error, cause = ?error, "expired sessions could not be deleted")
+            if !swept.more || self.core.draining.is_cancelled() {
+                return Ok(());
             }
         }
     }

@@ -42,7 +42,10 @@ pub use name::Name;
 pub use position::{Epoch, Position};
 pub use responder::{Chunk, Chunks, Outcome, Prompt, Responder};
 pub use settings::Settings;
-pub use store::{Appended, Entry, NewSession, Page, Session, Snapshot, Store, Terms, Unfinished};
+pub use store::{
+    Appended, Checkpoint, Entry, NewSession, Page, Session, Snapshot, Store, Swept, Terms,
+    Unfinished,
+};
 pub use token::{Token, TokenHash};
 
 /// What the fallible operations of the core return.

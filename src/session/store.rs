@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    Epoch, Failure, Message, MessageId, Name, Position, Result, Role, SessionId, Status, Timestamp,
-    TokenHash, Usage,
+    Epoch, Error, Failure, Message, MessageId, Name, Position, Result, Role, SessionId, Status,
+    Timestamp, TokenHash, Usage,
 };
 
 /// One conversation of one named user, without its log.
@@ -149,6 +149,15 @@ impl Snapshot {
     }
 }
 
+/// What a sweep did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// The sessions that are gone.
+    pub sessions: Vec<SessionId>,
+    /// There may be more to sweep.
+    pub more: bool,
+}
+
 /// A turn that was accepted and never answered.
 #[derive(Clone, Debug)]
 pub struct Unfinished {
@@ -156,6 +165,21 @@ pub struct Unfinished {
     pub session: Session,
     /// The user message.
     pub message: Arc<Message>,
+    /// The last attempt that was noted, 1 if none was.
+    pub attempt: u32,
+    /// What it had produced when it was noted last.
+    pub text: String,
+}
+
+/// How far the reply to a turn has come, for whoever takes it over.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Number of the user message.
+    pub seq: u32,
+    /// Which attempt.
+    pub attempt: u32,
+    /// What it has produced.
+    pub text: Arc<str>,
 }
 
 /// Keeps sessions and their logs.
@@ -183,8 +207,9 @@ pub trait Store: Send + Sync + 'static {
     /// Ends a session: its log is gone, its token opens nothing.
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()>;
 
-    /// Deletes up to `limit` sessions whose deadline has come, and names them.
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Vec<SessionId>>;
+    /// Deletes sessions whose deadline has come, up to `limit` of them or fewer, so that
+    /// others need not wait for it.
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept>;
 
     /// Gives an entry the next number and appends it, once.
     ///
@@ -195,6 +220,10 @@ pub trait Store: Send + Sync + 'static {
     /// `SessionFull` by the terms; `StoreFull` if there is no room. A reply is never
     /// refused by the terms.
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended>;
+
+    /// Notes how far the reply to a turn has come. Of a turn that has been answered
+    /// meanwhile there is nothing to note.
+    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()>;
 
     /// The session, a part of its log, and its head, in one consistent look.
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot>;
@@ -207,6 +236,10 @@ pub trait Store: Send + Sync + 'static {
         after: Option<(SessionId, u32)>,
         limit: usize,
     ) -> Result<Vec<Unfinished>>;
+
+    /// Waits until the store can no longer keep what it is given, and says why. The
+    /// process must then end: what it holds may differ from what is kept.
+    async fn failed(&self) -> Error;
 }
 
 impl Status {

@@ -8,16 +8,46 @@ use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{StreamExt as _, stream};
 
+use tokio::time::{Instant, sleep, sleep_until};
+
 use super::{
-    Chunk, Chunks, Entry, Failure, Message, MessageId, Outcome, Page, Prompt, Result, Status,
+    Appended, Checkpoint, Chunk, Chunks, Entry, ErrorKind, Failure, Message, MessageId, Outcome,
+    Page, Prompt, Result, Status, Unfinished,
     gateway::Gateway,
     live::{Cut, CutSwitch, Published, Turn},
     registry::LiveRef,
 };
+
+/// Progress of a reply is kept when it is this much further, in bytes …
+const NOTE_SIZE: usize = 4096;
+
+/// … or, if there is any, this long after the last time.
+const NOTE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How far the kept progress of a reply is behind.
+struct Notes {
+    seq: u32,
+    attempt: u32,
+    behind: usize,
+    due: Instant,
+}
+
+impl Notes {
+    fn start(turn: &Turn) -> Self {
+        let due = Instant::now() + NOTE_INTERVAL;
+        Self { seq: turn.message.seq, attempt: turn.attempt, behind: 0, due }
+    }
+
+    fn taken(&mut self) {
+        self.behind = 0;
+        self.due = Instant::now() + NOTE_INTERVAL;
+    }
+}
 
 /// How a reply ended, before it is committed.
 enum Ending {
@@ -59,10 +89,37 @@ impl Gateway {
             finish_reason,
             usage,
         };
-        match self.store().append(live.session().id, entry, self.terms()).await {
+        match self.commit_reply(live, entry).await {
             Ok(appended) => self.run_turns(live, live.publish(appended.message)),
             Err(error) => self.abandon(live, error),
         }
+    }
+
+    /// Commits a terminal message. A store that has no room may have some later; until
+    /// then the turn waits, rather than lose what was said.
+    async fn commit_reply(&self, live: &LiveRef, entry: Entry) -> Result<Appended> {
+        const RETRY: Duration = Duration::from_secs(1);
+        loop {
+            match self.store().append(live.session().id, entry.clone(), self.terms()).await {
+                Err(error) if error.kind() == ErrorKind::StoreFull => sleep(RETRY).await,
+                decided => return decided,
+            }
+        }
+    }
+
+    /// Commits a turn as interrupted: it died twice with its process.
+    pub(super) async fn give_up(&self, live: &LiveRef, turn: Unfinished) -> Result<()> {
+        let entry = Entry::Reply {
+            id: MessageId::generate(),
+            text: turn.text.into(),
+            in_reply_to: turn.message.id,
+            status: Status::Interrupted,
+            finish_reason: None,
+            usage: None,
+        };
+        let appended = self.store().append(live.session().id, entry, self.terms()).await?;
+        self.run_turns(live, live.publish(appended.message));
+        Ok(())
     }
 
     /// Feeds the reply to those who watch until it ends, however it does. The
@@ -76,17 +133,34 @@ impl Gateway {
                     return Ending::Finished(failed("internal", "The history could not be read"));
                 }
             };
+            let mut notes = Notes::start(turn);
+            if turn.attempt > 1 {
+                self.note(live, &notes).await;
+            }
             let mut chunks = self.chunks(prompt);
             loop {
-                match chunks.next().await {
+                let chunk = tokio::select! {
+                    chunk = chunks.next() => chunk,
+                    () = sleep_until(notes.due), if notes.behind > 0 => {
+                        self.note(live, &notes).await;
+                        notes.taken();
+                        continue;
+                    }
+                };
+                match chunk {
                     Some(Chunk::Delta(text)) if text.is_empty() => {}
                     Some(Chunk::Delta(text)) => {
+                        notes.behind += text.len();
                         if live.extend_reply(text) > self.settings().max_reply_size {
                             return Ending::TooLong;
                         }
                         // A responder that is always ready must let those read who
                         // watch it.
                         tokio::task::coop::consume_budget().await;
+                        if notes.behind >= NOTE_SIZE {
+                            self.note(live, &notes).await;
+                            notes.taken();
+                        }
                     }
                     Some(Chunk::End(outcome)) => return Ending::Finished(outcome),
                     None => {
@@ -100,6 +174,16 @@ impl Gateway {
             biased;
             why = cut.thrown() => Ending::Cut(why),
             ending = reply => ending,
+        }
+    }
+
+    /// Keeps what a reply has produced, for the next process. Failing at it is no reason
+    /// to end the reply.
+    async fn note(&self, live: &LiveRef, notes: &Notes) {
+        let at = Checkpoint { seq: notes.seq, attempt: notes.attempt, text: live.reply_text() };
+        let noted = self.store().checkpoint(live.session().id, self.clock().now(), at).await;
+        if let Err(error) = noted {
+            tracing::warn!(session = %live.session().id, %error, "a reply's progress was not noted");
         }
     }
 

@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    Appended, Entry, Error, ErrorKind, Message, MessageId, NewSession, Page, Result, Session,
-    SessionId, Snapshot, Store, Terms, Timestamp, TokenHash, Unfinished,
+    Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Page, Result,
+    Session, SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
 };
 
 /// What a message costs beside its text, in bytes, roughly.
@@ -42,8 +42,14 @@ struct Row {
     log: Vec<Arc<Message>>,
     /// Numbers of the user messages that have a `client_message_id`.
     keys: HashMap<Arc<str>, u32>,
-    /// Numbers of the user messages that wait for their reply.
-    unanswered: BTreeSet<u32>,
+    /// Numbers of the user messages that wait for their reply, and how far it has come.
+    unanswered: BTreeMap<u32, Progress>,
+}
+
+#[derive(Clone, Debug)]
+struct Progress {
+    attempt: u32,
+    text: Arc<str>,
 }
 
 impl MemoryStore {
@@ -94,14 +100,14 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Vec<SessionId>> {
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
         let mut tables = self.tables();
         let due = tables.deadlines.iter().take_while(|(at, _)| *at <= now);
         let swept: Vec<_> = due.take(limit).map(|(_, id)| *id).collect();
         for id in &swept {
             tables.remove(*id);
         }
-        Ok(swept)
+        Ok(Swept { more: swept.len() == limit, sessions: swept })
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
@@ -127,6 +133,14 @@ impl Store for MemoryStore {
         }
         let expires_at = tables.row(id, terms.now)?.session.expires_at;
         Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+    }
+
+    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
+        let mut tables = self.tables();
+        if let Some(progress) = tables.row(id, now)?.unanswered.get_mut(&at.seq) {
+            *progress = Progress { attempt: at.attempt, text: at.text };
+        }
+        Ok(())
     }
 
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
@@ -161,6 +175,11 @@ impl Store for MemoryStore {
         let rest = turns
             .filter(|turn| after.is_none_or(|after| after < (turn.session.id, turn.message.seq)));
         Ok(rest.take(limit).collect())
+    }
+
+    /// Memory does not fail; the process that it is of does.
+    async fn failed(&self) -> Error {
+        std::future::pending().await
     }
 }
 
@@ -208,7 +227,7 @@ impl Row {
             token: new.token,
             log: Vec::new(),
             keys: HashMap::new(),
-            unanswered: BTreeSet::new(),
+            unanswered: BTreeMap::new(),
         }
     }
 
@@ -252,7 +271,7 @@ impl Row {
 
     /// Number of this user message, if it waits for its reply.
     fn waiting(&self, user: MessageId) -> Option<u32> {
-        let mut waiting = self.unanswered.iter().copied();
+        let mut waiting = self.unanswered.keys().copied();
         waiting.find(|seq| self.message(*seq).is_some_and(|turn| turn.id == user))
     }
 
@@ -274,7 +293,7 @@ impl Row {
                 if let Some(key) = client_message_id {
                     self.keys.insert(Arc::clone(key), seq);
                 }
-                self.unanswered.insert(seq);
+                self.unanswered.insert(seq, Progress { attempt: 1, text: "".into() });
             }
             Entry::Reply { in_reply_to, .. } => {
                 let turn = self.waiting(*in_reply_to);
@@ -289,10 +308,13 @@ impl Row {
     }
 
     fn unfinished(&self) -> impl Iterator<Item = Unfinished> {
-        let messages = self.unanswered.iter().filter_map(|seq| self.message(*seq));
-        messages.map(|message| Unfinished {
-            session: self.session.clone(),
-            message: Arc::clone(message),
+        self.unanswered.iter().filter_map(|(seq, progress)| {
+            Some(Unfinished {
+                session: self.session.clone(),
+                message: Arc::clone(self.message(*seq)?),
+                attempt: progress.attempt,
+                text: progress.text.as_ref().into(),
+            })
         })
     }
 }

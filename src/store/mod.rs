@@ -2,6 +2,8 @@
 
 mod memory;
 mod settings;
+mod sqlite;
 
 pub use memory::MemoryStore;
 pub use settings::{Settings, open};
+pub use sqlite::{Durability, OpenError, SqliteStore};

@@ -1,8 +1,8 @@
 //! Which store, and how large.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-use super::MemoryStore;
+use super::{Durability, MemoryStore, OpenError, SqliteStore};
 use crate::session::Store;
 
 /// A store by its address.
@@ -15,6 +15,13 @@ pub enum Settings {
         /// Bytes of messages at most.
         max_size: usize,
     },
+    /// In one SQLite file, made when absent.
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// When an acknowledged write is on disk.
+        durability: Durability,
+    },
 }
 
 impl Settings {
@@ -23,13 +30,23 @@ impl Settings {
     pub fn bounded(self, max_sessions: usize, max_size: usize) -> Self {
         match self {
             Self::Memory { .. } => Self::Memory { max_sessions, max_size },
+            Self::Sqlite { .. } => self,
+        }
+    }
+
+    /// Says when a store that keeps its sessions on disk acknowledges.
+    #[must_use]
+    pub fn durable(self, durability: Durability) -> Self {
+        match self {
+            Self::Memory { .. } => self,
+            Self::Sqlite { path, .. } => Self::Sqlite { path, durability },
         }
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self::Memory { max_sessions: 1_000_000, max_size: 1 << 30 }
+        Self::Sqlite { path: "data/duologue.db".into(), durability: Durability::Full }
     }
 }
 
@@ -37,6 +54,7 @@ impl fmt::Display for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Memory { .. } => f.write_str("memory"),
+            Self::Sqlite { path, .. } => write!(f, "sqlite:{}", path.display()),
         }
     }
 }
@@ -45,19 +63,27 @@ impl FromStr for Settings {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "memory" => Ok(Self::default()),
-            _ => Err(String::from("unknown store: this version has `memory`")),
+        match text.split_once(':') {
+            None if text == "memory" => {
+                Ok(Self::Memory { max_sessions: 1_000_000, max_size: 1 << 30 })
+            }
+            Some(("sqlite", path)) if !path.is_empty() => {
+                Ok(Self::Sqlite { path: path.into(), durability: Durability::Full })
+            }
+            _ => Err("unknown store: this version has `memory` and `sqlite:PATH`".into()),
         }
     }
 }
 
 /// Opens the store.
-#[must_use]
-pub fn open(settings: &Settings) -> Arc<dyn Store> {
-    match *settings {
+///
+/// # Errors
+/// One sentence for the operator.
+pub fn open(settings: &Settings) -> Result<Arc<dyn Store>, OpenError> {
+    Ok(match settings {
         Settings::Memory { max_sessions, max_size } => {
-            Arc::new(MemoryStore::new(max_sessions, max_size))
+            Arc::new(MemoryStore::new(*max_sessions, *max_size))
         }
-    }
+        Settings::Sqlite { path, durability } => Arc::new(SqliteStore::open(path, *durability)?),
+    })
 }

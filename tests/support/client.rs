@@ -6,14 +6,14 @@ use duologue::proto::{
     self, ChatRequest, ChatResponse, chat_request::Request, chat_response::Event,
     chat_service_client::ChatServiceClient,
 };
-use futures_util::StreamExt as _;
+use futures_util::{SinkExt as _, StreamExt as _};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_tungstenite::tungstenite::Message;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Rest, Running, Socket, soon};
+use super::{Address, Rest, Socket, soon};
 
 /// How a client talks to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +34,7 @@ impl Door {
 
     pub async fn open(
         self,
-        server: &Running,
+        server: &Address,
         token: &str,
         position: Option<&proto::Position>,
     ) -> Attached {
@@ -49,7 +49,7 @@ impl Door {
     /// As [`Self::open`], without waiting for `opened`.
     pub async fn connect(
         self,
-        server: &Running,
+        server: &Address,
         token: &str,
         position: Option<&proto::Position>,
     ) -> Attached {
@@ -98,7 +98,7 @@ impl Door {
     }
 }
 
-pub async fn stub(server: &Running) -> ChatServiceClient<Channel> {
+pub async fn stub(server: &Address) -> ChatServiceClient<Channel> {
     let endpoint = Channel::from_shared(server.url("")).unwrap();
     ChatServiceClient::new(endpoint.connect().await.unwrap())
 }
@@ -158,30 +158,44 @@ impl Attached {
         text: &str,
         id: Option<&str>,
     ) -> Result<proto::Accepted, proto::Error> {
+        let door = self.door;
+        let answer = self.try_say(text, id).await;
+        answer.unwrap_or_else(|lost| panic!("{door:?} lost: {lost}"))
+    }
+
+    /// As [`Self::say`]; outside, that the connection was lost before the answer.
+    pub async fn try_say(
+        &mut self,
+        text: &str,
+        id: Option<&str>,
+    ) -> Result<Result<proto::Accepted, proto::Error>, String> {
         if matches!(self.wire, Wire::Sse { .. }) {
-            return self.post(text, id).await;
+            return self.post(text, id).await.map_err(|error| error.to_string());
         }
         let send = proto::Send { text: text.into(), client_message_id: id.map(Into::into) };
-        self.ask(Request::Send(send)).await;
-        let mut early = VecDeque::new();
-        let answer = loop {
-            match self.next().await {
-                Event::Accepted(accepted) => break Ok(accepted),
-                Event::Error(error) => break Err(error),
-                other => early.push_back(other),
+        self.try_ask(Request::Send(send)).await?;
+        loop {
+            match self.read().await? {
+                Event::Accepted(accepted) => return Ok(Ok(accepted)),
+                Event::Error(error) => return Ok(Err(error)),
+                other => self.early.push_back(other),
             }
-        };
-        early.append(&mut self.early);
-        self.early = early;
-        answer
+        }
     }
 
     /// Sends a frame, or its like.
     pub async fn ask(&mut self, request: Request) {
+        self.try_ask(request).await.unwrap();
+    }
+
+    async fn try_ask(&mut self, request: Request) -> Result<(), String> {
         let frame = frame(request);
         match &mut self.wire {
-            Wire::Grpc { requests, .. } => requests.send(frame).unwrap(),
-            Wire::Socket(socket) => socket.send(self.door.encode(&frame)).await,
+            Wire::Grpc { requests, .. } => requests.send(frame).map_err(|lost| lost.to_string()),
+            Wire::Socket(socket) => {
+                let sent = socket.stream.send(self.door.encode(&frame)).await;
+                sent.map_err(|lost| lost.to_string())
+            }
             Wire::Sse { .. } => panic!("one cannot write to server-sent events"),
         }
     }
@@ -268,26 +282,34 @@ impl Attached {
         Ok(response.event.expect("a response holds an event"))
     }
 
-    async fn post(&self, text: &str, id: Option<&str>) -> Result<proto::Accepted, proto::Error> {
+    async fn post(
+        &self,
+        text: &str,
+        id: Option<&str>,
+    ) -> Result<Result<proto::Accepted, proto::Error>, reqwest::Error> {
         let url = format!("{}/messages?token={}", self.url, self.token);
         let body = serde_json::json!({"text": text, "client_message_id": id});
-        let answer = Rest::send(reqwest::Client::new().post(url).json(&body)).await;
-        let json = answer.json();
-        if answer.status != 202 {
-            let retry: Option<u32> = answer.header("retry-after").parse().ok();
-            return Err(proto::Error {
-                code: answer.status.to_string(),
+        let answer = reqwest::Client::new().post(url).json(&body).send().await?;
+        let status = answer.status().as_u16();
+        let retry = answer
+            .headers()
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.parse::<u32>().ok());
+        let json: serde_json::Value = answer.json().await?;
+        if status != 202 {
+            return Ok(Err(proto::Error {
+                code: status.to_string(),
                 message: json["detail"].to_string(),
                 retry_after_ms: retry.map(|seconds| seconds * 1000),
                 ..Default::default()
-            });
+            }));
         }
-        Ok(proto::Accepted {
+        Ok(Ok(proto::Accepted {
             client_message_id: json["client_message_id"].as_str().map(Into::into),
             message_id: json["message_id"].as_str().unwrap().into(),
             seq: json["seq"].as_u64().unwrap().try_into().unwrap(),
             duplicate: json["duplicate"].as_bool().unwrap(),
-        })
+        }))
     }
 }
 

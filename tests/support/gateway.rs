@@ -1,6 +1,6 @@
 //! A gateway in this process, behind a real socket.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, ops::Deref, sync::Arc};
 
 use duologue::{
     responder::Simulated,
@@ -51,23 +51,39 @@ impl Setup {
             let asked = async { drop(asked.await) };
             server.serve(gateway, self.transport, asked).await.unwrap()
         });
-        Running { addr, gateway: core, shutdown: Some(shutdown), serving }
+        Running { address: Address { addr }, gateway: core, shutdown: Some(shutdown), serving }
+    }
+}
+
+/// Where a gateway is; enough to be its client.
+#[derive(Clone, Copy, Debug)]
+pub struct Address {
+    pub addr: SocketAddr,
+}
+
+impl Address {
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.addr)
     }
 }
 
 /// A gateway that serves until it is dropped or shut down.
 pub struct Running {
-    pub addr: SocketAddr,
+    address: Address,
     pub gateway: Gateway,
     shutdown: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Drained>,
 }
 
-impl Running {
-    pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.addr)
-    }
+impl Deref for Running {
+    type Target = Address;
 
+    fn deref(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl Running {
     /// As SIGTERM does.
     pub fn begin_shutdown(&mut self) {
         self.shutdown.take();

@@ -9,7 +9,7 @@ mod websocket;
 pub use client::Door;
 pub use client::stub;
 pub use duologue::proto::{self, chat_response::Event};
-pub use gateway::{Running, Setup};
+pub use gateway::{Address, Running, Setup};
 pub use responders::{Scripted, Step};
 pub use rest::{Rest, create, history};
 pub use websocket::{Socket, handshake};

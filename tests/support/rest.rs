@@ -3,7 +3,7 @@
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
-use super::{Door, Running, proto};
+use super::{Address, Door, proto};
 
 /// An answer: status, headers, body.
 pub struct Rest {
@@ -13,11 +13,11 @@ pub struct Rest {
 }
 
 impl Rest {
-    pub async fn call(server: &Running, method: &str, path: &str) -> Self {
+    pub async fn call(server: &Address, method: &str, path: &str) -> Self {
         Self::send(Self::request(server, method, path)).await
     }
 
-    pub fn request(server: &Running, method: &str, path: &str) -> RequestBuilder {
+    pub fn request(server: &Address, method: &str, path: &str) -> RequestBuilder {
         let method: Method = method.parse().unwrap();
         reqwest::Client::new().request(method, server.url(path))
     }
@@ -38,7 +38,7 @@ impl Rest {
 }
 
 /// A session of Ada's; its token.
-pub async fn create(server: &Running) -> String {
+pub async fn create(server: &Address) -> String {
     let created = Rest::call(server, "POST", "/token?name=Ada").await;
     created.json()["token"].as_str().unwrap().to_owned()
 }
@@ -47,7 +47,7 @@ pub async fn create(server: &Running) -> String {
 pub type Entry = (u64, String, String, String);
 
 /// The whole log as a door shows it, page by page.
-pub async fn history(server: &Running, door: Door, token: &str) -> Vec<Entry> {
+pub async fn history(server: &Address, door: Door, token: &str) -> Vec<Entry> {
     let mut log: Vec<Entry> = Vec::new();
     loop {
         let after = log.last().map_or(0, |entry| entry.0);
@@ -62,7 +62,7 @@ pub async fn history(server: &Running, door: Door, token: &str) -> Vec<Entry> {
     }
 }
 
-async fn page_by_grpc(server: &Running, token: &str, after: u64) -> Vec<Entry> {
+async fn page_by_grpc(server: &Address, token: &str, after: u64) -> Vec<Entry> {
     let after = Some(after.try_into().unwrap());
     let request = proto::RefreshTokenRequest { token: token.into(), after, limit: None };
     let answer = super::client::stub(server).await.refresh_token(request).await.unwrap();
@@ -73,7 +73,7 @@ async fn page_by_grpc(server: &Running, token: &str, after: u64) -> Vec<Entry> {
     answer.into_inner().messages.into_iter().map(entry).collect()
 }
 
-async fn page_by_rest(server: &Running, token: &str, after: u64) -> Vec<Entry> {
+async fn page_by_rest(server: &Address, token: &str, after: u64) -> Vec<Entry> {
     let path = format!("/refresh_token?token={token}&after={after}");
     let answer = Rest::call(server, "GET", &path).await.json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();

@@ -7,7 +7,7 @@ use tokio_tungstenite::{
     tungstenite::{Error, Message, client::IntoClientRequest as _, http::Response},
 };
 
-use super::{Running, soon};
+use super::{Address, soon};
 
 /// An open WebSocket.
 pub struct Socket {
@@ -17,7 +17,7 @@ pub struct Socket {
 
 /// Opens `/chat` with these headers; the answer if it is refused.
 pub async fn handshake(
-    server: &Running,
+    server: &Address,
     query: &str,
     headers: &[(&'static str, &str)],
 ) -> Result<Socket, Response<Option<Vec<u8>>>> {
@@ -39,7 +39,7 @@ pub async fn handshake(
 
 impl Socket {
     /// Opens it with a subprotocol, without a token; for the plain mode, "".
-    pub async fn open(server: &Running, query: &str, protocol: &str) -> Self {
+    pub async fn open(server: &Address, query: &str, protocol: &str) -> Self {
         let headers = [("sec-websocket-protocol", protocol)];
         let headers = if protocol.is_empty() { &headers[..0] } else { &headers[..] };
         handshake(server, query, headers).await.unwrap_or_else(|refused| panic!("{refused:?}"))

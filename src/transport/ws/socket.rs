@@ -10,7 +10,7 @@ use futures_util::{SinkExt as _, StreamExt as _, future::poll_immediate};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     time::{Instant, timeout},
 };
 use tokio_tungstenite::{
@@ -58,8 +58,15 @@ pub(super) async fn run(
         log.attached(session);
     }
     let frames = Incoming { stream, codec, heard: Instant::now(), paused: false, close: None };
-    let mut socket =
-        Socket { frames, doors, codec, awaited: Awaited::default(), log, unflushed: false };
+    let mut socket = Socket {
+        frames,
+        doors,
+        codec,
+        awaited: Awaited::default(),
+        pinged: None,
+        log,
+        unflushed: false,
+    };
     // Boxed, since most of what the future holds is needed only while it ends.
     let ending = socket.converse(conversation).await;
     Box::pin(socket.end(ending)).await;
@@ -93,6 +100,7 @@ struct Socket<'a> {
     doors: &'a Doors,
     codec: Codec,
     awaited: Awaited,
+    pinged: Option<Instant>,
     log: StreamLog,
     unflushed: bool,
 }
@@ -100,7 +108,7 @@ struct Socket<'a> {
 impl Socket<'_> {
     async fn converse(&mut self, mut conversation: Conversation) -> Ending {
         loop {
-            self.frames.paused = self.awaited.is_full();
+            self.frames.pause(self.awaited.is_full());
             // What is ready is fed together and flushed once.
             let ready = poll_immediate(conversation.next(&mut self.frames)).await;
             let output = match ready {
@@ -138,7 +146,9 @@ impl Socket<'_> {
     }
 
     async fn beat(&mut self, output: &Output) -> Result<(), Unsent> {
-        if self.frames.heard.elapsed() > 2 * self.doors.settings.heartbeat {
+        // Unheard since the last ping; a connection that is not read cannot be heard.
+        let pinged = self.pinged.replace(Instant::now());
+        if !self.frames.paused && pinged.is_some_and(|at| self.frames.heard < at) {
             return Err(Unsent::Refused(ErrorKind::Unresponsive.into()));
         }
         self.feed(Message::Ping(Bytes::new())).await?;
@@ -223,7 +233,9 @@ impl Socket<'_> {
         }
         let _answered_or_not = timeout(LINGER, async {
             while let Some(Ok(_)) = stream.next().await {}
-            let mut rest = stream.get_mut().take(LINGER_BYTES);
+            let io = stream.get_mut();
+            let _half_closed = io.shutdown().await;
+            let mut rest = io.take(LINGER_BYTES);
             let mut sink = [0; 1024];
             while rest.read(&mut sink).await.is_ok_and(|read| read > 0) {}
         })
@@ -291,6 +303,14 @@ impl Frames for Incoming {
 }
 
 impl Incoming {
+    /// Stops reading, or reads on. What came meanwhile is unheard, not unsaid.
+    fn pause(&mut self, paused: bool) {
+        if self.paused && !paused {
+            self.heard = Instant::now();
+        }
+        self.paused = paused;
+    }
+
     fn read(&self, frame: &Message) -> Input {
         match self.codec.decode(frame) {
             Ok(ask) => Input::Ask(ask),

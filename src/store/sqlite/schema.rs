@@ -1,0 +1,168 @@
+//! The file: how it is opened, and what is in it.
+
+use std::{
+    error, fmt,
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::Durability;
+
+/// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
+const APPLICATION_ID: i32 = 0x4455_4f4c;
+
+/// Each brings a file from its index to the next version (`user_version`).
+const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+
+/// Before it, resetting a WAL could corrupt the file.
+const OLDEST_LIBRARY: i32 = 3_051_003;
+
+/// Why the file cannot be used: one sentence for the operator.
+#[derive(Debug)]
+pub struct OpenError {
+    path: PathBuf,
+    problem: String,
+}
+
+impl OpenError {
+    pub(super) fn new(path: &Path, problem: impl fmt::Display) -> Self {
+        Self { path: path.to_owned(), problem: problem.to_string() }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot use {}: {}", self.path.display(), self.problem)
+    }
+}
+
+impl error::Error for OpenError {}
+
+/// The file, for its one writer.
+pub(super) struct Opened {
+    pub(super) connection: Connection,
+    /// Keeps other gateways away. SQLite itself would let them in, and two that believe
+    /// to be alone would answer every turn twice.
+    pub(super) lock: File,
+}
+
+/// Opens the file for its one writer.
+pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenError> {
+    let problem = |problem: &dyn fmt::Display| OpenError::new(path, problem);
+    let version = rusqlite::version_number();
+    if version < OLDEST_LIBRARY {
+        return Err(problem(&format!(
+            "the SQLite library is {version}, older than {OLDEST_LIBRARY}"
+        )));
+    }
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::create_dir_all(folder).map_err(|error| problem(&error))?;
+    }
+    let lock = lock(path).map_err(|error| problem(&error))?;
+    let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
+    prepare(&mut connection, durability).map_err(|error| problem(&error))?;
+    Ok(Opened { connection, lock })
+}
+
+/// A lock of the operating system's, which ends with the process however that ends.
+fn lock(path: &Path) -> Result<File, String> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let file = File::create(&name).map_err(|error| error.to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err("another gateway has it open".into()),
+        Err(TryLockError::Error(error)) => Err(error.to_string()),
+    }
+}
+
+/// Opens the file for reading, beside its writer.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.execute_batch("PRAGMA query_only = ON;")?;
+        rusqlite::Result::Ok(connection)
+    };
+    open().map_err(|error| OpenError::new(path, explain(&error)))
+}
+
+fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), String> {
+    let known = |error: rusqlite::Error| explain(&error);
+    connection.busy_timeout(Duration::from_millis(200)).map_err(known)?;
+    let version = recognise(connection)?;
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Relaxed => "NORMAL",
+    };
+    connection
+        .execute_batch(&format!(
+            "PRAGMA auto_vacuum = INCREMENTAL;
+             PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = {synchronous};
+             PRAGMA foreign_keys = ON;
+             PRAGMA wal_autocheckpoint = 4000;
+             PRAGMA journal_size_limit = 67108864;"
+        ))
+        .map_err(known)?;
+    migrate(connection, version).map_err(known)
+}
+
+/// The version of the file, if it is one of ours or empty.
+fn recognise(connection: &Connection) -> Result<usize, String> {
+    let number =
+        |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
+    let read = || {
+        let tables = connection
+            .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+        rusqlite::Result::Ok((number("application_id")?, number("user_version")?, tables))
+    };
+    let (application, version, tables) = read().map_err(|error| explain(&error))?;
+    if application != APPLICATION_ID && (application, version, tables) != (0, 0, 0) {
+        return Err("it is a database of something else".into());
+    }
+    let version = usize::try_from(version).unwrap_or(usize::MAX);
+    if version > MIGRATIONS.len() {
+        return Err(format!(
+            "its version is {version}; this gateway knows {} and older",
+            MIGRATIONS.len()
+        ));
+    }
+    Ok(version)
+}
+
+fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> {
+    for (index, migration) in MIGRATIONS.iter().enumerate().skip(version) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        transaction.pragma_update(
+            None,
+            "user_version",
+            i32::try_from(index + 1).unwrap_or(i32::MAX),
+        )?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// The library's error in an operator's words.
+pub(super) fn explain(error: &rusqlite::Error) -> String {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another process has it open".into()
+        }
+        Some(ErrorCode::NotADatabase) => "it is no SQLite database, or a damaged one".into(),
+        Some(ErrorCode::DatabaseCorrupt) => "it is damaged".into(),
+        Some(ErrorCode::ReadOnly) => "it cannot be written".into(),
+        Some(ErrorCode::CannotOpen) => {
+            "it cannot be opened; does the folder exist, and may it be written?".into()
+        }
+        Some(ErrorCode::DiskFull) => "the disk is full".into(),
+        _ => error.to_string(),
+    }
+}

@@ -1,0 +1,415 @@
+//! Writes: one thread, one transaction for whatever waits, one fsync for all of it.
+
+use std::{fmt, io, sync::Arc, thread};
+
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, ffi, params,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{
+    reader,
+    rows::{self, At, Id},
+    schema::Opened,
+};
+use crate::session::{
+    Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Result, Role,
+    Session, SessionId, Status, Swept, Terms, Timestamp,
+};
+
+/// Writes that may wait; those who bring more wait with them.
+const QUEUE: usize = 4096;
+
+/// Writes that share a transaction.
+const GROUP: usize = 1024;
+
+/// Does its part in a transaction, then, when the whole is decided, answers.
+type Write = Box<dyn FnOnce(&Transaction<'_>) -> Done + Send>;
+
+/// Tells the one who waits: what the write came to, or what all failed with.
+type Answer = Box<dyn FnOnce(Option<&rusqlite::Error>) + Send>;
+
+struct Done {
+    /// The transaction cannot go on.
+    broken: Option<rusqlite::Error>,
+    answer: Answer,
+}
+
+/// Why a write is not done: a rule, which concerns it alone, or a failure, which ends
+/// the whole transaction. A rule is looked at before anything is written.
+pub(super) enum Refused {
+    ByRule(Error),
+    Failed(rusqlite::Error),
+}
+
+pub(super) type Written<T> = std::result::Result<T, Refused>;
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::ByRule(error)
+    }
+}
+
+impl From<ErrorKind> for Refused {
+    fn from(kind: ErrorKind) -> Self {
+        Self::ByRule(kind.into())
+    }
+}
+
+/// A handle on the writing thread, which ends with its last handle.
+pub(super) struct Writer {
+    queue: mpsc::Sender<Write>,
+    failed: watch::Receiver<Option<Arc<str>>>,
+}
+
+impl fmt::Debug for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writer").finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    pub(super) fn start(opened: Opened) -> io::Result<Self> {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let (tell, failed) = watch::channel(None);
+        thread::Builder::new()
+            .name("sqlite-writer".into())
+            .spawn(move || write_until_closed(opened, waiting, &tell))?;
+        Ok(Self { queue, failed })
+    }
+
+    /// Writes; returns when it is durable.
+    pub(super) async fn write<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Transaction<'_>) -> Written<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job: Write = Box::new(move |transaction| {
+            let (result, broken) = match write(transaction) {
+                Ok(value) => (Ok(value), None),
+                Err(Refused::ByRule(error)) => (Err(error), None),
+                Err(Refused::Failed(error)) => (Err(failure(&error)), Some(error)),
+            };
+            let answer = Box::new(move |failed: Option<&rusqlite::Error>| {
+                let result = failed.map_or(result, |error| Err(failure(error)));
+                // Nobody waits any more: it is durable all the same.
+                drop(answer.send(result));
+            });
+            Done { broken, answer }
+        });
+        let gone = || Error::internal("the store has failed and takes no more writes");
+        self.queue.send(job).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Waits until the file can no longer be trusted to keep what is written.
+    pub(super) async fn failed(&self) -> Error {
+        let mut failed = self.failed.clone();
+        if failed.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        let cause = failed.borrow().as_deref().unwrap_or_default().to_owned();
+        Error::internal(cause)
+    }
+}
+
+fn write_until_closed(
+    Opened { mut connection, lock }: Opened,
+    mut waiting: mpsc::Receiver<Write>,
+    tell: &watch::Sender<Option<Arc<str>>>,
+) {
+    // Held as long as anything is written.
+    let _lock = lock;
+    let mut group = Vec::new();
+    while let Some(first) = waiting.blocking_recv() {
+        group.push(first);
+        while group.len() < GROUP
+            && let Ok(next) = waiting.try_recv()
+        {
+            group.push(next);
+        }
+        if let Err(error) = commit(&mut connection, group.drain(..))
+            && is_final(&error)
+        {
+            // An fsync that failed may have lost pages that the next one would call
+            // written: nothing more is acknowledged from here on.
+            tracing::error!(%error, "the store has failed");
+            tell.send_replace(Some(error.to_string().into()));
+            return;
+        }
+    }
+}
+
+/// Writes a group, commits it, and answers everybody in it.
+fn commit(connection: &mut Connection, group: impl Iterator<Item = Write>) -> rusqlite::Result<()> {
+    let mut answers = Vec::new();
+    let result = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
+        |transaction| {
+            for write in group {
+                let Done { broken, answer } = write(&transaction);
+                answers.push(answer);
+                if let Some(error) = broken {
+                    return Err(error);
+                }
+            }
+            transaction.commit()
+        },
+    );
+    for answer in answers {
+        answer(result.as_ref().err());
+    }
+    result
+}
+
+/// The core's word for a failure of the library.
+pub(super) fn failure(error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => ErrorKind::StoreFull.into(),
+        _ => Error::internal(error.to_string()),
+    }
+}
+
+fn is_final(error: &rusqlite::Error) -> bool {
+    let Some(error) = error.sqlite_error() else { return false };
+    let of_memory = error.extended_code == ffi::SQLITE_IOERR_SHMSIZE;
+    (error.code == ErrorCode::SystemIoFailure && !of_memory)
+        || error.code == ErrorCode::DatabaseCorrupt
+}
+
+pub(super) fn create(tx: &Transaction<'_>, new: &NewSession) -> Written<()> {
+    let session = &new.session;
+    tx.prepare_cached(
+        "INSERT INTO sessions (id, token, name, epoch, created_at, expires_at, ends_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        Id(session.id),
+        new.token.as_bytes(),
+        session.name.as_str(),
+        session.epoch.as_str(),
+        At(session.created_at),
+        At(session.expires_at),
+        At(session.ends_at),
+    ])?;
+    Ok(())
+}
+
+pub(super) fn renew(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    now: Timestamp,
+    expires_at: Timestamp,
+) -> Written<Session> {
+    let session = reader::session(tx, id, now)?;
+    let expires_at = session.expires_at.max(expires_at).min(session.ends_at);
+    if expires_at != session.expires_at {
+        let sql = "UPDATE sessions SET expires_at = ?2 WHERE id = ?1";
+        tx.prepare_cached(sql)?.execute(params![Id(id), At(expires_at)])?;
+    }
+    Ok(Session { expires_at, ..session })
+}
+
+pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> Written<()> {
+    reader::session(tx, id, now)?;
+    Ok(delete(tx, id)?)
+}
+
+/// Messages that a sweep deletes at most, so that others wait a few milliseconds for it.
+const SWEEP_MESSAGES: u32 = 1000;
+
+/// Pages that a sweep gives back to the file system at most.
+const SWEEP_PAGES: u32 = 256;
+
+pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Written<Swept> {
+    let due: Vec<(SessionId, u32)> = tx
+        .prepare_cached(
+            "SELECT id, head_seq FROM sessions WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
+        )?
+        .query_map(params![At(now), i64::try_from(limit).unwrap_or(i64::MAX)], |row| {
+            Ok((row.get::<_, Id<SessionId>>(0)?.0, row.get(1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut swept = Swept { sessions: Vec::new(), more: due.len() == limit };
+    let mut budget = SWEEP_MESSAGES;
+    for (id, head) in due {
+        if head > budget {
+            shorten(tx, id, head - budget)?;
+            swept.more = true;
+            break;
+        }
+        delete(tx, id)?;
+        budget -= head;
+        swept.sessions.push(id);
+    }
+    if !swept.sessions.is_empty() {
+        tx.execute_batch(&format!("PRAGMA incremental_vacuum({SWEEP_PAGES})"))?;
+    }
+    Ok(swept)
+}
+
+/// Deletes the end of a log that is too long to be deleted at once. Its session has
+/// expired: nobody reads it any more.
+fn shorten(tx: &Transaction<'_>, id: SessionId, head: u32) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM messages WHERE session = ?1 AND seq > ?2";
+    tx.prepare_cached(sql)?.execute(params![Id(id), head])?;
+    let sql = "UPDATE sessions SET head_seq = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![Id(id), head])?;
+    Ok(())
+}
+
+fn delete(tx: &Transaction<'_>, id: SessionId) -> rusqlite::Result<()> {
+    for sql in [
+        "DELETE FROM turns WHERE session = ?1",
+        "DELETE FROM messages WHERE session = ?1",
+        "DELETE FROM sessions WHERE id = ?1",
+    ] {
+        tx.prepare_cached(sql)?.execute([Id(id)])?;
+    }
+    Ok(())
+}
+
+pub(super) fn checkpoint(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    now: Timestamp,
+    at: &Checkpoint,
+) -> Written<()> {
+    reader::session(tx, id, now)?;
+    tx.prepare_cached("UPDATE turns SET attempt = ?3, text = ?4 WHERE session = ?1 AND seq = ?2")?
+        .execute(params![Id(id), at.seq, at.attempt, at.text.as_ref()])?;
+    Ok(())
+}
+
+pub(super) fn append(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    entry: &Entry,
+    terms: &Terms,
+) -> Written<Appended> {
+    let session = reader::session(tx, id, terms.now)?;
+    if let Some((message, reply_seq)) = appended_before(tx, id, entry)? {
+        return Ok(Appended {
+            message,
+            duplicate: true,
+            reply_seq,
+            expires_at: session.expires_at,
+        });
+    }
+    let head: u32 = tx
+        .prepare_cached("SELECT head_seq FROM sessions WHERE id = ?1")?
+        .query_row([Id(id)], |row| row.get(0))?;
+    let message = Arc::new(entry.clone().into_message(head + 1, Timestamp::of_wall_clock()));
+    let expires_at = match &message.role {
+        Role::User { .. } => {
+            check(tx, id, head, terms)?;
+            tx.prepare_cached("INSERT INTO turns (session, seq, message) VALUES (?1, ?2, ?3)")?
+                .execute(params![Id(id), message.seq, Id(message.id)])?;
+            session.expires_at.max(terms.expires_at).min(session.ends_at)
+        }
+        Role::Assistant { in_reply_to, .. } => {
+            let sql = "DELETE FROM turns WHERE session = ?1 AND message = ?2";
+            if tx.prepare_cached(sql)?.execute(params![Id(id), Id(*in_reply_to)])? == 0 {
+                return Err(Error::internal("a reply to no message of this log").into());
+            }
+            session.expires_at
+        }
+    };
+    insert(tx, id, &message)?;
+    tx.prepare_cached("UPDATE sessions SET head_seq = ?2, expires_at = ?3 WHERE id = ?1")?
+        .execute(params![Id(id), message.seq, At(expires_at)])?;
+    Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+}
+
+fn check(tx: &Transaction<'_>, id: SessionId, head: u32, terms: &Terms) -> Written<()> {
+    let waiting: u32 = tx
+        .prepare_cached("SELECT count(*) FROM turns WHERE session = ?1")?
+        .query_row([Id(id)], |row| row.get(0))?;
+    if waiting >= terms.max_queued_turns {
+        return Err(ErrorKind::QueueFull.into());
+    }
+    if head.saturating_add(waiting).saturating_add(2) > terms.max_session_messages {
+        return Err(ErrorKind::SessionFull.into());
+    }
+    Ok(())
+}
+
+/// The message that this entry became before, and the number of the reply to it.
+fn appended_before(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    entry: &Entry,
+) -> Written<Option<(Arc<Message>, Option<u32>)>> {
+    match entry {
+        Entry::User { client_message_id: None, .. } => Ok(None),
+        Entry::User { client_message_id: Some(key), text, .. } => {
+            let sql = format!(
+                "SELECT {} FROM messages WHERE session = ?1 AND client_message_id = ?2",
+                rows::MESSAGE
+            );
+            let found = tx
+                .prepare_cached(&sql)?
+                .query_row(params![Id(id), key.as_ref()], rows::message)
+                .optional()?;
+            let Some(message) = found else { return Ok(None) };
+            if message.text != *text {
+                return Err(ErrorKind::MessageIdReused.into());
+            }
+            let reply = reply_to(tx, id, message.id)?.map(|reply| reply.seq);
+            Ok(Some((message, reply)))
+        }
+        Entry::Reply { in_reply_to, .. } => {
+            let waits = "SELECT 1 FROM turns WHERE session = ?1 AND message = ?2";
+            if tx.prepare_cached(waits)?.exists(params![Id(id), Id(*in_reply_to)])? {
+                return Ok(None);
+            }
+            Ok(reply_to(tx, id, *in_reply_to)?.map(|reply| (reply, None)))
+        }
+    }
+}
+
+fn reply_to(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    user: MessageId,
+) -> rusqlite::Result<Option<Arc<Message>>> {
+    let sql =
+        format!("SELECT {} FROM messages WHERE session = ?1 AND in_reply_to = ?2", rows::MESSAGE);
+    tx.prepare_cached(&sql)?.query_row(params![Id(id), Id(user)], rows::message).optional()
+}
+
+fn insert(tx: &Transaction<'_>, id: SessionId, message: &Message) -> rusqlite::Result<()> {
+    let sql = format!(
+        "INSERT INTO messages (session, {}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        rows::MESSAGE
+    );
+    let (status, finish_reason, usage) = match &message.role {
+        Role::User { .. } => (None, None, None),
+        Role::Assistant { status, finish_reason, usage, .. } => {
+            (Some(status), finish_reason.as_deref(), *usage)
+        }
+    };
+    let failure = status.and_then(Status::failure);
+    tx.prepare_cached(&sql)?.execute(params![
+        Id(id),
+        message.seq,
+        Id(message.id),
+        message.text.as_ref(),
+        At(message.created_at),
+        message.client_message_id().map(AsRef::<str>::as_ref),
+        message.in_reply_to().map(Id),
+        status.map(Status::as_str),
+        finish_reason,
+        failure.map(|failure| failure.code.as_ref()),
+        failure.map(|failure| failure.message.as_ref()),
+        usage.map(|usage| usage.input_tokens),
+        usage.map(|usage| usage.output_tokens),
+        usage.map(|usage| usage.estimated),
+    ])?;
+    Ok(())
+}

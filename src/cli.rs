@@ -27,8 +27,9 @@ pub struct Cli {
     addr: SocketAddr,
 
     /// Where sessions are kept: `sqlite:PATH`, or `memory`
-    #[arg(long, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default())]
-    store: store::Settings,
+    #[arg(long, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default().to_string())]
+    // Parsed later: clap would repeat a wrong address, with the password in it.
+    store: String,
 
     /// When an acknowledged message is on disk: `full`, or `relaxed` (soon after)
     #[arg(long, env = "DUOLOGUE_DURABILITY", default_value_t = store::Durability::Full)]
@@ -164,7 +165,8 @@ impl Cli {
     }
 
     fn into_command(self) -> Result<Command, String> {
-        let config = self.config();
+        let store = self.store.parse().map_err(|problem| format!("--store: {problem}"))?;
+        let config = self.config(store);
         config.validate()?;
         if self.check_config {
             return Ok(Command::Print(self.effective()));
@@ -172,7 +174,7 @@ impl Cli {
         Ok(Command::Serve(Box::new(config)))
     }
 
-    fn config(&self) -> Config {
+    fn config(&self, store: store::Settings) -> Config {
         let development = self.app_env == Environment::Development;
         let default_origins = if development { Origins::development() } else { Origins::default() };
         Config {
@@ -187,9 +189,7 @@ impl Cli {
                 max_backlog_size: size(self.max_backlog_size),
                 ..session::Settings::default()
             },
-            store: self
-                .store
-                .clone()
+            store: store
                 .bounded(self.max_sessions, size(self.max_store_size))
                 .durable(self.durability),
             responder: responder::Settings::Simulated {
@@ -228,7 +228,7 @@ impl Cli {
         let values: [(&str, String); 24] = [
             ("APP_ENV", self.app_env.to_string()),
             ("DUOLOGUE_ADDR", self.addr.to_string()),
-            ("DUOLOGUE_STORE", self.store.to_string()),
+            ("DUOLOGUE_STORE", self.store.clone()),
             ("DUOLOGUE_DURABILITY", self.durability.to_string()),
             ("DUOLOGUE_SESSION_TTL", duration(self.session_ttl)),
             ("DUOLOGUE_SESSION_MAX_AGE", duration(self.session_max_age)),
@@ -335,10 +335,16 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_is_refused_keeps_its_password() {
+        let refused = parse(&["--store", "redis://:hunter2@host"]);
+        assert!(refused.is_err_and(|line| line.contains("--store") && !line.contains("hunter2")));
+    }
+
+    #[test]
     fn production_turns_off_what_helps_in_development() {
-        let cli =
-            Cli::try_parse_from(["duologue", "--app-env", "production"]).map(|cli| cli.config());
-        let config = cli.unwrap_or_else(|error| panic!("{error}"));
+        let cli = Cli::try_parse_from(["duologue", "--app-env", "production"]);
+        let cli = cli.unwrap_or_else(|error| panic!("{error}"));
+        let config = cli.config(store::Settings::default());
         assert!(!config.transport.docs && !config.transport.reflection && config.telemetry.json);
         assert_eq!(config.transport.origins, Origins::default());
     }

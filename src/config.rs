@@ -1,8 +1,11 @@
 //! The one validated configuration, gathered from each module's own settings.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use crate::{responder, server, session, store, telemetry, transport};
+
+/// Clocks overflow and calendars end some time after this.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Where the gateway runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,16 @@ impl Config {
         ];
         if let Some((name, _)) = zero_is_impossible.iter().find(|(_, is_zero)| *is_zero) {
             return Err(format!("{name} must be more than zero"));
+        }
+        let responder::Settings::Simulated { delay, .. } = &self.responder;
+        let durations = [
+            ("--session-max-age", session.session_max_age),
+            ("--heartbeat", transport.heartbeat),
+            ("--drain-timeout", server.drain_timeout),
+            ("--simulated-delay", *delay),
+        ];
+        if let Some((name, _)) = durations.iter().find(|(_, duration)| *duration > LONGEST) {
+            return Err(format!("{name} must not be longer than 100 years"));
         }
         if session.session_ttl > session.session_max_age {
             return Err("--session-ttl must not be longer than --session-max-age".into());

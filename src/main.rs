@@ -26,6 +26,11 @@ const BAD_CONFIG: u8 = 78;
 fn main() -> ExitCode {
     // Before the runtime and its threads exist: it changes the environment.
     match dotenvy::dotenv() {
+        // Its own words would show the line, and a line may hold a secret.
+        Err(dotenvy::Error::LineParse(line, _)) => {
+            let (name, _) = line.split_once('=').unwrap_or_default();
+            return refuse(&format!(".env: a line cannot be read: `{}`", name.trim()));
+        }
         Err(error) if !error.not_found() => return refuse(&format!(".env: {error}")),
         _ => {}
     }
@@ -57,13 +62,19 @@ fn run(config: &Config) -> ExitCode {
             match served {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!(%error, "the gateway cannot run");
+                    tracing::error!(error = in_full(&*error), "the gateway cannot run");
                     ExitCode::FAILURE
                 }
             }
         }
         Err(error) => refuse(&error.to_string()),
     }
+}
+
+/// An error with its causes.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 async fn serve(config: &Config) -> Result<(), Error> {
@@ -95,7 +106,7 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let failed = gateway.clone();
     tokio::select! {
         served = server.serve(gateway, config.transport.clone(), asked) => served.map(|_| ()),
-        cause = failed.store_failed() => Err(format!("the store has failed: {cause:?}").into()),
+        cause = failed.store_failed() => Err(format!("the store has failed: {}", in_full(&cause)).into()),
     }
 }
 

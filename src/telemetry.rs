@@ -7,7 +7,7 @@
 //! held at `warn` whatever it says: at `trace`, the WebSocket library prints every
 //! frame and the HTTP libraries print what they parse.
 
-use std::{fmt, str::FromStr};
+use std::{backtrace::Backtrace, fmt, panic, str::FromStr};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
@@ -66,6 +66,11 @@ pub fn start(settings: &Settings) -> Result<(), Box<dyn std::error::Error + Send
     tracing_subscriber::registry()
         .with(lines.with_filter(filter).with_filter(filter_fn(may_speak)))
         .try_init()?;
+    // The standard hook prints the message of a panic, which may hold what a text held.
+    panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(tracing::field::display);
+        tracing::error!(place, backtrace = %Backtrace::capture(), "a task panicked");
+    }));
     Ok(())
 }
 

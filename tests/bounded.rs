@@ -305,3 +305,40 @@ async fn a_watcher_that_is_told_of_its_lag_comes_back_to_everything() {
     let first = back.next().await;
     assert!(matches!(first, Event::Message(message) if message.seq == 1));
 }
+
+#[tokio::test]
+async fn a_reply_is_never_longer_than_its_limit_however_large_its_last_piece() {
+    let (responder, _) = Scripted::new(&[Step::Say("éé"), Step::Flood(1000), Step::End]);
+    let mut setup = Setup::answering(responder);
+    setup.session.max_reply_size = 101;
+    let server = setup.start().await;
+    for door in Door::ALL {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("go", None).await.unwrap();
+        let reply = client.reply().await.1;
+        assert_eq!(reply.text.len(), 101, "{door:?}");
+        assert_eq!(reply.status(), proto::MessageStatus::Interrupted);
+    }
+}
+
+/// Answers to pings must not heap up for one who does not read them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_who_pings_and_does_not_read_is_not_read_either() {
+    const ENOUGH: usize = 48 << 20;
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let mut stream = crate::silence::raw_websocket(&server, &format!("?token={token}")).await;
+    // Masked with zeros, 125 bytes each.
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat();
+    let pings = ping.repeat(1000);
+    let mut taken = 0;
+    while taken < ENOUGH {
+        let write = tokio::io::AsyncWriteExt::write_all(&mut stream, &pings);
+        if tokio::time::timeout(Duration::from_secs(2), write).await.is_err() {
+            return;
+        }
+        taken += pings.len();
+    }
+    panic!("{taken} bytes of pings were read and none of the answers taken");
+}

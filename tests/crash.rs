@@ -11,7 +11,7 @@ use rand::RngExt as _;
 
 use crate::{
     process::Process,
-    support::{Address, Door, Event, create, history, proto, soon},
+    support::{Address, Attached, Door, Event, create, history, proto, soon},
 };
 
 const SESSIONS: usize = 6;
@@ -43,14 +43,11 @@ async fn what_was_acknowledged_survives_kill_9() {
         for _ in 0..SESSIONS {
             sessions.push((create(&address).await, Arc::new(Mutex::new(Acknowledged::new()))));
         }
-        let doors = Door::ALL.into_iter().cycle();
-        let talkers: Vec<_> = sessions
-            .iter()
-            .zip(doors)
-            .map(|((token, told), door)| {
-                tokio::spawn(talk(address, door, token.clone(), Arc::clone(told)))
-            })
-            .collect();
+        let mut talkers = Vec::new();
+        for ((token, told), door) in sessions.iter().zip(Door::ALL.into_iter().cycle()) {
+            let client = door.open(&address, token, None).await;
+            talkers.push(tokio::spawn(talk(client, Arc::clone(told))));
+        }
         let moment = Duration::from_millis(rand::rng().random_range(5..120));
         tokio::time::sleep(moment).await;
         process.kill().await;
@@ -75,8 +72,7 @@ async fn what_was_acknowledged_survives_kill_9() {
 }
 
 /// Talks until the gateway dies.
-async fn talk(address: Address, door: Door, token: String, told: Arc<Mutex<Acknowledged>>) {
-    let mut client = door.open(&address, &token, None).await;
+async fn talk(mut client: Attached, told: Arc<Mutex<Acknowledged>>) {
     for turn in 0.. {
         let (id, text) = (format!("m{turn}"), format!("text {turn}"));
         match client.try_say(&text, Some(&id)).await {

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use duologue::session::Drained;
+use duologue::session::{Draft, Drained, Token};
 use futures_util::StreamExt as _;
 
 use crate::support::{
-    Door, Event, Rest, Scripted, Setup, Socket, Step, create, proto::MessageStatus, soon,
+    Call, Door, Event, Late, Rest, Scripted, Setup, Socket, Step, create, proto,
+    proto::MessageStatus, soon, stub,
 };
 
 #[tokio::test]
@@ -165,4 +166,46 @@ async fn probes_tell_a_balancer_to_look_elsewhere() {
     client.reply().await;
     soon("the end", async { while socket.stream.next().await.is_some() {} }).await;
     server.ended().await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_before_its_end() {
+    let store = Late::new();
+    let mut server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let token = Token::parse(&create(&server).await).unwrap();
+    store.hold(Call::Append);
+    let gateway = server.gateway.clone();
+    let sending = tokio::spawn({
+        let token = token.clone();
+        async move { gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await }
+    });
+    store.holds(1).await;
+    let gateway = server.gateway.clone();
+    server.begin_shutdown();
+    let ended = tokio::spawn(server.ended());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!ended.is_finished(), "the process would be gone before the message is durable");
+    store.release();
+    sending.await.unwrap().unwrap();
+    assert_eq!(ended.await.unwrap(), Drained::Finished);
+    let log = gateway.refresh_token(&token, None, None).await.unwrap().messages;
+    assert_eq!(log.len(), 2, "accepted, and not answered: {log:?}");
+}
+
+#[tokio::test]
+async fn streams_that_are_not_open_yet_are_told_too_and_do_not_delay_the_end() {
+    let mut server = Setup::default().start().await;
+    let mut socket = Socket::open(&server, "", "duologue.v1.json").await;
+    let (_requests, outgoing) = tokio::sync::mpsc::unbounded_channel::<proto::ChatRequest>();
+    let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing);
+    let mut call = stub(&server).await.chat(outgoing).await.unwrap().into_inner();
+    server.begin_shutdown();
+    let began = tokio::time::Instant::now();
+    assert_eq!(socket.closed().await, 1001);
+    soon("the error frame", call.message()).await.unwrap();
+    let status = soon("the end", call.message()).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unavailable);
+    drop((socket, call));
+    server.ended().await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }

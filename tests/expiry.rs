@@ -4,10 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     responder::Simulated,
-    session::{Attachment, Created, Draft, ErrorKind, Gateway, Settings},
+    session::{Attachment, Created, Draft, ErrorKind, Event, Gateway, Settings},
     store::MemoryStore,
 };
-use tokio::time::{Instant, advance};
+use tokio::time::{Instant, advance, sleep};
+
+use crate::support::{Call, Late};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -103,4 +105,44 @@ async fn watching_is_no_activity() {
     let (_, after) = end(&mut attachment).await;
     assert!(after <= HOUR / 2 + Duration::from_secs(1), "{after:?}");
     assert_eq!(opened.head_seq, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_accepted_just_before_the_deadline_is_answered_however_late_the_store_says_so() {
+    let store = Late::new();
+    let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
+    let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
+    let Created { token, .. } = gateway.create_token("Ada").await.unwrap();
+    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    sleep(HOUR - Duration::from_millis(100)).await;
+    store.hold(Call::Append);
+    let sending = tokio::spawn(attachment.send(draft("hello")));
+    store.holds(1).await;
+    sleep(Duration::from_secs(2)).await;
+    store.release();
+    sending.await.unwrap().unwrap();
+    let mut messages = 0;
+    while messages < 2 {
+        match attachment.next().await {
+            Ok(Event::Message(_)) => messages += 1,
+            Ok(_) => {}
+            Err(error) => panic!("the session was renewed, and its stream ends: {error}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
+    const MANY: usize = 20_000;
+    let store = Arc::new(MemoryStore::new(MANY, 1 << 20));
+    let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
+    let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
+    for _ in 0..MANY {
+        gateway.create_token("Ada").await.unwrap();
+    }
+    sleep(HOUR + Duration::from_secs(1)).await;
+    for made in 0..MANY {
+        let created = gateway.create_token("Ada").await;
+        assert!(created.is_ok(), "after {made}: {created:?}");
+    }
 }

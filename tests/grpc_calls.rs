@@ -7,7 +7,9 @@ use tonic_health::pb::{
 };
 use tonic_types::StatusExt as _;
 
-use crate::support::{Door, Event, Rest, Scripted, Setup, Step, create, proto, soon, stub};
+use crate::support::{
+    Call, Door, Event, Late, Rest, Scripted, Setup, Step, create, proto, soon, stub,
+};
 use proto::{ChatRequest, chat_request::Request as Ask};
 
 fn ask(request: Ask) -> ChatRequest {
@@ -253,4 +255,47 @@ async fn one_connection_may_carry_many_streams_of_many_small_messages() {
     });
     let pongs = soon("the pongs", futures_util::future::join_all(streams)).await;
     assert!(pongs.iter().all(|pongs| *pongs == 64), "{pongs:?}");
+}
+
+#[tokio::test]
+async fn a_half_closed_stream_that_asked_for_a_replay_gets_it() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    client.say("a", None).await.unwrap();
+    client.reply().await;
+    for round in 0..20 {
+        let position = Some(client.at(0));
+        let open = ask(Ask::Open(proto::Open { token: Some(token.clone()), position }));
+        let events = chat(&server, vec![open]).await.unwrap();
+        assert_eq!(replies(&events), ["Echo: a"], "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn a_half_closed_stream_that_was_opened_twice_gets_its_answer_and_ends() {
+    let store = Late::new();
+    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let token = create(&server).await;
+    let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();
+    let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing);
+    let mut call = stub(&server).await.chat(outgoing).await.unwrap().into_inner();
+    let mut other = Door::Sse.open(&server, &token, None).await;
+    requests.send(open(&token)).unwrap();
+    soon("opened", call.message()).await.unwrap();
+    store.hold(Call::Append);
+    requests.send(send("a", None)).unwrap();
+    requests.send(open(&token)).unwrap();
+    store.holds(1).await;
+    store.release();
+    store.hold(Call::Find);
+    store.holds(1).await;
+    other.reply().await;
+    store.release();
+    drop(requests);
+    let mut events = Vec::new();
+    while let Some(response) = soon("the end", call.message()).await.unwrap() {
+        events.push(response.event.unwrap());
+    }
+    assert_eq!(replies(&events), ["Echo: a"]);
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::{Door, Rest, Setup, create, handshake, proto, soon, stub};
+use duologue::session::{ErrorKind, Position, Token};
+
+use crate::support::{Call, Door, Late, Rest, Setup, create, handshake, proto, soon, stub};
 
 /// What each door says to a token that opens nothing.
 async fn assert_refused(server: &crate::support::Running, token: &str) {
@@ -161,4 +163,51 @@ async fn foreign_pages_may_not_open_a_websocket_nor_read_an_answer() {
     }
     let same = format!("http://{}", server.addr);
     soon("the handshake", handshake(&server, &query, &[("origin", &same)])).await.unwrap();
+}
+
+/// The one that attaches has been let in and does not listen yet: it must hear of the end.
+#[tokio::test]
+async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
+    let store = Late::new();
+    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let token = Token::parse(&create(&server).await).unwrap();
+    store.hold(Call::Read);
+    let attaching = tokio::spawn({
+        let (gateway, token) = (server.gateway.clone(), token.clone());
+        async move { gateway.attach(&token, None).await }
+    });
+    store.holds(1).await;
+    let revoking = tokio::spawn({
+        let gateway = server.gateway.clone();
+        async move { gateway.revoke_token(&token).await }
+    });
+    // Revoking may wait for the one who attaches; it has begun when nothing else runs.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    store.release();
+    soon("the revocation", revoking).await.unwrap().unwrap();
+    if let Ok((mut attachment, _)) = attaching.await.unwrap() {
+        let end = tokio::time::timeout(Duration::from_secs(1), attachment.next()).await;
+        assert!(end.expect("a stream of a revoked session lives on").is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_replay_under_way_ends_with_its_session() {
+    let server = Setup::default().start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    for turn in 0..4 {
+        client.say(&format!("{turn}"), None).await.unwrap();
+        client.reply().await;
+    }
+    let token = Token::parse(&token).unwrap();
+    let epoch = server.gateway.authenticate(&token).await.unwrap().epoch;
+    let start = Position { epoch, seq: 0 };
+    let (mut attachment, _) = server.gateway.attach(&token, Some(&start)).await.unwrap();
+    attachment.next().await.unwrap();
+    server.gateway.revoke_token(&token).await.unwrap();
+    let next = attachment.next().await.map_err(|error| error.kind());
+    assert!(matches!(next, Err(ErrorKind::SessionRevoked)), "read after the end: {next:?}");
 }

@@ -1,8 +1,10 @@
 //! Promise 2: one `(session, client_message_id)` is one turn, whatever is retried.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::join_all;
 
-use crate::support::{Door, Setup, create, history};
+use crate::support::{Door, Late, Setup, create, history};
 
 #[tokio::test]
 async fn a_retry_through_any_door_gets_the_first_answer() {
@@ -86,4 +88,23 @@ async fn without_an_id_every_message_is_a_new_one() {
         }
         assert_eq!(history(&server, door, &token).await.len(), 4);
     }
+}
+
+/// As over a network, or from a disk that fills up just then: the entry is there, and
+/// nobody was told.
+#[tokio::test]
+async fn a_message_whose_commit_was_not_confirmed_is_answered_and_holds_up_nobody() {
+    let store = Late::new();
+    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    store.lose_answer.store(true, Ordering::SeqCst);
+    client.say("lost", Some("m1")).await.unwrap_err();
+    assert!(client.say("lost", Some("m1")).await.unwrap().duplicate);
+    assert_eq!(client.reply().await.1.text, "Echo: lost");
+    store.lose_answer.store(true, Ordering::SeqCst);
+    client.say("lost too", None).await.unwrap_err();
+    client.say("next", Some("m2")).await.unwrap();
+    assert_eq!(client.reply().await.1.text, "Echo: lost too");
+    assert_eq!(client.reply().await.1.text, "Echo: next");
 }

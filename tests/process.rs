@@ -180,3 +180,29 @@ async fn help_and_version_are_printed_with_success() {
     let (code, version, _) = output(&["--version"]).await;
     assert_eq!((code, version.trim()), (Some(0), concat!("duologue ", env!("CARGO_PKG_VERSION"))));
 }
+
+#[tokio::test]
+async fn times_that_no_calendar_holds_stop_the_start() {
+    for flags in [
+        &["--session-max-age", "9000y"][..],
+        &["--heartbeat", "500000000000y"],
+        &["--drain-timeout", "500000000000y"],
+        &["--simulated-delay", "500000000000y"],
+    ] {
+        let (code, _, log) = output(&[flags, &["--check-config"]].concat()).await;
+        assert_eq!((code, log.lines().count()), (Some(78), 1), "{flags:?}: {log}");
+        assert!(log.contains(flags[0]), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_env_file_is_pointed_at_without_its_secrets() {
+    let folder = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken-env-file");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(".env"), "DUOLOGUE_OPENAI_API_KEY='sk-canary\n").unwrap();
+    let mut broken = command(&["--check-config"]);
+    let broken = soon("the end", broken.current_dir(&folder).output()).await.unwrap();
+    let told = String::from_utf8(broken.stderr).unwrap();
+    assert_eq!(broken.status.code(), Some(78));
+    assert!(!told.contains("canary") && told.lines().count() == 1, "{told}");
+}

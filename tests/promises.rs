@@ -24,6 +24,7 @@ mod server_sent_events;
 mod silence;
 mod stop;
 mod store_contract;
+mod store_failures;
 mod websocket;
 
 /// A file that is not listed above would never run.

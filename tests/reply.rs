@@ -69,7 +69,7 @@ async fn a_reply_that_grows_beyond_its_limit_is_cut_and_kept() {
     let mut client = Door::Json.open(&server, &token, None).await;
     client.say("go", None).await.unwrap();
     let reply = client.reply().await.1;
-    assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1200));
+    assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1000));
     assert_eq!(reply.finish_reason.as_deref(), Some("max_reply_size"));
     soon("the responder to be let go of", ended.recv()).await;
 }

@@ -298,3 +298,24 @@ async fn a_page_of_an_allowed_origin_may_ask_first_and_read_the_answer() {
     assert!(answer.header("access-control-allow-headers").contains("x-grpc-web"));
     assert!(answer.header("vary").contains("origin"));
 }
+
+#[tokio::test]
+async fn options_that_is_no_preflight_is_a_wrong_method_like_any_other() {
+    let server = Setup::default().start().await;
+    let answer = Rest::call(&server, "OPTIONS", "/token?name=Ada").await;
+    assert_eq!((answer.status, answer.body.as_str()), (405, r#"{"detail":"Method Not Allowed"}"#));
+    assert_eq!(Rest::call(&server, "OPTIONS", "/nowhere").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_path_with_a_dot_that_is_no_call_is_not_found() {
+    let server = Setup::default().start().await;
+    for (method, path) in [("GET", "/v1.0/test"), ("POST", "/v1.0/test")] {
+        let answer = Rest::call(&server, method, path).await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (404, r#"{"detail":"Not Found"}"#),
+            "{method} {path}"
+        );
+    }
+}

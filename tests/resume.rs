@@ -1,6 +1,17 @@
 //! Promise 4: from a position, no gap and no duplicate, on any protocol.
 
-use crate::support::{Door, Event, Scripted, Setup, Step, create, proto};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use duologue::{
+    responder::Simulated,
+    session::{Gateway, Settings},
+};
+use tokio::time::{Instant, timeout};
+
+use crate::support::{Door, Event, Late, Scripted, Setup, Step, create, proto};
 
 #[tokio::test]
 async fn from_every_position_through_every_door_nothing_is_missed_and_nothing_comes_twice() {
@@ -139,4 +150,46 @@ async fn an_open_on_an_open_stream_attaches_anew() {
         assert!(opened.recovered);
         assert_eq!(client.messages(2).await.len(), 2, "{door:?}");
     }
+}
+
+/// What a client says during a replay must not make the gateway read the log anew.
+#[tokio::test]
+async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
+    let store = Late::new();
+    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    for door in [Door::Json, Door::Proto, Door::Grpc] {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("hello", None).await.unwrap();
+        client.reply().await;
+        let at = client.at(0);
+        *store.read_time.lock().unwrap() = Duration::from_millis(100);
+        let reads = store.reads.load(Ordering::SeqCst);
+        let mut back = door.open(&server, &token, Some(&at)).await;
+        let began = Instant::now();
+        let mut messages = 0;
+        while messages < 2 {
+            assert!(began.elapsed() < Duration::from_secs(2), "{door:?}: no replay beside pings");
+            back.ask(proto::chat_request::Request::Ping(proto::Ping {})).await;
+            while let Ok(event) = timeout(Duration::from_millis(10), back.next()).await {
+                messages += usize::from(matches!(event, Event::Message(_)));
+            }
+        }
+        assert_eq!(store.reads.load(Ordering::SeqCst) - reads, 1, "{door:?}: one page, one read");
+        *store.read_time.lock().unwrap() = Duration::ZERO;
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
+    let store = Late::new();
+    let (responder, _) = Scripted::new(&[Step::Hang]);
+    let before = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    let token = create(&before).await;
+    let mut client = Door::Json.open(&before, &token, None).await;
+    client.say("unanswered", None).await.unwrap();
+    client.messages(1).await;
+    store.reads_fail.store(true, Ordering::SeqCst);
+    let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
+    Gateway::start(Settings::default(), store, responder).await.expect("the others are served");
 }

@@ -107,3 +107,78 @@ async fn streams_in_use_are_not_idle() {
     assert!(soon("an event", events.chunk()).await.unwrap().is_some());
     grpc.messages(2).await;
 }
+
+#[tokio::test]
+async fn a_call_with_one_request_does_not_wait_for_it_for_ever() {
+    let server = impatient().await;
+    for method in ["duologue.v1.ChatService/Subscribe", "grpc.health.v1.Health/Watch"] {
+        let mut stream = TcpStream::connect(server.addr).await.unwrap();
+        let head = format!(
+            "POST /{method} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n\0"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let read = soon(method, stream.read(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]);
+        assert!(answer.contains("grpc-status: 4"), "{method}: {answer}");
+    }
+}
+
+/// Its answers wait in the kernel and in the gateway: neither may wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_sent_events_that_nobody_reads_are_ended() {
+    let mut setup = Setup::default();
+    setup.server.write_timeout = 5 * BRIEF;
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let secret = duologue::session::Token::parse(&token).unwrap();
+    let mut stream = TcpStream::connect(server.addr).await.unwrap();
+    let head = format!("GET /events?token={token} HTTP/1.1\r\nhost: x\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 1024];
+    soon("the head", stream.read(&mut answer)).await.unwrap();
+    // More than the kernel holds, and no faster than one who reads can follow.
+    let text = "x".repeat(60 << 10);
+    let (mut reader, _) = server.gateway.attach(&secret, None).await.unwrap();
+    for _ in 0..200 {
+        let draft = duologue::session::Draft::parse(text.as_str(), None, 1 << 20).unwrap();
+        reader.send(draft).await.unwrap();
+        while !matches!(reader.next().await.unwrap(),
+            duologue::session::Event::Message(message) if message.in_reply_to().is_some())
+        {}
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    server.gateway.revoke_token(&secret).await.unwrap();
+    // Not reading, one still learns that the peer has reset the connection.
+    soon("the end of the connection", async {
+        loop {
+            tokio::time::sleep(BRIEF).await;
+            if stream.write_all(b"GET /test HTTP/1.1\r\nhost: x\r\n\r\n").await.is_err() {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+/// Its window is closed and it answers every ping: nothing tells the gateway's HTTP
+/// library that the session behind the stream is over.
+#[tokio::test]
+async fn an_http2_peer_that_never_opens_its_window_is_ended() {
+    let mut setup = Setup::default();
+    setup.server.write_timeout = BRIEF;
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let stream = TcpStream::connect(server.addr).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    let (client, connection) =
+        builder.initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = client.ready().await.unwrap();
+    let mut unread = Vec::new();
+    for path in ["test", "events"] {
+        let request = http::Request::get(server.url(&format!("/{path}?token={token}")));
+        unread.push(client.send_request(request.body(()).unwrap(), true).unwrap().0);
+    }
+    let _however_it_ends = soon("the end", connection).await.unwrap();
+}

@@ -340,3 +340,27 @@ async fn a_close_is_answered_with_the_same_code() {
     assert_eq!(socket.closed().await, 1000);
     assert!(soon("the end", socket.stream.next()).await.is_none());
 }
+
+/// It is not read while it waits for many answers: its silence is the gateway's doing.
+#[tokio::test]
+async fn a_plain_client_that_is_held_back_is_not_taken_for_dead() {
+    let (responder, _) = Scripted::new(&[Step::Gate, Step::Say("ok"), Step::End]);
+    let gate = responder.gate.clone();
+    let mut setup = Setup::answering(responder);
+    setup.session.max_queued_turns = 1000;
+    setup.transport.heartbeat = Duration::from_millis(100);
+    let server = setup.start().await;
+    let token = create(&server).await;
+    let mut socket = Socket::open(&server, &format!("?token={token}"), "").await;
+    for _ in 0..80 {
+        socket.text("x").await;
+    }
+    let ended = tokio::time::timeout(Duration::from_secs(1), async {
+        while let Some(Ok(Message::Ping(_) | Message::Pong(_))) = socket.stream.next().await {}
+    });
+    assert!(ended.await.is_err(), "nothing is due, and something came");
+    gate.add_permits(80);
+    for _ in 0..80 {
+        assert_eq!(socket.next_text().await, "ok");
+    }
+}

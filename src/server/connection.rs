@@ -3,12 +3,13 @@
 //! A silent peer lives for ever by default. Here each kind of silence has its deadline:
 //! no byte at all, half a preface, a preface and nothing more (`head_timeout`, until the
 //! first request); half a head (`head_timeout`, by hyper); nothing in progress
-//! (`idle_timeout`); a dead HTTP/2 peer (`keep_alive`). Bodies and streams have theirs
-//! in the transports.
+//! (`idle_timeout`); a dead HTTP/2 peer (`keep_alive`); a peer that does not take what it
+//! is sent (`write_timeout`; see `patience` for the socket, `unread` for HTTP/2's windows).
+//! Bodies of requests and streams have theirs in the transports.
 
 use std::{
     convert::Infallible,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -18,10 +19,8 @@ use std::{
 };
 
 use axum::body::Body;
-use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use http::{Request, Response};
-use http_body::Frame;
 use hyper::body::Incoming;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -36,14 +35,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::Settings;
+use super::{
+    Settings,
+    patience::Patient,
+    unread::{Unread, Watched},
+};
 use crate::transport::InUse;
 
 /// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
 /// unread against a budget that grows with it; with the default, a client that opens
 /// thousands of streams of one short message is cut off (ENHANCE_YOUR_CALM).
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+const STREAM_WINDOW: u32 = 128 << 10;
 
 /// Bytes that one HTTP/2 stream may have waiting to be sent, beside its backlog.
 const SEND_BUFFER: usize = 64 << 10;
@@ -58,6 +61,7 @@ pub(super) struct Connections {
     builder: Arc<Builder<TokioExecutor>>,
     head_timeout: Duration,
     idle_timeout: Duration,
+    write_timeout: Duration,
     draining: CancellationToken,
 }
 
@@ -84,6 +88,7 @@ impl Connections {
             builder: Arc::new(builder),
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
+            write_timeout: settings.write_timeout,
             draining,
         }
     }
@@ -102,11 +107,13 @@ impl Connections {
     {
         let activity = Activity::new(permit);
         let tracked = TowerToHyperService::new(activity.track(service));
-        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
+        let io = TokioIo::new(Patient::new(stream, self.write_timeout));
+        let connection = self.builder.serve_connection_with_upgrades(io, tracked);
         let mut connection = pin!(connection);
         let mut timer = pin!(sleep(self.head_timeout));
         let mut closing = false;
         let mut seen = 0;
+        let mut quiet_since = Instant::now();
         loop {
             tokio::select! {
                 ended = connection.as_mut() => {
@@ -124,16 +131,22 @@ impl Connections {
                 }
                 () = timer.as_mut() => {
                     let requests = activity.requests();
-                    let idle = requests == seen && !activity.in_progress();
-                    if idle && (closing || requests == 0) {
+                    let quiet = requests == seen && !activity.in_progress();
+                    if quiet && (closing || requests == 0) {
                         return;
                     }
-                    if idle {
+                    if activity.unread.exceeds(self.write_timeout) {
+                        tracing::info!("a connection does not take its answers, and is cut");
+                        return;
+                    }
+                    if !quiet {
+                        quiet_since = Instant::now();
+                    } else if quiet_since.elapsed() >= self.idle_timeout {
                         connection.as_mut().graceful_shutdown();
                         closing = true;
                     }
                     seen = requests;
-                    timer.as_mut().reset(Instant::now() + self.idle_timeout);
+                    timer.as_mut().reset(Instant::now() + self.idle_timeout.min(self.write_timeout));
                 }
             }
         }
@@ -144,11 +157,12 @@ impl Connections {
 struct Activity {
     in_use: InUse,
     requests: Arc<AtomicU64>,
+    unread: Arc<Unread>,
 }
 
 impl Activity {
     fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self { in_use: InUse::new(permit), requests: Arc::default() }
+        Self { in_use: InUse::new(permit), requests: Arc::default(), unread: Arc::default() }
     }
 
     /// Requests that ever came.
@@ -164,7 +178,12 @@ impl Activity {
     }
 
     fn track<S>(&self, service: S) -> Tracked<S> {
-        Tracked { service, in_use: self.in_use.clone(), requests: Arc::clone(&self.requests) }
+        Tracked {
+            service,
+            in_use: self.in_use.clone(),
+            requests: Arc::clone(&self.requests),
+            unread: Arc::clone(&self.unread),
+        }
     }
 }
 
@@ -174,6 +193,7 @@ struct Tracked<S> {
     service: S,
     in_use: InUse,
     requests: Arc<AtomicU64>,
+    unread: Arc<Unread>,
 }
 
 impl<S> Service<Request<Incoming>> for Tracked<S>
@@ -185,9 +205,9 @@ where
             Future: Send + 'static,
         >,
 {
-    type Response = Response<Held>;
+    type Response = Response<Watched>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Held>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<Watched>, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
@@ -199,34 +219,9 @@ where
         // For those who take the connection over.
         request.extensions_mut().insert(in_use.clone());
         let call = self.service.call(request);
-        let hold =
-            move |response: Response<Body>| response.map(|body| Held { body, _in_use: in_use });
-        call.map(move |answer| answer.map(hold)).boxed()
-    }
-}
-
-/// A body that marks its connection as used.
-struct Held {
-    body: Body,
-    _in_use: InUse,
-}
-
-impl http_body::Body for Held {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        let unread = Arc::clone(&self.unread);
+        let watch =
+            |response: Response<Body>| response.map(|body| Watched::new(body, unread, in_use));
+        call.map(move |answer| answer.map(watch)).boxed()
     }
 }

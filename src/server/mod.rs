@@ -4,7 +4,9 @@
 //! and neither tells gRPC from HTTP on one port.
 
 mod connection;
+mod patience;
 mod switch;
+mod unread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -42,6 +44,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// How often a quiet HTTP/2 connection is pinged, and how long the answer may take.
     pub keep_alive: Duration,
+    /// How long a peer may take nothing of what it is sent.
+    pub write_timeout: Duration,
     /// How long a shutdown waits for replies.
     pub drain_timeout: Duration,
 }
@@ -55,6 +59,7 @@ impl Default for Settings {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(120),
             keep_alive: Duration::from_secs(25),
+            write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{
     convert::Infallible,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::{Router, body::Body};
@@ -15,7 +15,7 @@ use http::{
 };
 use hyper::body::Incoming;
 use tower::{Layer as _, Service};
-use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 use crate::transport::{self, Doors, Origins};
 
@@ -36,7 +36,45 @@ pub(super) fn service(
     Box<dyn std::error::Error + Send + Sync>,
 > {
     let switch = Switch { grpc: transport::grpc_service(doors)?, http: transport::router(doors) };
-    Ok(cors(&doors.settings.origins).layer(switch))
+    Ok(Preflights { cors: cors(&doors.settings.origins).layer(switch.clone()), switch })
+}
+
+/// Keeps OPTIONS requests that are no preflight (WHATWG Fetch, section 3.3.3) from the
+/// CORS layer, which answers every one with 200, whatever the path.
+#[derive(Clone)]
+struct Preflights<G> {
+    cors: Cors<Switch<G>>,
+    switch: Switch<G>,
+}
+
+impl<G> Service<Request<Incoming>> for Preflights<G>
+where
+    G: Service<
+            Request<Incoming>,
+            Response = Response<tonic::body::Body>,
+            Error = Infallible,
+            Future: Send + 'static,
+        >,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // The CORS layer is ready when its own switch is, which is another one's clone.
+        ready!(self.switch.poll_ready(cx))?;
+        self.cors.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let headers = request.headers();
+        let preflight = headers.contains_key(header::ORIGIN)
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if request.method() == Method::OPTIONS && !preflight {
+            return self.switch.call(request);
+        }
+        self.cors.call(request).boxed()
+    }
 }
 
 /// What a page of another origin may do (WHATWG Fetch, section 3.3).
@@ -137,10 +175,11 @@ fn content_type(headers: &HeaderMap) -> &str {
     headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Whether a path has the form of a gRPC method, `/package.Service/Method`.
+/// Whether a path is that of a gRPC service which is served here.
 fn names_method(path: &str) -> bool {
-    let mut parts = path.split('/').skip(1);
-    matches!((parts.next(), parts.next(), parts.next()), (Some(service), Some(_), None) if service.contains('.'))
+    ["/duologue.v1.", "/grpc.health.v1.", "/grpc.reflection."]
+        .iter()
+        .any(|package| path.starts_with(package))
 }
 
 #[cfg(test)]
@@ -151,7 +190,9 @@ mod tests {
     fn paths_of_methods_are_told_from_others() {
         assert!(names_method("/duologue.v1.ChatService/Chat"));
         assert!(names_method("/grpc.health.v1.Health/Check"));
-        for path in ["/", "/test", "/openapi.json", "/docs/swagger-ui.css", "/docs/", "/a.b"] {
+        for path in
+            ["/", "/test", "/openapi.json", "/docs/swagger-ui.css", "/docs/", "/a.b", "/v1.0/test"]
+        {
             assert!(!names_method(path), "{path}");
         }
     }

@@ -1,6 +1,8 @@
 //! One watcher of a session: replay from its position, then what happens.
 
-use std::{future::poll_fn, sync::Arc, vec};
+use std::{fmt, future::poll_fn, sync::Arc, vec};
+
+use futures_util::future::{BoxFuture, FutureExt as _};
 
 use super::{
     Error, Event, Message, Page, ReplyStarted, Result, Timestamp,
@@ -9,6 +11,7 @@ use super::{
     gateway::Gateway,
     live::Watch,
     mailbox::Mailbox,
+    position::Position,
     registry::LiveRef,
 };
 
@@ -23,11 +26,18 @@ pub struct Attachment {
     delivered: u32,
 }
 
-#[derive(Debug)]
 struct Replay {
     until: u32,
     page: vec::IntoIter<Arc<Message>>,
+    /// The next page. It is kept here, so that one who asks again does not read again.
+    reading: Option<BoxFuture<'static, Result<Vec<Arc<Message>>>>>,
     reply: Option<ReplyStarted>,
+}
+
+impl fmt::Debug for Replay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replay").field("until", &self.until).finish_non_exhaustive()
+    }
 }
 
 impl Attachment {
@@ -35,7 +45,8 @@ impl Attachment {
         let Watch { mailbox, opened, reply } = watch;
         let behind = opened.position.seq < opened.head_seq;
         let replay = (behind || reply.is_some()).then(|| {
-            Box::new(Replay { until: opened.head_seq, page: Vec::new().into_iter(), reply })
+            let (until, page) = (opened.head_seq, Vec::new().into_iter());
+            Box::new(Replay { until, page, reading: None, reply })
         });
         let delivered = opened.position.seq;
         (Self { gateway, live, mailbox, replay, delivered }, opened)
@@ -50,13 +61,20 @@ impl Attachment {
     /// `Draining`, or what the store failed with.
     pub async fn next(&mut self) -> Result<Event> {
         while let Some(replay) = &mut self.replay {
+            self.live.check_readable()?;
             if let Some(message) = replay.page.next() {
                 self.delivered = message.seq;
                 return Ok(Event::Message(message));
             }
             if self.delivered < replay.until {
-                let page = self.gateway.page(&self.live, self.delivered, replay.until).await?;
-                replay.page = page.into_iter();
+                let (after, until) = (self.delivered, replay.until);
+                let reading = replay.reading.get_or_insert_with(|| {
+                    let (gateway, live) = (self.gateway.clone(), self.live.clone());
+                    async move { gateway.page(&live, after, until).await }.boxed()
+                });
+                let page = reading.await;
+                replay.reading = None;
+                replay.page = page?.into_iter();
                 continue;
             }
             let reply = self.replay.take().and_then(|replay| replay.reply);
@@ -75,6 +93,12 @@ impl Attachment {
     #[must_use]
     pub const fn delivered(&self) -> u32 {
         self.delivered
+    }
+
+    /// Where it is: one who attaches anew from here misses nothing.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position { epoch: self.live.session().epoch.clone(), seq: self.delivered }
     }
 
     /// Says something in this session. See [`Gateway::send`]. The future outlives the

@@ -26,6 +26,9 @@ const MAX_ATTEMPTS: u32 = 2;
 /// Sessions that a store deletes at a time.
 const SWEEP_BATCH: usize = 1000;
 
+/// The session and the number of its last message.
+const HEAD: Page = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
+
 /// The core: cheap to clone, shared by every connection.
 #[derive(Clone)]
 pub struct Gateway {
@@ -39,6 +42,8 @@ struct Core {
     clock: Clock,
     registry: Arc<Registry>,
     draining: CancellationToken,
+    /// Nothing is written any more.
+    ended: CancellationToken,
     tasks: TaskTracker,
 }
 
@@ -78,11 +83,12 @@ impl Gateway {
             clock: Clock::start(),
             registry: Arc::default(),
             draining: CancellationToken::new(),
+            ended: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let gateway = Self { core: Arc::new(core) };
         gateway.resume_turns().await?;
-        tokio::spawn(gateway.clone().sweep_until_drained());
+        tokio::spawn(gateway.clone().sweep_until_ended());
         Ok(gateway)
     }
 
@@ -123,9 +129,20 @@ impl Gateway {
         let session = self.authenticate(token).await?;
         let now = self.clock().now();
         let expires_at = now.plus(self.settings().session_ttl);
-        let renewed = self.store().renew(session.id, now, expires_at).await?;
-        if let Some(live) = self.core.registry.peek(session.id) {
-            live.renewed(renewed.expires_at);
+        match self.store().renew(session.id, now, expires_at).await {
+            Ok(renewed) => {
+                if let Some(live) = self.core.registry.peek(session.id) {
+                    live.renewed(renewed.expires_at);
+                }
+            }
+            // No room even to note the deadline, or no more writes before the end: what is
+            // there can still be read.
+            Err(error)
+                if error.kind() == ErrorKind::StoreFull || self.core.ended.is_cancelled() =>
+            {
+                tracing::warn!(session = %session.id, %error, "a session was read and not renewed");
+            }
+            Err(error) => return Err(error),
         }
         let max = self.settings().max_page_messages;
         let page = Page {
@@ -143,8 +160,13 @@ impl Gateway {
     /// `SessionExpired`.
     pub async fn revoke_token(&self, token: &Token) -> Result<()> {
         let id = self.authenticate(token).await?.id;
+        let gateway = self.clone();
+        to_the_end(Box::pin(async move { gateway.revoke(id).await })).await
+    }
+
+    async fn revoke(&self, id: SessionId) -> Result<()> {
         self.store().revoke(id, self.clock().now()).await?;
-        if let Some(live) = self.core.registry.peek(id) {
+        if let Some(live) = self.core.registry.settled(id).await {
             live.end(ErrorKind::SessionRevoked);
         }
         tracing::info!(session = %id, reason = "revoked", "session ended");
@@ -209,20 +231,29 @@ impl Gateway {
         const COMMIT_GRACE: Duration = Duration::from_secs(2);
         self.core.draining.cancel();
         let live = self.core.registry.all();
-        for live in &live {
+        for live in live {
             live.drain(|| Event::GoAway(come_back()));
         }
         self.tasks().close();
         if timeout_at(deadline, self.tasks().wait()).await.is_ok() {
+            self.close_store().await;
             return Drained::Finished;
         }
-        for live in &live {
+        for live in self.core.registry.all() {
             live.interrupt();
         }
         if timeout_at(Instant::now() + COMMIT_GRACE, self.tasks().wait()).await.is_err() {
             tracing::error!("replies could not be committed before the gateway's end");
         }
+        self.close_store().await;
         Drained::Interrupted
+    }
+
+    async fn close_store(&self) {
+        self.core.ended.cancel();
+        if let Err(error) = self.store().close().await {
+            tracing::error!(%error, cause = ?error, "the store could not be closed");
+        }
     }
 
     /// Waits until the store has failed for good.
@@ -265,24 +296,68 @@ impl Gateway {
 
     /// [`Self::send`] for those who are attached already.
     pub(super) async fn send_live(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
+        // Counted before it is checked: a drain waits for it, or it is refused.
+        let working = self.tasks().token();
         live.check_open()?;
+        self.check_serving()?;
         let (gateway, live) = (self.clone(), live.clone());
-        to_the_end(Box::pin(async move { gateway.commit(&live, draft).await })).await
+        to_the_end(Box::pin(async move {
+            let _working = working;
+            gateway.commit(&live, draft).await
+        }))
+        .await
     }
 
     async fn commit(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
         let Draft { text, client_message_id } = draft;
         let entry = Entry::User { id: MessageId::generate(), text, client_message_id };
-        let appended = self.store().append(live.session().id, entry, self.terms()).await?;
-        if !appended.duplicate {
-            live.renewed(appended.expires_at);
-            self.run_turns(live, live.publish(Arc::clone(&appended.message)));
+        let appended = self.store().append(live.session().id, entry, self.terms()).await;
+        let appended = match appended {
+            Ok(appended) => appended,
+            Err(error) => {
+                // It may be in the log all the same.
+                if error.kind() == ErrorKind::Internal {
+                    self.catch_up(live).await;
+                }
+                return Err(error);
+            }
+        };
+        live.renewed(appended.expires_at);
+        self.run_turns(live, live.publish(Arc::clone(&appended.message)));
+        if live.lacks_messages() {
+            self.catch_up(live).await;
         }
         Ok(Accepted {
             message: appended.message,
             duplicate: appended.duplicate,
             reply_seq: appended.reply_seq,
         })
+    }
+
+    /// Publishes what is in the log and was not published: an append whose answer was
+    /// lost leaves a gap, behind which everything would wait.
+    async fn catch_up(&self, live: &LiveRef) {
+        let page = Page {
+            after: Some(live.head_seq()),
+            until: u32::MAX,
+            limit: self.settings().max_page_messages,
+            max_size: self.settings().max_page_size,
+        };
+        match self.store().read(live.session().id, self.clock().now(), page).await {
+            Ok(snapshot) => {
+                for message in snapshot.messages {
+                    self.run_turns(live, live.publish(message));
+                }
+            }
+            Err(error) => {
+                tracing::error!(session = %live.session().id, %error, cause = ?error, "the log could not be caught up with");
+            }
+        }
+    }
+
+    /// Waits until the gateway begins to shut down.
+    pub async fn draining(&self) {
+        self.core.draining.cancelled().await;
     }
 
     fn check_serving(&self) -> Result<()> {
@@ -299,8 +374,7 @@ impl Gateway {
 
     async fn enter_found(&self, id: SessionId) -> Result<LiveRef> {
         let load = async {
-            let head = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
-            let snapshot = self.store().read(id, self.clock().now(), head).await?;
+            let snapshot = self.store().read(id, self.clock().now(), HEAD).await?;
             Ok(Live::new(snapshot.session, snapshot.head_seq))
         };
         self.core.registry.enter(id, load).await
@@ -314,7 +388,12 @@ impl Gateway {
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
             for turn in batch {
-                let live = self.enter_found(turn.session.id).await?;
+                let live = match self.enter_found(turn.session.id).await {
+                    Ok(live) => live,
+                    // It expired just now.
+                    Err(error) if error.kind() == ErrorKind::SessionExpired => continue,
+                    Err(error) => return Err(error),
+                };
                 if turn.attempt >= MAX_ATTEMPTS {
                     tracing::warn!(session = %turn.session.id, "a turn that was tried twice is given up");
                     self.give_up(&live, turn).await?;
@@ -327,10 +406,10 @@ impl Gateway {
         }
     }
 
-    async fn sweep_until_drained(self) {
+    async fn sweep_until_ended(self) {
         let mut ticks = interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.core.draining.run_until_cancelled(ticks.tick()).await.is_some() {
+        while self.core.ended.run_until_cancelled(ticks.tick()).await.is_some() {
             self.sweep().await;
         }
     }
@@ -338,7 +417,14 @@ impl Gateway {
     async fn sweep(&self) {
         let now = self.clock().now();
         for live in self.core.registry.expired(now) {
-            live.end(ErrorKind::SessionExpired);
+            // A renewal may be durable and not known here yet.
+            match self.store().read(live.session().id, now, HEAD).await {
+                Ok(snapshot) => {
+                    live.renewed(snapshot.session.expires_at);
+                    self.core.registry.review(&live);
+                }
+                Err(_) => live.end(ErrorKind::SessionExpired),
+            }
         }
         if let Err(error) = self.sweep_store(now).await {
             tracing::error!(%error, cause = ?error, "expired sessions could not be deleted");
@@ -351,9 +437,10 @@ impl Gateway {
             for id in swept.sessions {
                 tracing::info!(session = %id, reason = "expired", "session ended");
             }
-            if !swept.more || self.core.draining.is_cancelled() {
+            if !swept.more || self.core.ended.is_cancelled() {
                 return Ok(());
             }
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -178,6 +178,11 @@ impl Live {
         }
     }
 
+    /// Why nobody may read the session any more, if it is over.
+    pub(super) fn check_readable(&self) -> Result<()> {
+        self.state().ended.map_or(Ok(()), |why| Err(why.into()))
+    }
+
     /// Refuses what a session that has ended cannot do.
     pub(super) fn check_open(&self) -> Result<()> {
         self.state().check_open()
@@ -186,11 +191,23 @@ impl Live {
     /// Tells everyone of a committed message, as soon as everyone knows its predecessors.
     pub(super) fn publish(&self, message: Arc<Message>) -> Published {
         let mut state = self.state();
-        state.early.insert(message.seq, message);
+        if message.seq > state.head_seq {
+            state.early.insert(message.seq, message);
+        }
         while let Some(message) = state.next_in_order() {
             state.commit(&message);
         }
         state.start_running()
+    }
+
+    /// Number of the last message that was published.
+    pub(super) fn head_seq(&self) -> u32 {
+        self.state().head_seq
+    }
+
+    /// Messages are known here whose predecessors are not.
+    pub(super) fn lacks_messages(&self) -> bool {
+        !self.state().early.is_empty()
     }
 
     /// Takes up turns that an earlier process left unanswered.
@@ -225,18 +242,25 @@ impl Live {
         Some((turn, id, cut))
     }
 
-    /// Adds to the reply in progress. Returns its length so far, in bytes.
-    pub(super) fn extend_reply(&self, text: String) -> usize {
+    /// Adds to the reply in progress as much as fits into `max_size` bytes. False if
+    /// that is not all.
+    pub(super) fn extend_reply(&self, mut text: String, max_size: usize) -> bool {
         let mut state = self.state();
         let Some(Reply { started, .. }) = &mut state.reply else {
-            return 0;
+            return true;
         };
+        let room = max_size.saturating_sub(started.text.len());
+        let fits = text.len() <= room;
+        text.truncate(text.floor_char_boundary(room));
+        if text.is_empty() {
+            return fits;
+        }
         let index = started.next_index;
         started.next_index += 1;
         started.text.push_str(&text);
-        let (reply, length) = (started.reply, started.text.len());
+        let reply = started.reply;
         state.tell(&Event::Delta { reply, index, text: text.into() });
-        length
+        fits
     }
 
     /// The text of the reply in progress.

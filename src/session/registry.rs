@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::{Result, SessionId, Timestamp, live::Live};
+use super::{Error, ErrorKind, Result, SessionId, Timestamp, live::Live};
 
 /// The live sessions.
 #[derive(Debug, Default)]
@@ -72,6 +72,19 @@ impl Registry {
     pub(super) fn peek(&self, id: SessionId) -> Option<LiveRef> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
         LiveRef::of_loaded(entry)
+    }
+
+    /// As [`Self::peek`], but waits for whoever is loading it.
+    pub(super) async fn settled(&self, id: SessionId) -> Option<LiveRef> {
+        let entry = self.index().slots.get(&id)?.entry.upgrade()?;
+        let not_loaded = async || Err::<Live, Error>(ErrorKind::SessionExpired.into());
+        entry.live.get_or_try_init(not_loaded).await.ok()?;
+        Some(LiveRef { entry })
+    }
+
+    /// Looks at a session again when its deadline comes.
+    pub(super) fn review(&self, live: &LiveRef) {
+        self.index().review(live.session().id, live.expires_at());
     }
 
     /// Every live session.

@@ -237,6 +237,9 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Unfinished>>;
 
+    /// Puts the store into order before the process ends. Nothing is written afterwards.
+    async fn close(&self) -> Result<()>;
+
     /// Waits until the store can no longer keep what it is given, and says why. The
     /// process must then end: what it holds may differ from what is kept.
     async fn failed(&self) -> Error;

@@ -148,10 +148,9 @@ impl Gateway {
                     }
                 };
                 match chunk {
-                    Some(Chunk::Delta(text)) if text.is_empty() => {}
                     Some(Chunk::Delta(text)) => {
                         notes.behind += text.len();
-                        if live.extend_reply(text) > self.settings().max_reply_size {
+                        if !live.extend_reply(text, self.settings().max_reply_size) {
                             return Ending::TooLong;
                         }
                         // A responder that is always ready must let those read who

@@ -177,6 +177,10 @@ impl Store for MemoryStore {
         Ok(rest.take(limit).collect())
     }
 
+    async fn close(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Memory does not fail; the process that it is of does.
     async fn failed(&self) -> Error {
         std::future::pending().await

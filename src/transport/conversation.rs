@@ -95,7 +95,8 @@ enum Done {
 struct Awaited {
     /// User messages sent here that have not been answered.
     turns: Vec<MessageId>,
-    /// Number of an answer that was committed before its question was sent again.
+    /// Number of the last message that was committed before the stream was opened, or
+    /// of an answer that was committed before its question was sent again.
     seq: u32,
 }
 
@@ -163,6 +164,10 @@ impl Conversation {
                 event = next_event(&mut self.attachment) => Some(self.event(event)),
                 input = poll_fn(|cx| frames.poll_input(cx)), if !self.half_closed => self.input(input),
                 () = self.timer.as_mut() => self.tick(),
+                // Those that are attached are told by their session.
+                () = self.gateway.draining(), if self.attachment.is_none() => {
+                    Some(Output::End(Err(ErrorKind::Draining.into())))
+                }
             };
             if let Some(output) = output {
                 return output;
@@ -242,6 +247,8 @@ impl Conversation {
         match auth::one_of([credential.as_deref(), token]) {
             Ok(Some(token)) => {
                 self.credential = Some(token.clone());
+                // One that is opened again goes on from where it is.
+                let position = position.or_else(|| Some(self.attachment.as_ref()?.position()));
                 self.attach(token, position);
                 None
             }
@@ -273,6 +280,8 @@ impl Conversation {
         match done {
             Done::Attached(Ok((attachment, opened))) => {
                 self.restart_timer();
+                // A half-closed stream ends when it has the replay that it asked for.
+                self.awaited.seq = self.awaited.seq.max(opened.head_seq);
                 self.attachment = Some(attachment);
                 Output::Opened(Box::new(opened))
             }

@@ -4,14 +4,16 @@ mod client;
 mod gateway;
 mod responders;
 mod rest;
+mod stores;
 mod websocket;
 
-pub use client::Door;
 pub use client::stub;
+pub use client::{Attached, Door};
 pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Address, Running, Setup};
 pub use responders::{Scripted, Step};
 pub use rest::{Rest, create, history};
+pub use stores::{Call, Late};
 pub use websocket::{Socket, handshake};
 
 use std::time::Duration;

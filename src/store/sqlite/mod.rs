@@ -128,6 +128,10 @@ impl Store for SqliteStore {
         self.readers.read(move |db| reader::unfinished(db, now, after, limit)).await
     }
 
+    async fn close(&self) -> Result<()> {
+        self.writer.close().await
+    }
+
     async fn failed(&self) -> crate::session::Error {
         self.writer.failed().await
     }

@@ -109,7 +109,26 @@ fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), St
              PRAGMA journal_size_limit = 67108864;"
         ))
         .map_err(known)?;
-    migrate(connection, version).map_err(known)
+    migrate(connection, version).map_err(known)?;
+    check_length(connection)
+}
+
+/// SQLite itself notices a file that was cut off only when it reads what is missing. The
+/// log of changes is written back first: until then the file may rightly be shorter.
+fn check_length(connection: &Connection) -> Result<(), String> {
+    let number =
+        |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
+    let expected = || {
+        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        rusqlite::Result::Ok(u64::from(number("page_count")?) * u64::from(number("page_size")?))
+    };
+    let expected = expected().map_err(|error| explain(&error))?;
+    let path = connection.path().unwrap_or_default();
+    let length = fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if length < expected {
+        return Err(format!("it is damaged: {length} bytes long where {expected} are expected"));
+    }
+    Ok(())
 }
 
 /// The version of the file, if it is one of ours or empty.

@@ -23,6 +23,12 @@ const QUEUE: usize = 4096;
 /// Writes that share a transaction.
 const GROUP: usize = 1024;
 
+/// What the thread does next.
+enum Job {
+    Write(Write),
+    Close(oneshot::Sender<Result<()>>),
+}
+
 /// Does its part in a transaction, then, when the whole is decided, answers.
 type Write = Box<dyn FnOnce(&Transaction<'_>) -> Done + Send>;
 
@@ -64,7 +70,7 @@ impl From<ErrorKind> for Refused {
 
 /// A handle on the writing thread, which ends with its last handle.
 pub(super) struct Writer {
-    queue: mpsc::Sender<Write>,
+    queue: mpsc::Sender<Job>,
     failed: watch::Receiver<Option<Arc<str>>>,
 }
 
@@ -104,7 +110,15 @@ impl Writer {
             Done { broken, answer }
         });
         let gone = || Error::internal("the store has failed and takes no more writes");
-        self.queue.send(job).await.map_err(|_| gone())?;
+        self.queue.send(Job::Write(job)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    /// Writes the log of changes back into the file and ends the thread.
+    pub(super) async fn close(&self) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::internal("the store has ended already");
+        self.queue.send(Job::Close(answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 
@@ -121,18 +135,23 @@ impl Writer {
 
 fn write_until_closed(
     Opened { mut connection, lock }: Opened,
-    mut waiting: mpsc::Receiver<Write>,
+    mut waiting: mpsc::Receiver<Job>,
     tell: &watch::Sender<Option<Arc<str>>>,
 ) {
     // Held as long as anything is written.
     let _lock = lock;
     let mut group = Vec::new();
     while let Some(first) = waiting.blocking_recv() {
-        group.push(first);
-        while group.len() < GROUP
-            && let Ok(next) = waiting.try_recv()
-        {
-            group.push(next);
+        let mut close = None;
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Write(write) => group.push(write),
+                Job::Close(answer) => close = Some(answer),
+            }
+            if group.len() < GROUP && close.is_none() {
+                next = waiting.try_recv().ok();
+            }
         }
         if let Err(error) = commit(&mut connection, group.drain(..))
             && is_final(&error)
@@ -141,6 +160,12 @@ fn write_until_closed(
             // written: nothing more is acknowledged from here on.
             tracing::error!(%error, "the store has failed");
             tell.send_replace(Some(error.to_string().into()));
+            return;
+        }
+        if let Some(answer) = close {
+            let written_back =
+                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            drop(answer.send(written_back.map_err(|error| failure(&error))));
             return;
         }
     }

@@ -74,19 +74,24 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let streams = STREAMS.iter().any(|path| request.uri().path().starts_with(path));
-        let own = (!streams).then_some(self.unary);
         let given = match given_timeout(request.headers()) {
             Ok(given) => given,
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
         };
         let call = self.inner.call(request);
-        let Some(timeout) = own.into_iter().chain(given).min() else { return Box::pin(call) };
+        // A stream is answered at once too: what it may wait for is its only request.
+        let timeout = given.map_or(self.unary, |given| given.min(self.unary));
         Box::pin(async move {
-            let deadline = Instant::now() + timeout.min(FOREVER);
-            match timeout_at(deadline, call).await {
-                Ok(Ok(response)) => {
-                    Ok(response.map(|body| Body::new(Limited::new(body, deadline))))
-                }
+            let now = Instant::now();
+            let limit = if streams { given } else { Some(timeout) };
+            match timeout_at(now + timeout.min(FOREVER), call).await {
+                Ok(Ok(response)) => Ok(match limit {
+                    Some(limit) => {
+                        let deadline = now + limit.min(FOREVER);
+                        response.map(|body| Body::new(Limited::new(body, deadline)))
+                    }
+                    None => response,
+                }),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Ok(passed().into_http()),
             }

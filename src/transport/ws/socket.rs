@@ -57,7 +57,8 @@ pub(super) async fn run(
     if let Some(session) = conversation.session() {
         log.attached(session);
     }
-    let frames = Incoming { stream, codec, heard: Instant::now(), paused: false, close: None };
+    let heard = Instant::now();
+    let frames = Incoming { stream, codec, heard, paused: false, answering: false, close: None };
     let mut socket = Socket {
         frames,
         doors,
@@ -275,6 +276,8 @@ struct Incoming {
     /// When the client last gave a sign of life; any frame is one.
     heard: Instant,
     paused: bool,
+    /// An answer to a ping waits to be written.
+    answering: bool,
     /// The code that the client closed with.
     close: Option<u16>,
 }
@@ -285,6 +288,14 @@ impl Frames for Incoming {
             return Poll::Pending;
         }
         loop {
+            // Answers to pings must be on their way before more is read: they would heap
+            // up for a client that does not read them.
+            if self.answering {
+                if let Err(error) = ready!(self.stream.poll_flush_unpin(cx)) {
+                    return Poll::Ready(Input::Gone(refusal(&error)));
+                }
+                self.answering = false;
+            }
             let frame = match ready!(self.stream.poll_next_unpin(cx)) {
                 Some(Ok(frame)) => frame,
                 Some(Err(error)) => return Poll::Ready(Input::Gone(refusal(&error))),
@@ -296,7 +307,8 @@ impl Frames for Incoming {
                 Message::Close(frame) => {
                     self.close = Some(frame.map_or(1005, |frame| frame.code.into()))
                 }
-                Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+                Message::Ping(_) => self.answering = true,
+                Message::Pong(_) | Message::Frame(_) => {}
             }
         }
     }

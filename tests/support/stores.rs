@@ -1,0 +1,165 @@
+//! A store whose answers come late, or not at all: as from a disk or over a network.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use duologue::{
+    session::{
+        Appended, Checkpoint, Entry, Error, NewSession, Page, Result, Session, SessionId, Snapshot,
+        Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
+    },
+    store::MemoryStore,
+};
+use tokio::sync::Semaphore;
+
+/// What may be late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Call {
+    Find,
+    Read,
+    Append,
+}
+
+/// A memory store that does at once what it is asked, and answers when the test lets it.
+pub struct Late {
+    inner: MemoryStore,
+    held: Mutex<Vec<(Call, Arc<Semaphore>)>>,
+    waiting: AtomicUsize,
+    /// How long every read of messages takes.
+    pub read_time: Mutex<Duration>,
+    /// The next append is done, and answered with a failure.
+    pub lose_answer: AtomicBool,
+    /// Sessions are gone when their turns are taken up.
+    pub reads_fail: AtomicBool,
+    /// Pages of messages that were asked for.
+    pub reads: AtomicUsize,
+}
+
+impl Late {
+    pub fn new() -> Arc<Self> {
+        Self::with_room(1000)
+    }
+
+    pub fn with_room(max_sessions: usize) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemoryStore::new(max_sessions, 1 << 28),
+            held: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+            read_time: Mutex::default(),
+            lose_answer: AtomicBool::new(false),
+            reads_fail: AtomicBool::new(false),
+            reads: AtomicUsize::new(0),
+        })
+    }
+
+    /// Holds back the answers to these calls from now on.
+    pub fn hold(&self, call: Call) {
+        self.held.lock().unwrap().push((call, Arc::new(Semaphore::new(0))));
+    }
+
+    /// Lets the answers through, those that wait and all that follow.
+    pub fn release(&self) {
+        for (_, gate) in self.held.lock().unwrap().drain(..) {
+            gate.close();
+        }
+    }
+
+    /// Waits until so many answers are held back.
+    pub async fn holds(&self, answers: usize) {
+        super::soon("a call of the store", async {
+            while self.waiting.load(Ordering::SeqCst) < answers {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    async fn answer(&self, call: Call) {
+        let gate = {
+            let held = self.held.lock().unwrap();
+            held.iter().find(|(held, _)| *held == call).map(|(_, gate)| Arc::clone(gate))
+        };
+        if let Some(gate) = gate {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            let _closed_means_released = gate.acquire().await;
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Late {
+    async fn create(&self, new: NewSession) -> Result<()> {
+        self.inner.create(new).await
+    }
+
+    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session> {
+        let found = self.inner.find(token, now).await;
+        self.answer(Call::Find).await;
+        found
+    }
+
+    async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
+        self.inner.renew(id, now, expires_at).await
+    }
+
+    async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
+        self.inner.revoke(id, now).await
+    }
+
+    async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
+        self.inner.sweep(now, limit).await
+    }
+
+    async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+        let appended = self.inner.append(id, entry, terms).await;
+        self.answer(Call::Append).await;
+        if self.lose_answer.swap(false, Ordering::SeqCst) {
+            return Err(Error::internal("the answer was lost"));
+        }
+        appended
+    }
+
+    async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
+        let snapshot = self.inner.read(id, now, page).await;
+        if page.limit > 0 {
+            self.reads.fetch_add(1, Ordering::SeqCst);
+            let time = *self.read_time.lock().unwrap();
+            if !time.is_zero() {
+                tokio::time::sleep(time).await;
+            }
+        }
+        if self.reads_fail.load(Ordering::SeqCst) {
+            return Err(duologue::session::ErrorKind::SessionExpired.into());
+        }
+        self.answer(Call::Read).await;
+        snapshot
+    }
+
+    async fn unfinished(
+        &self,
+        now: Timestamp,
+        after: Option<(SessionId, u32)>,
+        limit: usize,
+    ) -> Result<Vec<Unfinished>> {
+        self.inner.unfinished(now, after, limit).await
+    }
+
+    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
+        self.inner.checkpoint(id, now, at).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+
+    async fn failed(&self) -> Error {
+        self.inner.failed().await
+    }
+}

@@ -218,11 +218,15 @@ impl Cli {
     /// The settings as lines of an `.env` file.
     fn effective(&self) -> String {
         let development = self.app_env == Environment::Development;
+        // Unset is no empty list: in development it allows any port of localhost.
+        let allowed_origins = match &self.allowed_origins {
+            Some(_) => "DUOLOGUE_ALLOWED_ORIGINS",
+            None => "# DUOLOGUE_ALLOWED_ORIGINS",
+        };
         let origins = match &self.allowed_origins {
             Some(Origins::Any) => "*".into(),
             Some(Origins::Listed { origins, .. }) => origins.join(","),
-            None if development => "(same origin, any localhost port)".into(),
-            None => "(same origin)".into(),
+            None => String::new(),
         };
         let duration = |duration| humantime::format_duration(duration).to_string();
         let values: [(&str, String); 24] = [
@@ -233,19 +237,19 @@ impl Cli {
             ("DUOLOGUE_SESSION_TTL", duration(self.session_ttl)),
             ("DUOLOGUE_SESSION_MAX_AGE", duration(self.session_max_age)),
             ("DUOLOGUE_RESPONDER", self.responder.clone()),
-            ("DUOLOGUE_SIMULATED_REPLY", format!("{:?}", self.simulated_reply)),
+            ("DUOLOGUE_SIMULATED_REPLY", self.simulated_reply.clone()),
             ("DUOLOGUE_SIMULATED_DELAY", duration(self.simulated_delay)),
-            ("DUOLOGUE_MAX_MESSAGE_SIZE", self.max_message_size.to_string()),
-            ("DUOLOGUE_MAX_REPLY_SIZE", self.max_reply_size.to_string()),
+            ("DUOLOGUE_MAX_MESSAGE_SIZE", in_units(self.max_message_size)),
+            ("DUOLOGUE_MAX_REPLY_SIZE", in_units(self.max_reply_size)),
             ("DUOLOGUE_MAX_QUEUED_TURNS", self.max_queued_turns.to_string()),
             ("DUOLOGUE_MAX_SESSION_MESSAGES", self.max_session_messages.to_string()),
             ("DUOLOGUE_MAX_SESSION_STREAMS", self.max_session_streams.to_string()),
-            ("DUOLOGUE_MAX_BACKLOG_SIZE", self.max_backlog_size.to_string()),
+            ("DUOLOGUE_MAX_BACKLOG_SIZE", in_units(self.max_backlog_size)),
             ("DUOLOGUE_MAX_SESSIONS", self.max_sessions.to_string()),
-            ("DUOLOGUE_MAX_STORE_SIZE", self.max_store_size.to_string()),
+            ("DUOLOGUE_MAX_STORE_SIZE", in_units(self.max_store_size)),
             ("DUOLOGUE_MAX_CONNECTIONS", self.max_connections.to_string()),
             ("DUOLOGUE_MAX_CONNECTION_STREAMS", self.max_connection_streams.to_string()),
-            ("DUOLOGUE_ALLOWED_ORIGINS", origins),
+            (allowed_origins, origins),
             ("DUOLOGUE_HEARTBEAT", duration(self.heartbeat)),
             ("DUOLOGUE_DRAIN_TIMEOUT", duration(self.drain_timeout)),
             ("DUOLOGUE_REFLECTION", self.reflection.unwrap_or(development).to_string()),
@@ -253,6 +257,7 @@ impl Cli {
         ];
         let mut lines = String::new();
         for (name, value) in values {
+            let value = if value.contains(' ') { format!("{value:?}") } else { value };
             let _infallible = writeln!(lines, "{name}={value}");
         }
         let _infallible = writeln!(lines, "DUOLOGUE_LOG={}", self.log);
@@ -262,6 +267,14 @@ impl Cli {
 
 fn size(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+/// A size as it can be read again.
+fn in_units(size: ByteSize) -> String {
+    let bytes = size.as_u64();
+    let unit = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let whole = unit.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    whole.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 /// clap explains over several lines; the first says what is wrong.

@@ -171,6 +171,26 @@ async fn a_variable_that_is_no_setting_is_pointed_out() {
 }
 
 #[tokio::test]
+async fn the_effective_configuration_can_be_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = [
+        "--check-config",
+        "--session-ttl",
+        "90m",
+        "--max-message-size",
+        "1000",
+        "--simulated-reply",
+        "say \"{text}\"",
+    ];
+    let (code, shown, _) = output(&flags).await;
+    assert_eq!(code, Some(0));
+    std::fs::write(folder.path().join(".env"), &shown).unwrap();
+    let mut again = command(&["--check-config"]);
+    let again = soon("the end", again.current_dir(folder.path()).output()).await.unwrap();
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), shown);
+}
+
+#[tokio::test]
 async fn help_and_version_are_printed_with_success() {
     let (code, help, _) = output(&["--help"]).await;
     assert_eq!(code, Some(0));

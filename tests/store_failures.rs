@@ -1,7 +1,7 @@
 //! Files and disks that fail, with the real thing: one clear line at the start, no
 //! acknowledgement that is not kept, and life afterwards.
 
-use std::{fs, path::Path, process::Command};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::{
     process::{self, Process},
@@ -133,6 +133,33 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
     .await;
     process.signal("TERM").await;
     assert_eq!(process.ended().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_file_that_another_program_holds_for_a_while_delays_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let process = Process::start(&["--store", &format!("sqlite:{}", path.display())]).await;
+    let address = process.address();
+    let token = create(&address).await;
+    let mut client = Door::Json.open(&address, &token, None).await;
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut other = Door::Grpc.open(&address, &token, None).await;
+    let sending = tokio::spawn(async move { other.say("hello", None).await });
+    let early = tokio::time::timeout(Duration::from_millis(100), client.next()).await;
+    assert!(early.is_err(), "acknowledged before it could be durable: {early:?}");
+    holder.execute_batch("COMMIT").unwrap();
+    sending.await.unwrap().unwrap();
+    client.reply().await;
+    process.signal("TERM").await;
+    assert_eq!(process.ended().await.0, Some(0));
+    assert_eq!(mode(&path), 0o600, "others must not read what people said");
+}
+
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
 /// A file system of its own; unmounted when dropped.

@@ -137,7 +137,11 @@ impl Gateway {
                     live.renewed(snapshot.session.expires_at);
                     self.core.registry.review(&live);
                 }
-                Err(_) => live.end(ErrorKind::SessionExpired),
+                Err(error) if error.kind() == ErrorKind::SessionExpired => live.end(error.kind()),
+                Err(error) => {
+                    tracing::error!(%error, cause = ?error, "a session could not be looked at");
+                    self.core.registry.review(&live);
+                }
             }
         }
         if let Err(error) = self.sweep_store(now).await {

@@ -15,7 +15,8 @@ use super::{Error, ErrorKind, Result};
 pub struct Token(Uuid);
 
 impl Token {
-    /// A new secret from the operating system's random source.
+    /// A new secret, from a cryptographically secure generator that the operating
+    /// system's random source seeds.
     #[must_use]
     pub fn generate() -> Self {
         Self(Uuid::new_v4())

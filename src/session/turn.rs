@@ -33,6 +33,9 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(2);
 struct Notes {
     seq: u32,
     attempt: u32,
+    /// Bytes that were noted …
+    taken: usize,
+    /// … and that came since.
     behind: usize,
     due: Instant,
 }
@@ -40,10 +43,16 @@ struct Notes {
 impl Notes {
     fn start(turn: &Turn) -> Self {
         let due = Instant::now() + NOTE_INTERVAL;
-        Self { seq: turn.message.seq, attempt: turn.attempt, behind: 0, due }
+        Self { seq: turn.message.seq, attempt: turn.attempt, taken: 0, behind: 0, due }
+    }
+
+    /// The more there is, the more must be new: each time the whole text is written.
+    fn are_due(&self) -> bool {
+        self.behind >= NOTE_SIZE.max(self.taken / 4)
     }
 
     fn taken(&mut self) {
+        self.taken += self.behind;
         self.behind = 0;
         self.due = Instant::now() + NOTE_INTERVAL;
     }
@@ -96,14 +105,22 @@ impl Gateway {
     }
 
     /// Commits a terminal message. A store that has no room may have some later; until
-    /// then the turn waits, rather than lose what was said.
+    /// then the turn waits, rather than lose what was said. One that fails otherwise is
+    /// asked again, too: the entry is appended once, however often it is tried.
     async fn commit_reply(&self, live: &LiveRef, entry: Entry) -> Result<Appended> {
         const RETRY: Duration = Duration::from_secs(1);
+        const MAX_FAILURES: u32 = 60;
+        let mut failures = 0;
         loop {
             match self.store().append(live.session().id, entry.clone(), self.terms()).await {
-                Err(error) if error.kind() == ErrorKind::StoreFull => sleep(RETRY).await,
+                Err(error) if error.kind() == ErrorKind::StoreFull => {}
+                Err(error) if error.kind() == ErrorKind::Internal && failures < MAX_FAILURES => {
+                    tracing::warn!(session = %live.session().id, cause = ?error, "a reply is committed again");
+                    failures += 1;
+                }
                 decided => return decided,
             }
+            sleep(RETRY).await;
         }
     }
 
@@ -156,7 +173,7 @@ impl Gateway {
                         // A responder that is always ready must let those read who
                         // watch it.
                         tokio::task::coop::consume_budget().await;
-                        if notes.behind >= NOTE_SIZE {
+                        if notes.are_due() {
                             self.note(live, &notes).await;
                             notes.taken();
                         }

@@ -293,6 +293,10 @@ impl Conversation {
             Done::Sent { client_message_id, result: Err(error) } => match error.kind() {
                 // The stream's own end is on its way, with the events before it.
                 ErrorKind::SessionExpired | ErrorKind::SessionRevoked => Output::End(Err(error)),
+                ErrorKind::Internal => {
+                    tracing::error!(cause = ?error, "a message could not be sent");
+                    Output::Refused { error, client_message_id }
+                }
                 _ => Output::Refused { error, client_message_id },
             },
         }

@@ -3,6 +3,8 @@
 use std::{
     error, fmt,
     fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -62,9 +64,16 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
         fs::create_dir_all(folder).map_err(|error| problem(&error))?;
     }
     let lock = lock(path).map_err(|error| problem(&error))?;
+    make_private(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
     Ok(Opened { connection, lock })
+}
+
+/// Makes the file when it is absent, for its owner alone: it holds what people said.
+/// SQLite gives its other files the same mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
 /// A lock of the operating system's, which ends with the process however that ends.
@@ -93,7 +102,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
 
 fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), String> {
     let known = |error: rusqlite::Error| explain(&error);
-    connection.busy_timeout(Duration::from_millis(200)).map_err(known)?;
+    // Another program may hold the file for a while: a backup, a `VACUUM`.
+    connection.busy_timeout(Duration::from_secs(30)).map_err(known)?;
     let version = recognise(connection)?;
     let synchronous = match durability {
         Durability::Full => "FULL",

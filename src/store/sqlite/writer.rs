@@ -29,8 +29,8 @@ enum Job {
     Close(oneshot::Sender<Result<()>>),
 }
 
-/// Does its part in a transaction, then, when the whole is decided, answers.
-type Write = Box<dyn FnOnce(&Transaction<'_>) -> Done + Send>;
+/// Does its part in a transaction, if there is one, then, when the whole is decided, answers.
+type Write = Box<dyn FnOnce(Option<&Transaction<'_>>) -> Done + Send>;
 
 /// Tells the one who waits: what the write came to, or what all failed with.
 type Answer = Box<dyn FnOnce(Option<&rusqlite::Error>) + Send>;
@@ -97,10 +97,11 @@ impl Writer {
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Write = Box::new(move |transaction| {
-            let (result, broken) = match write(transaction) {
-                Ok(value) => (Ok(value), None),
-                Err(Refused::ByRule(error)) => (Err(error), None),
-                Err(Refused::Failed(error)) => (Err(failure(&error)), Some(error)),
+            let (result, broken) = match transaction.map(write) {
+                Some(Ok(value)) => (Ok(value), None),
+                Some(Err(Refused::ByRule(error))) => (Err(error), None),
+                Some(Err(Refused::Failed(error))) => (Err(failure(&error)), Some(error)),
+                None => (Err(Error::internal("the transaction did not get this far")), None),
             };
             let answer = Box::new(move |failed: Option<&rusqlite::Error>| {
                 let result = failed.map_or(result, |error| Err(failure(error)));
@@ -173,11 +174,12 @@ fn write_until_closed(
 
 /// Writes a group, commits it, and answers everybody in it.
 fn commit(connection: &mut Connection, group: impl Iterator<Item = Write>) -> rusqlite::Result<()> {
+    let mut group = group;
     let mut answers = Vec::new();
     let result = connection.transaction_with_behavior(TransactionBehavior::Immediate).and_then(
         |transaction| {
-            for write in group {
-                let Done { broken, answer } = write(&transaction);
+            for write in group.by_ref() {
+                let Done { broken, answer } = write(Some(&transaction));
                 answers.push(answer);
                 if let Some(error) = broken {
                     return Err(error);
@@ -186,6 +188,8 @@ fn commit(connection: &mut Connection, group: impl Iterator<Item = Write>) -> ru
             transaction.commit()
         },
     );
+    // Those that were not reached share the fate of the transaction.
+    answers.extend(group.map(|write| write(None).answer));
     for answer in answers {
         answer(result.as_ref().err());
     }

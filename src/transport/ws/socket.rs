@@ -110,15 +110,15 @@ impl Socket<'_> {
     async fn converse(&mut self, mut conversation: Conversation) -> Ending {
         loop {
             self.frames.pause(self.awaited.is_full());
-            // What is ready is fed together and flushed once.
-            let ready = poll_immediate(conversation.next(&mut self.frames)).await;
-            let output = match ready {
-                Some(output) => output,
-                None => {
-                    if self.flush().await.is_err() {
-                        return Ending::Broken;
-                    }
-                    conversation.next(&mut self.frames).await
+            let ready = match self.unflushed {
+                // What is ready is fed together and flushed once.
+                true => poll_immediate(conversation.next(&mut self.frames)).await,
+                false => Some(conversation.next(&mut self.frames).await),
+            };
+            let Some(output) = ready else {
+                match self.flush().await {
+                    Ok(()) => continue,
+                    Err(_) => return Ending::Broken,
                 }
             };
             if let Output::Opened(opened) = &output {

@@ -98,3 +98,46 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
         }
     }
 }
+
+/// Whoever attaches while a responder is asked, or before it says a word, is told once
+/// that the reply has begun, and of a context that turns out too long once more.
+#[tokio::test]
+async fn a_trimmed_context_is_told_before_the_first_delta_and_to_those_who_come_later() {
+    let script = [Step::Gate, Step::Trim, Step::Gate, Step::Say("x"), Step::Gate, Step::End];
+    for (early, late) in Door::pairs() {
+        let (responder, _) = Scripted::new(&script);
+        let gate = responder.gate.clone();
+        let server = Setup::answering(responder).start().await;
+        let token = create(&server).await;
+        let mut client = early.open(&server, &token, None).await;
+        client.say("go", None).await.unwrap();
+        let started = client.reply_started().await;
+        assert!(!started.context_trimmed, "{early:?}");
+        gate.add_permits(1);
+        let again = client.reply_started().await;
+        assert_eq!((again.context_trimmed, again.next_index), (true, 0), "{early:?}");
+        assert_eq!(again.reply_id, started.reply_id);
+        let mut other = late.open(&server, &token, None).await;
+        assert!(other.reply_started().await.context_trimmed, "{late:?}");
+        gate.add_permits(2);
+        for client in [&mut client, &mut other] {
+            assert_eq!(client.delta().await.text, "x");
+            assert_eq!(client.reply().await.1.text, "x");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stopped_reply_says_what_it_cost_as_an_estimate() {
+    let (responder, _) = Scripted::new(&[Step::Say("12345678"), Step::Hang]);
+    let server = Setup::answering(responder).start().await;
+    for door in Door::ALL {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("go", None).await.unwrap();
+        client.delta().await;
+        client.stop().await;
+        let usage = client.reply().await.1.usage.unwrap_or_else(|| panic!("none on {door:?}"));
+        assert_eq!((usage.input_tokens, usage.output_tokens, usage.estimated), (7, 2, true));
+    }
+}

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
-use crate::session::{Chunk, Chunks, Outcome, Prompt, Responder, Usage};
+use crate::session::{Chunk, History, Outcome, Prompt, Reply, Responder, estimate_tokens};
 
 /// See the module.
 #[derive(Debug)]
 pub struct Simulated {
     template: Vec<Part>,
     delay: Duration,
+    finish_reason: Arc<str>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -26,7 +27,7 @@ impl Simulated {
     /// visitor's name, with a `delay` between words.
     #[must_use]
     pub fn new(template: &str, delay: Duration) -> Self {
-        Self { template: parse(template), delay }
+        Self { template: parse(template), delay, finish_reason: "stop".into() }
     }
 
     fn reply(&self, prompt: &Prompt) -> String {
@@ -40,31 +41,26 @@ impl Simulated {
 }
 
 impl Responder for Simulated {
-    fn history(&self) -> u32 {
-        0
+    fn history(&self) -> History {
+        History::NONE
     }
 
-    fn respond(&self, prompt: Prompt) -> Chunks {
-        let reply = self.reply(&prompt);
-        let end = Chunk::End(Outcome {
-            failure: None,
-            finish_reason: Some(Arc::from("stop")),
-            usage: Some(Usage {
-                input_tokens: words(&prompt.message.text),
-                output_tokens: words(&reply),
-                estimated: true,
-            }),
-        });
-        if self.delay.is_zero() {
-            return stream::iter([Chunk::Delta(reply), end]).boxed();
-        }
-        let delay = self.delay;
-        let deltas: Vec<_> =
-            reply.split_inclusive(' ').map(|word| Chunk::Delta(word.into())).collect();
-        stream::iter(deltas)
-            .then(move |delta| tokio::time::sleep(delay).map(|()| delta))
-            .chain(stream::iter([end]))
-            .boxed()
+    fn respond(&self, prompt: Prompt) -> Reply {
+        let text = self.reply(&prompt);
+        let end = Chunk::End(Outcome::complete(Some(Arc::clone(&self.finish_reason)), None));
+        let chunks = if self.delay.is_zero() {
+            stream::iter([Chunk::Delta(text), end]).boxed()
+        } else {
+            let delay = self.delay;
+            let deltas: Vec<_> =
+                text.split_inclusive(' ').map(|word| Chunk::Delta(word.into())).collect();
+            stream::iter(deltas)
+                .then(move |delta| tokio::time::sleep(delay).map(|()| delta))
+                .chain(stream::iter([end]))
+                .boxed()
+        };
+        let input_tokens = Some(estimate_tokens(&prompt.message.text));
+        Reply { chunks, context_trimmed: false, input_tokens }
     }
 }
 
@@ -88,11 +84,6 @@ fn next_placeholder(text: &str) -> Option<(usize, usize, Part)> {
         .min_by_key(|(at, ..)| *at)
 }
 
-/// There is no tokenizer here: words stand for tokens, marked as an estimate.
-fn words(text: &str) -> u32 {
-    u32::try_from(text.split_whitespace().count()).unwrap_or(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,16 +100,18 @@ mod tests {
         Prompt {
             session: SessionId::generate(),
             name: Name::trusted("Ada"),
+            reply: MessageId::generate(),
+            attempt: 1,
             history: Vec::new(),
             message: Arc::new(message),
         }
     }
 
     async fn deltas(template: &str, delay: Duration, text: &str) -> Vec<String> {
-        let chunks = Simulated::new(template, delay).respond(prompt(text));
-        let deltas = chunks.filter_map(async |chunk| match chunk {
+        let reply = Simulated::new(template, delay).respond(prompt(text));
+        let deltas = reply.chunks.filter_map(async |chunk| match chunk {
             Chunk::Delta(text) => Some(text),
-            Chunk::End(_) => None,
+            Chunk::ContextTrimmed { .. } | Chunk::End(_) => None,
         });
         deltas.collect().await
     }

@@ -24,6 +24,8 @@ pub struct Attachment {
     /// `Some` until the replay is over; boxed, since most attachments are past it.
     replay: Option<Box<Replay>>,
     delivered: u32,
+    /// Of the next delta: pieces may have become one on their way here.
+    next_index: u32,
 }
 
 struct Replay {
@@ -49,7 +51,7 @@ impl Attachment {
             Box::new(Replay { until, page, reading: None, reply })
         });
         let delivered = opened.position.seq;
-        (Self { gateway, live, mailbox, replay, delivered }, opened)
+        (Self { gateway, live, mailbox, replay, delivered, next_index: 0 }, opened)
     }
 
     /// The next event, in order: the messages after the position, the reply in
@@ -79,12 +81,19 @@ impl Attachment {
             }
             let reply = self.replay.take().and_then(|replay| replay.reply);
             if let Some(reply) = reply {
+                self.next_index = reply.next_index;
                 return Ok(Event::ReplyStarted(Arc::new(reply)));
             }
         }
-        let event = poll_fn(|cx| self.mailbox.poll_next(cx)).await?;
-        if let Event::Message(message) = &event {
-            self.delivered = message.seq;
+        let mut event = poll_fn(|cx| self.mailbox.poll_next(cx)).await?;
+        match &mut event {
+            Event::Message(message) => self.delivered = message.seq,
+            Event::ReplyStarted(started) => self.next_index = started.next_index,
+            Event::Delta { index, .. } => {
+                *index = self.next_index;
+                self.next_index += 1;
+            }
+            Event::GoAway(_) => {}
         }
         Ok(event)
     }

@@ -16,10 +16,10 @@ pub enum Event {
     Delta {
         /// Of which reply.
         reply: MessageId,
-        /// 0, 1, 2 … without gaps.
+        /// 0, 1, 2 … without gaps, as this watcher is told them.
         index: u32,
         /// To be appended.
-        text: Arc<str>,
+        text: Arc<String>,
     },
     /// The stream will end soon: come back after this long.
     GoAway(Duration),
@@ -39,6 +39,26 @@ impl Event {
     }
 }
 
+/// What a watcher wants to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// Everything.
+    Everything,
+    /// Committed replies, and when to leave.
+    Replies,
+}
+
+impl Interest {
+    /// Whether an event is of interest.
+    pub(super) fn covers(self, event: &Event) -> bool {
+        match (self, event) {
+            (Self::Everything, _) | (Self::Replies, Event::GoAway(_)) => true,
+            (Self::Replies, Event::Message(message)) => message.in_reply_to().is_some(),
+            (Self::Replies, Event::ReplyStarted(_) | Event::Delta { .. }) => false,
+        }
+    }
+}
+
 /// A reply that is being produced.
 #[derive(Clone, Debug)]
 pub struct ReplyStarted {
@@ -48,6 +68,9 @@ pub struct ReplyStarted {
     pub in_reply_to: MessageId,
     /// 1, or more where an earlier attempt died with its process.
     pub attempt: u32,
+    /// The responder does not read all of the conversation: older messages were left
+    /// out.
+    pub context_trimmed: bool,
     /// What was produced before this watcher came.
     pub text: String,
     /// Index of the next delta.

@@ -10,6 +10,7 @@ use super::{
     Accepted, Attachment, Clock, Draft, Entry, Epoch, ErrorKind, MessageId, Name, NewSession,
     Opened, Page, Position, Responder, Result, Session, SessionId, Settings, Snapshot, Store,
     Terms, Timestamp, Token, TokenHash,
+    event::Interest,
     live::Live,
     mailbox::Capacity,
     registry::{LiveRef, Registry},
@@ -144,12 +145,29 @@ impl Gateway {
         token: &Token,
         position: Option<&Position>,
     ) -> Result<(Attachment, Opened)> {
+        self.watch(token, position, Interest::Everything).await
+    }
+
+    /// As [`Self::attach`] from now on, but to be told of committed replies alone.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub async fn attach_for_replies(&self, token: &Token) -> Result<(Attachment, Opened)> {
+        self.watch(token, None, Interest::Replies).await
+    }
+
+    async fn watch(
+        &self,
+        token: &Token,
+        position: Option<&Position>,
+        interest: Interest,
+    ) -> Result<(Attachment, Opened)> {
         self.check_serving()?;
         let live = self.enter(&token.hash()).await?;
         let settings = self.settings();
         let capacity =
             Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
-        let watch = live.watch(position, capacity, settings.max_session_streams)?;
+        let watch = live.watch(position, interest, capacity, settings.max_session_streams)?;
         let attached = Attachment::new(self.clone(), live, watch);
         // A drain that began meanwhile may not have seen this watcher.
         self.check_serving()?;

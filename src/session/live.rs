@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, ErrorKind, Event, Message, MessageId, ReplyStarted, Result, Role, Session, Timestamp,
-    event::Opened,
+    event::{Interest, Opened},
     mailbox::{Capacity, Mailbox},
     position::Position,
 };
@@ -54,6 +54,8 @@ pub(super) struct Turn {
 #[derive(Debug)]
 struct Reply {
     started: ReplyStarted,
+    /// The watchers know that it has begun.
+    announced: bool,
     cut: Arc<CutSwitch>,
 }
 
@@ -144,6 +146,7 @@ impl Live {
     pub(super) fn watch(
         &self,
         asked: Option<&Position>,
+        interest: Interest,
         capacity: Capacity,
         max_watchers: usize,
     ) -> Result<Watch> {
@@ -163,9 +166,11 @@ impl Live {
             recovered: honoured.is_some(),
             head_seq: state.head_seq,
         };
-        let mailbox = Arc::new(Mailbox::new(capacity));
+        let mailbox = Arc::new(Mailbox::new(capacity, interest));
         state.watchers.push(Arc::clone(&mailbox));
-        let reply = state.reply.as_ref().map(|reply| reply.started.clone());
+        let reply = state.reply.as_ref();
+        let reply = reply.filter(|reply| reply.announced && interest == Interest::Everything);
+        let reply = reply.map(|reply| reply.started.clone());
         Ok(Watch { mailbox, opened, reply })
     }
 
@@ -217,7 +222,8 @@ impl Live {
         state.start_running()
     }
 
-    /// Begins the next turn's reply, if there is one; else the turns no longer run.
+    /// Begins the next turn's reply, if there is one; else the turns no longer run. The
+    /// watchers learn of it by [`Self::announce_reply`].
     pub(super) fn begin_reply(&self) -> Option<(Turn, MessageId, Arc<CutSwitch>)> {
         let mut state = self.state();
         let turn = state.turns.pop_front().filter(|_| state.ended.is_none());
@@ -229,6 +235,7 @@ impl Live {
             reply: MessageId::generate(),
             in_reply_to: turn.message.id,
             attempt: turn.attempt,
+            context_trimmed: false,
             text: String::new(),
             next_index: 0,
         };
@@ -237,9 +244,22 @@ impl Live {
             cut.throw(Cut::Stop);
         }
         let id = started.reply;
-        state.tell(&Event::ReplyStarted(Arc::new(started.clone())));
-        state.reply = Some(Reply { started, cut: Arc::clone(&cut) });
+        state.reply = Some(Reply { started, announced: false, cut: Arc::clone(&cut) });
         Some((turn, id, cut))
+    }
+
+    /// Tells that the reply has begun, once, and again if its context turns out to be
+    /// trimmed.
+    pub(super) fn announce_reply(&self, context_trimmed: bool) {
+        let mut state = self.state();
+        let Some(reply) = &mut state.reply else { return };
+        if reply.announced && reply.started.context_trimmed >= context_trimmed {
+            return;
+        }
+        reply.announced = true;
+        reply.started.context_trimmed |= context_trimmed;
+        let started = Arc::new(reply.started.clone());
+        state.tell(&Event::ReplyStarted(started));
     }
 
     /// Adds to the reply in progress as much as fits into `max_size` bytes. False if
@@ -259,7 +279,7 @@ impl Live {
         started.next_index += 1;
         started.text.push_str(&text);
         let reply = started.reply;
-        state.tell(&Event::Delta { reply, index, text: text.into() });
+        state.tell(&Event::Delta { reply, index, text: Arc::new(text) });
         fits
     }
 
@@ -298,7 +318,7 @@ impl Live {
     pub(super) fn drain(&self, come_back: impl Fn() -> Event) {
         let mut state = self.state();
         for watcher in &state.watchers {
-            watcher.push(come_back());
+            watcher.push(&come_back());
         }
         state.draining = true;
         state.let_go_if_quiet();
@@ -355,7 +375,7 @@ impl State {
 
     fn tell(&self, event: &Event) {
         for watcher in &self.watchers {
-            watcher.push(event.clone());
+            watcher.push(event);
         }
     }
 

@@ -6,11 +6,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
-use super::{ErrorKind, Event};
+use super::{ErrorKind, Event, event::Interest};
+
+/// Bytes up to which the pieces of a reply that wait in a mailbox become one.
+const MAX_COALESCED: usize = 16 << 10;
 
 /// How much a mailbox may hold.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +25,7 @@ pub(super) struct Capacity {
 #[derive(Debug)]
 pub(super) struct Mailbox {
     capacity: Capacity,
+    interest: Interest,
     // A std mutex: it is held for a few instructions and never across an await.
     state: Mutex<State>,
 }
@@ -35,19 +39,25 @@ struct State {
 }
 
 impl Mailbox {
-    pub(super) fn new(capacity: Capacity) -> Self {
-        Self { capacity, state: Mutex::default() }
+    pub(super) fn new(capacity: Capacity, interest: Interest) -> Self {
+        Self { capacity, interest, state: Mutex::default() }
     }
 
-    /// Adds an event. A mailbox that is full is emptied and closed instead: its reader
-    /// has the log to come back to, and the others must not wait for it.
-    pub(super) fn push(&self, event: Event) {
+    /// Adds an event that is of interest. A mailbox that is full is emptied and closed
+    /// instead: its reader has the log to come back to, and the others must not wait for
+    /// it.
+    pub(super) fn push(&self, event: &Event) {
+        if !self.interest.covers(event) {
+            return;
+        }
         let mut state = self.state();
         if state.closed.is_some() {
             return;
         }
-        state.bytes += event.cost();
-        state.events.push_back(event);
+        if !state.coalesce(event) {
+            state.bytes += event.cost();
+            state.events.push_back(event.clone());
+        }
         if state.events.len() > self.capacity.events || state.bytes > self.capacity.bytes {
             state.discard();
             state.closed = Some(ErrorKind::SlowConsumer);
@@ -92,6 +102,22 @@ impl Mailbox {
 }
 
 impl State {
+    /// Adds a piece of a reply to the one before it, if that still waits: who lags is
+    /// told more at a time, not more often.
+    fn coalesce(&mut self, event: &Event) -> bool {
+        let Event::Delta { reply, text: more, .. } = event else { return false };
+        match self.events.back_mut() {
+            Some(Event::Delta { reply: last, text, .. })
+                if last == reply && text.len() + more.len() <= MAX_COALESCED =>
+            {
+                Arc::make_mut(text).push_str(more);
+                self.bytes += more.len();
+                true
+            }
+            _ => false,
+        }
+    }
+
     fn take(&mut self) -> Option<Event> {
         /// Slots that an empty mailbox may keep for its next events.
         const KEPT: usize = 8;
@@ -122,9 +148,14 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::session::MessageId;
 
     fn mailbox(events: usize, bytes: usize) -> Mailbox {
-        Mailbox::new(Capacity { events, bytes })
+        Mailbox::new(Capacity { events, bytes }, Interest::Everything)
+    }
+
+    fn delta(reply: MessageId, text: &str) -> Event {
+        Event::Delta { reply, index: 0, text: Arc::new(text.into()) }
     }
 
     fn event() -> Event {
@@ -139,27 +170,61 @@ mod tests {
     fn a_full_mailbox_gives_its_memory_back_and_says_so() {
         for mailbox in [mailbox(3, usize::MAX), mailbox(usize::MAX, 3 * event().cost())] {
             for _ in 0..3 {
-                mailbox.push(event());
+                mailbox.push(&event());
             }
             assert!(matches!(next(&mailbox), Some(Ok(_))));
-            mailbox.push(event());
-            mailbox.push(event());
+            mailbox.push(&event());
+            mailbox.push(&event());
             assert!(matches!(next(&mailbox), Some(Err(ErrorKind::SlowConsumer))));
             assert_eq!(mailbox.state().events.capacity(), 0);
         }
     }
 
     #[test]
+    fn pieces_of_one_reply_that_wait_become_one() {
+        let (first, second) = (MessageId::generate(), MessageId::generate());
+        let large = "x".repeat(MAX_COALESCED);
+        let mailbox = mailbox(8, usize::MAX);
+        let shared = delta(first, "a");
+        mailbox.push(&shared);
+        for text in ["b", "ä", &large] {
+            mailbox.push(&delta(first, text));
+        }
+        mailbox.push(&delta(second, "c"));
+        let mut texts = Vec::new();
+        while let Some(Ok(Event::Delta { text, .. })) = next(&mailbox) {
+            texts.push(text);
+        }
+        assert_eq!(
+            texts.iter().map(|text| text.as_str()).collect::<Vec<_>>(),
+            ["abä", &large, "c"]
+        );
+        assert!(matches!(shared, Event::Delta { text, .. } if *text == "a"), "it was shared");
+        assert_eq!(mailbox.state().bytes, 0);
+    }
+
+    #[test]
+    fn who_waits_for_replies_is_told_nothing_else() {
+        let mailbox = Mailbox::new(Capacity { events: 1, bytes: usize::MAX }, Interest::Replies);
+        for _ in 0..3 {
+            mailbox.push(&delta(MessageId::generate(), "x"));
+        }
+        mailbox.push(&event());
+        assert!(matches!(next(&mailbox), Some(Ok(Event::GoAway(_)))));
+        assert!(next(&mailbox).is_none());
+    }
+
+    #[test]
     fn a_closed_mailbox_is_read_to_its_end_and_a_shut_one_is_not() {
         let closed = mailbox(8, usize::MAX);
-        closed.push(event());
+        closed.push(&event());
         closed.close(ErrorKind::Draining);
-        closed.push(event());
+        closed.push(&event());
         assert!(matches!(next(&closed), Some(Ok(_))));
         assert!(matches!(next(&closed), Some(Err(ErrorKind::Draining))));
 
         let shut = mailbox(8, usize::MAX);
-        shut.push(event());
+        shut.push(&event());
         shut.shut(ErrorKind::SessionExpired);
         assert!(matches!(next(&shut), Some(Err(ErrorKind::SessionExpired))));
     }
@@ -168,7 +233,7 @@ mod tests {
     async fn a_waiting_reader_is_woken() {
         let mailbox = mailbox(8, usize::MAX);
         let (read, ()) = tokio::join!(poll_fn(|cx| mailbox.poll_next(cx)), async {
-            mailbox.push(event());
+            mailbox.push(&event());
         });
         assert!(read.is_ok());
     }

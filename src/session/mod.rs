@@ -40,10 +40,10 @@ pub use event::{Accepted, Event, Opened, ReplyStarted};
 pub use gateway::{Created, Gateway};
 pub use id::{MessageId, SessionId};
 pub use lifecycle::Drained;
-pub use message::{Failure, Message, Role, Status, Usage};
+pub use message::{Failure, Message, Role, Status, Usage, estimate_tokens};
 pub use name::Name;
 pub use position::{Epoch, Position};
-pub use responder::{Chunk, Chunks, Outcome, Prompt, Responder};
+pub use responder::{Chunk, Chunks, History, Outcome, Prompt, Reply, Responder};
 pub use settings::Settings;
 pub use store::{
     Appended, Checkpoint, Entry, NewSession, Page, Session, Snapshot, Store, Swept, Terms,

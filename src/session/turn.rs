@@ -16,8 +16,8 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Appended, Checkpoint, Chunk, Chunks, Entry, ErrorKind, Failure, Message, MessageId, Outcome,
-    Page, Prompt, Result, Status, Unfinished,
+    Appended, Checkpoint, Chunk, Entry, ErrorKind, History, Message, MessageId, Outcome, Page,
+    Prompt, Reply, Result, Status, Unfinished, Usage, estimate_tokens,
     gateway::Gateway,
     live::{Cut, CutSwitch, Published, Turn},
     registry::LiveRef,
@@ -65,6 +65,12 @@ enum Ending {
     TooLong,
 }
 
+/// A reply that ended, and what the prompt it was made from weighs.
+struct Produced {
+    ending: Ending,
+    input_tokens: Option<u32>,
+}
+
 impl Gateway {
     /// Starts a task for the session's turns if there is none.
     pub(super) fn run_turns(&self, live: &LiveRef, published: Published) {
@@ -82,22 +88,22 @@ impl Gateway {
     }
 
     async fn answer(&self, live: &LiveRef, turn: Turn, id: MessageId, cut: &CutSwitch) {
-        let ending = self.produce(live, &turn, cut).await;
+        let Produced { ending, input_tokens } = self.produce(live, &turn, id, cut).await;
         let Some((status, finish_reason, usage)) = terminal(ending) else {
             return;
         };
+        live.announce_reply(false);
+        let text = live.reply_text();
+        let usage = usage.or_else(|| {
+            let output_tokens = estimate_tokens(&text);
+            input_tokens.map(|input_tokens| Usage { input_tokens, output_tokens, estimated: true })
+        });
         tracing::debug!(session = %live.session().id, reply = %id, status = status.as_str(), "reply ended");
         if let Status::Failed(failure) = &status {
             tracing::warn!(session = %live.session().id, reply = %id, code = %failure.code, "reply failed");
         }
-        let entry = Entry::Reply {
-            id,
-            text: live.reply_text(),
-            in_reply_to: turn.message.id,
-            status,
-            finish_reason,
-            usage,
-        };
+        let entry =
+            Entry::Reply { id, text, in_reply_to: turn.message.id, status, finish_reason, usage };
         match self.commit_reply(live, entry).await {
             Ok(appended) => self.run_turns(live, live.publish(appended.message)),
             Err(error) => self.abandon(live, error),
@@ -141,20 +147,32 @@ impl Gateway {
 
     /// Feeds the reply to those who watch until it ends, however it does. The
     /// responder's stream is gone when this returns, and its upstream with it.
-    async fn produce(&self, live: &LiveRef, turn: &Turn, cut: &CutSwitch) -> Ending {
+    async fn produce(
+        &self,
+        live: &LiveRef,
+        turn: &Turn,
+        id: MessageId,
+        cut: &CutSwitch,
+    ) -> Produced {
+        let mut input = None;
+        let input_tokens = &mut input;
         let reply = async {
-            let prompt = match self.prompt(live, turn).await {
+            let prompt = match self.prompt(live, turn, id).await {
                 Ok(prompt) => prompt,
                 Err(error) => {
                     tracing::error!(session = %live.session().id, %error, cause = ?error, "history could not be read");
-                    return Ending::Finished(failed("internal", "The history could not be read"));
+                    let failure = Outcome::failed("internal", "The history could not be read");
+                    return Ending::Finished(failure);
                 }
             };
             let mut notes = Notes::start(turn);
             if turn.attempt > 1 {
                 self.note(live, &notes).await;
             }
-            let mut chunks = self.chunks(prompt);
+            let reply = self.respond(prompt);
+            *input_tokens = reply.input_tokens;
+            live.announce_reply(reply.context_trimmed);
+            let mut chunks = reply.chunks;
             loop {
                 let chunk = tokio::select! {
                     chunk = chunks.next() => chunk,
@@ -178,19 +196,24 @@ impl Gateway {
                             notes.taken();
                         }
                     }
+                    Some(Chunk::ContextTrimmed { input_tokens: trimmed }) => {
+                        *input_tokens = Some(trimmed);
+                        live.announce_reply(true);
+                    }
                     Some(Chunk::End(outcome)) => return Ending::Finished(outcome),
                     None => {
-                        let failure = failed("responder_truncated", "The reply ended too early");
-                        return Ending::Finished(failure);
+                        let (code, message) = ("responder_truncated", "The reply ended too early");
+                        return Ending::Finished(Outcome::failed(code, message));
                     }
                 }
             }
         };
-        tokio::select! {
+        let ending = tokio::select! {
             biased;
             why = cut.thrown() => Ending::Cut(why),
             ending = reply => ending,
-        }
+        };
+        Produced { ending, input_tokens: input }
     }
 
     /// Keeps what a reply has produced, for the next process. Failing at it is no reason
@@ -203,44 +226,45 @@ impl Gateway {
         }
     }
 
-    /// The responder's stream; its panic is a failed reply, not the end of the task.
-    fn chunks(&self, prompt: Prompt) -> Chunks {
+    /// The responder's reply; its panic is a failed reply, not the end of the task.
+    fn respond(&self, prompt: Prompt) -> Reply {
         let crashed = |cause: Box<dyn Any + Send>| {
-            let cause = cause.downcast_ref::<&str>().copied().unwrap_or("unknown");
-            tracing::error!(cause, "the responder panicked");
-            Chunk::End(failed("internal", "The responder failed"))
+            let formatted = || cause.downcast_ref::<String>().map(String::as_str);
+            let cause = cause.downcast_ref::<&str>().copied().or_else(formatted);
+            tracing::error!(cause = cause.unwrap_or("unknown"), "the responder panicked");
+            Chunk::End(Outcome::failed("internal", "The responder failed"))
         };
         match catch_unwind(AssertUnwindSafe(|| self.responder().respond(prompt))) {
-            Ok(chunks) => AssertUnwindSafe(chunks)
-                .catch_unwind()
-                .map(move |chunk| chunk.unwrap_or_else(crashed))
-                .boxed(),
-            Err(cause) => stream::iter([crashed(cause)]).boxed(),
+            Ok(reply) => {
+                let chunks = AssertUnwindSafe(reply.chunks).catch_unwind();
+                let chunks = chunks.map(move |chunk| chunk.unwrap_or_else(crashed)).boxed();
+                Reply { chunks, ..reply }
+            }
+            Err(cause) => {
+                let chunks = stream::iter([crashed(cause)]).boxed();
+                Reply { chunks, context_trimmed: false, input_tokens: None }
+            }
         }
     }
 
-    async fn prompt(&self, live: &LiveRef, turn: &Turn) -> Result<Prompt> {
+    async fn prompt(&self, live: &LiveRef, turn: &Turn, reply: MessageId) -> Result<Prompt> {
         let session = live.session();
         Ok(Prompt {
             session: session.id,
             name: session.name.clone(),
+            reply,
+            attempt: turn.attempt,
             history: self.history(live, &turn.message).await?,
             message: Arc::clone(&turn.message),
         })
     }
 
     async fn history(&self, live: &LiveRef, message: &Message) -> Result<Vec<Arc<Message>>> {
-        let wanted = self.responder().history();
-        if wanted == 0 || message.seq == 1 {
+        let History { messages, size } = self.responder().history();
+        if messages == 0 || message.seq == 1 {
             return Ok(Vec::new());
         }
-        let settings = self.settings();
-        let page = Page {
-            after: None,
-            until: message.seq - 1,
-            limit: wanted.min(settings.max_page_messages),
-            max_size: settings.max_page_size,
-        };
+        let page = Page { after: None, until: message.seq - 1, limit: messages, max_size: size };
         let now = self.clock().now();
         Ok(self.store().read(live.session().id, now, page).await?.messages)
     }
@@ -254,7 +278,7 @@ impl Gateway {
     }
 }
 
-type Terminal = (Status, Option<Arc<str>>, Option<super::Usage>);
+type Terminal = (Status, Option<Arc<str>>, Option<Usage>);
 
 /// What the terminal message says; `None` if there is no log left to say it in.
 fn terminal(ending: Ending) -> Option<Terminal> {
@@ -267,9 +291,4 @@ fn terminal(ending: Ending) -> Option<Terminal> {
         Ending::Cut(Cut::Ended) => return None,
         Ending::TooLong => (Status::Interrupted, Some("max_reply_size".into()), None),
     })
-}
-
-fn failed(code: &str, message: &str) -> Outcome {
-    let failure = Failure { code: code.into(), message: message.into() };
-    Outcome { failure: Some(failure), finish_reason: None, usage: None }
 }

@@ -235,6 +235,15 @@ impl Attached {
         messages
     }
 
+    /// Events until a reply begins.
+    pub async fn reply_started(&mut self) -> proto::ReplyStarted {
+        loop {
+            if let Event::ReplyStarted(started) = self.next().await {
+                return started;
+            }
+        }
+    }
+
     /// Events until a delta; its text.
     pub async fn delta(&mut self) -> proto::Delta {
         loop {

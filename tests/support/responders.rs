@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use duologue::session::{Chunk, Chunks, Outcome, Prompt, Responder};
+use duologue::session::{Chunk, History, Outcome, Prompt, Reply, Responder};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -13,6 +13,8 @@ pub enum Step {
     Say(&'static str),
     /// Waits until the test lets it go on.
     Gate,
+    /// Leaves older messages out.
+    Trim,
     /// Never ends.
     Hang,
     /// Ends as it should.
@@ -48,30 +50,38 @@ impl Drop for TellsWhenDropped {
 }
 
 impl Responder for Scripted {
-    fn history(&self) -> u32 {
-        0
+    fn history(&self) -> History {
+        History::NONE
     }
 
-    fn respond(&self, _: Prompt) -> Chunks {
+    fn respond(&self, _: Prompt) -> Reply {
         let guard = TellsWhenDropped(self.cancelled.clone());
         let gate = Arc::clone(&self.gate);
         let steps: Vec<_> = self.script.to_vec();
-        stream::unfold((steps.into_iter(), gate, guard), |(mut steps, gate, guard)| async move {
-            let chunk = loop {
-                match steps.next()? {
-                    Step::Say(text) => break Chunk::Delta(text.into()),
-                    Step::Flood(size) => break Chunk::Delta("x".repeat(size)),
-                    Step::Gate => gate.acquire().await.unwrap().forget(),
-                    Step::Hang => std::future::pending().await,
-                    Step::Panic => panic!("as scripted"),
-                    Step::End => {
-                        let finish_reason = Some("stop".into());
-                        break Chunk::End(Outcome { failure: None, finish_reason, usage: None });
+        let chunks = stream::unfold(
+            (steps.into_iter(), gate, guard),
+            |(mut steps, gate, guard)| async move {
+                let chunk = loop {
+                    match steps.next()? {
+                        Step::Say(text) => break Chunk::Delta(text.into()),
+                        Step::Flood(size) => break Chunk::Delta("x".repeat(size)),
+                        Step::Gate => gate.acquire().await.unwrap().forget(),
+                        Step::Trim => break Chunk::ContextTrimmed { input_tokens: 3 },
+                        Step::Hang => std::future::pending().await,
+                        Step::Panic => panic!("as scripted"),
+                        Step::End => {
+                            let finish_reason = Some("stop".into());
+                            break Chunk::End(Outcome {
+                                failure: None,
+                                finish_reason,
+                                usage: None,
+                            });
+                        }
                     }
-                }
-            };
-            Some((chunk, (steps, gate, guard)))
-        })
-        .boxed()
+                };
+                Some((chunk, (steps, gate, guard)))
+            },
+        );
+        Reply { chunks: chunks.boxed(), context_trimmed: false, input_tokens: Some(7) }
     }
 }

@@ -72,7 +72,7 @@ fn wire_event(event: &Event) -> Wire {
         Event::Delta { reply, index, text } => Wire::Delta(proto::Delta {
             reply_id: reply.to_string(),
             index: *index,
-            text: text.as_ref().into(),
+            text: text.as_str().into(),
         }),
         Event::GoAway(after) => Wire::GoAway(proto::GoAway {
             reason: "shutting down".into(),
@@ -191,6 +191,7 @@ fn reply_started(started: &ReplyStarted) -> proto::ReplyStarted {
         attempt: started.attempt,
         text: started.text.clone(),
         next_index: started.next_index,
+        context_trimmed: started.context_trimmed,
     }
 }
 

@@ -84,7 +84,7 @@ async fn conversation(
     }
     let attach = async {
         let token = token?.ok_or(ErrorKind::MissingToken)?;
-        gateway.attach(&token, None).await
+        gateway.attach_for_replies(&token).await
     };
     match attach.await {
         Ok((attachment, _)) => Ok(Conversation::attached(gateway, settings, attachment)),

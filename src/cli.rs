@@ -3,14 +3,16 @@
 //! Every setting is a flag, an environment variable and a line of `.env.example`; the
 //! flag wins. A value that does not parse stops the start with one line.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use clap::{ArgAction, CommandFactory, Parser, error::ErrorKind};
 
 use crate::{
     config::{Config, Environment},
-    responder, server, session, store, telemetry,
+    responder,
+    server::{self, TlsFiles},
+    session, store, telemetry,
     transport::{self, Origins},
 };
 
@@ -25,6 +27,15 @@ pub struct Cli {
     /// The one port
     #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr)]
     addr: SocketAddr,
+
+    /// HTTPS on the port: the certificate and those between it and the root, PEM. Read
+    /// again on SIGHUP
+    #[arg(long, env = "DUOLOGUE_TLS_CERT", requires = "tls_key", value_parser = path)]
+    tls_cert: Option<PathBuf>,
+
+    /// … and its private key, PEM
+    #[arg(long, env = "DUOLOGUE_TLS_KEY", requires = "tls_cert", value_parser = path)]
+    tls_key: Option<PathBuf>,
 
     /// Where sessions are kept: `sqlite:PATH`, or `memory`
     #[arg(long, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default().to_string())]
@@ -205,6 +216,7 @@ impl Cli {
             },
             server: server::Settings {
                 addr: self.addr,
+                tls: self.tls(),
                 max_connections: self.max_connections,
                 max_connection_streams: self.max_connection_streams,
                 keep_alive: self.heartbeat,
@@ -215,54 +227,68 @@ impl Cli {
         }
     }
 
+    fn tls(&self) -> Option<TlsFiles> {
+        let (cert, key) = self.tls_cert.clone().zip(self.tls_key.clone())?;
+        Some(TlsFiles { cert, key })
+    }
+
     /// The settings as lines of an `.env` file.
     fn effective(&self) -> String {
         let development = self.app_env == Environment::Development;
         // Unset is no empty list: in development it allows any port of localhost.
-        let allowed_origins = match &self.allowed_origins {
-            Some(_) => "DUOLOGUE_ALLOWED_ORIGINS",
-            None => "# DUOLOGUE_ALLOWED_ORIGINS",
-        };
-        let origins = match &self.allowed_origins {
-            Some(Origins::Any) => "*".into(),
-            Some(Origins::Listed { origins, .. }) => origins.join(","),
-            None => String::new(),
-        };
+        let origins = self.allowed_origins.as_ref().map(|origins| match origins {
+            Origins::Any => "*".into(),
+            Origins::Listed { origins, .. } => origins.join(","),
+        });
         let duration = |duration| humantime::format_duration(duration).to_string();
-        let values: [(&str, String); 24] = [
-            ("APP_ENV", self.app_env.to_string()),
-            ("DUOLOGUE_ADDR", self.addr.to_string()),
-            ("DUOLOGUE_STORE", self.store.clone()),
-            ("DUOLOGUE_DURABILITY", self.durability.to_string()),
-            ("DUOLOGUE_SESSION_TTL", duration(self.session_ttl)),
-            ("DUOLOGUE_SESSION_MAX_AGE", duration(self.session_max_age)),
-            ("DUOLOGUE_RESPONDER", self.responder.clone()),
-            ("DUOLOGUE_SIMULATED_REPLY", self.simulated_reply.clone()),
-            ("DUOLOGUE_SIMULATED_DELAY", duration(self.simulated_delay)),
-            ("DUOLOGUE_MAX_MESSAGE_SIZE", in_units(self.max_message_size)),
-            ("DUOLOGUE_MAX_REPLY_SIZE", in_units(self.max_reply_size)),
-            ("DUOLOGUE_MAX_QUEUED_TURNS", self.max_queued_turns.to_string()),
-            ("DUOLOGUE_MAX_SESSION_MESSAGES", self.max_session_messages.to_string()),
-            ("DUOLOGUE_MAX_SESSION_STREAMS", self.max_session_streams.to_string()),
-            ("DUOLOGUE_MAX_BACKLOG_SIZE", in_units(self.max_backlog_size)),
-            ("DUOLOGUE_MAX_SESSIONS", self.max_sessions.to_string()),
-            ("DUOLOGUE_MAX_STORE_SIZE", in_units(self.max_store_size)),
-            ("DUOLOGUE_MAX_CONNECTIONS", self.max_connections.to_string()),
-            ("DUOLOGUE_MAX_CONNECTION_STREAMS", self.max_connection_streams.to_string()),
-            (allowed_origins, origins),
-            ("DUOLOGUE_HEARTBEAT", duration(self.heartbeat)),
-            ("DUOLOGUE_DRAIN_TIMEOUT", duration(self.drain_timeout)),
-            ("DUOLOGUE_REFLECTION", self.reflection.unwrap_or(development).to_string()),
-            ("DUOLOGUE_DOCS", self.docs.unwrap_or(development).to_string()),
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let values = [
+            ("APP_ENV", Some(self.app_env.to_string())),
+            ("DUOLOGUE_ADDR", Some(self.addr.to_string())),
+            ("DUOLOGUE_TLS_CERT", path(&self.tls_cert)),
+            ("DUOLOGUE_TLS_KEY", path(&self.tls_key)),
+            ("DUOLOGUE_STORE", Some(self.store.clone())),
+            ("DUOLOGUE_DURABILITY", Some(self.durability.to_string())),
+            ("DUOLOGUE_SESSION_TTL", Some(duration(self.session_ttl))),
+            ("DUOLOGUE_SESSION_MAX_AGE", Some(duration(self.session_max_age))),
+            ("DUOLOGUE_RESPONDER", Some(self.responder.clone())),
+            ("DUOLOGUE_SIMULATED_REPLY", Some(self.simulated_reply.clone())),
+            ("DUOLOGUE_SIMULATED_DELAY", Some(duration(self.simulated_delay))),
+            ("DUOLOGUE_MAX_MESSAGE_SIZE", Some(in_units(self.max_message_size))),
+            ("DUOLOGUE_MAX_REPLY_SIZE", Some(in_units(self.max_reply_size))),
+            ("DUOLOGUE_MAX_QUEUED_TURNS", Some(self.max_queued_turns.to_string())),
+            ("DUOLOGUE_MAX_SESSION_MESSAGES", Some(self.max_session_messages.to_string())),
+            ("DUOLOGUE_MAX_SESSION_STREAMS", Some(self.max_session_streams.to_string())),
+            ("DUOLOGUE_MAX_BACKLOG_SIZE", Some(in_units(self.max_backlog_size))),
+            ("DUOLOGUE_MAX_SESSIONS", Some(self.max_sessions.to_string())),
+            ("DUOLOGUE_MAX_STORE_SIZE", Some(in_units(self.max_store_size))),
+            ("DUOLOGUE_MAX_CONNECTIONS", Some(self.max_connections.to_string())),
+            ("DUOLOGUE_MAX_CONNECTION_STREAMS", Some(self.max_connection_streams.to_string())),
+            // Unset is no empty list: in development it allows any port of localhost.
+            ("DUOLOGUE_ALLOWED_ORIGINS", origins),
+            ("DUOLOGUE_HEARTBEAT", Some(duration(self.heartbeat))),
+            ("DUOLOGUE_DRAIN_TIMEOUT", Some(duration(self.drain_timeout))),
+            ("DUOLOGUE_REFLECTION", Some(self.reflection.unwrap_or(development).to_string())),
+            ("DUOLOGUE_DOCS", Some(self.docs.unwrap_or(development).to_string())),
         ];
         let mut lines = String::new();
         for (name, value) in values {
-            let value = if value.contains(' ') { format!("{value:?}") } else { value };
-            let _infallible = writeln!(lines, "{name}={value}");
+            let _infallible = match value {
+                Some(value) if value.contains(' ') => writeln!(lines, "{name}={value:?}"),
+                Some(value) => writeln!(lines, "{name}={value}"),
+                None => writeln!(lines, "# {name}="),
+            };
         }
         let _infallible = writeln!(lines, "DUOLOGUE_LOG={}", self.log);
         lines
     }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        return Err("the path is empty".into());
+    }
+    Ok(text.into())
 }
 
 fn size(size: ByteSize) -> usize {

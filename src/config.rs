@@ -2,7 +2,11 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::{responder, server, session, store, telemetry, transport};
+use crate::{
+    responder,
+    server::{self, TlsFiles},
+    session, store, telemetry, transport,
+};
 
 /// Clocks overflow and calendars end some time after this.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -61,6 +65,7 @@ impl Config {
     /// One line that names the settings.
     pub fn validate(&self) -> Result<(), String> {
         let Self { session, transport, server, .. } = self;
+        server.tls.as_ref().map_or(Ok(()), TlsFiles::check)?;
         let zero_is_impossible = [
             ("--session-ttl", session.session_ttl.is_zero()),
             ("--max-message-size", session.max_message_size == 0),

@@ -94,6 +94,12 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let gateway = Gateway::start(config.session.clone(), store, responder).await?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            reload();
+        }
+    });
     tracing::info!("listening on {}", server.local_addr()?);
 
     let asked = async move {

@@ -11,7 +11,10 @@ use std::{backtrace::Backtrace, fmt, panic, str::FromStr};
 
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, Layer as _, filter::filter_fn, fmt::layer, layer::SubscriberExt as _,
+    EnvFilter, Layer as _,
+    filter::{LevelFilter, filter_fn},
+    fmt::layer,
+    layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
 
@@ -57,15 +60,17 @@ impl fmt::Display for Filter {
 /// If logging has been started already.
 pub fn start(settings: &Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let filter: EnvFilter = settings.filter.0.parse()?;
+    // Without it, every line that a library writes at `trace` would be put together
+    // before it is refused: several per frame.
+    let own = filter_fn(may_speak)
+        .with_max_level_hint(filter.max_level_hint().unwrap_or(LevelFilter::TRACE));
     let lines = layer().with_writer(std::io::stderr);
     let lines = if settings.json {
         lines.json().flatten_event(true).boxed()
     } else {
         lines.with_ansi(false).boxed()
     };
-    tracing_subscriber::registry()
-        .with(lines.with_filter(filter).with_filter(filter_fn(may_speak)))
-        .try_init()?;
+    tracing_subscriber::registry().with(lines.with_filter(filter).with_filter(own)).try_init()?;
     // The standard hook prints the message of a panic, which may hold what a text held.
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(tracing::field::display);

@@ -61,7 +61,10 @@ async fn at_its_deadline_a_session_is_gone_for_every_call_before_it_is_swept() {
         gateway.send(&token, draft("x")).await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
-    assert_eq!(attachment.send(draft("x")).await.unwrap_err().kind(), ErrorKind::SessionExpired);
+    assert_eq!(
+        attachment.send(draft("x")).end().await.unwrap_err().kind(),
+        ErrorKind::SessionExpired
+    );
     assert_eq!(gateway.attach(&token, None).await.unwrap_err().kind(), ErrorKind::SessionExpired);
     assert_eq!(gateway.stop(&token).await.unwrap_err().kind(), ErrorKind::SessionExpired);
     assert_eq!(gateway.revoke_token(&token).await.unwrap_err().kind(), ErrorKind::SessionExpired);
@@ -74,7 +77,7 @@ async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
     for hour in 0..23 {
         advance(HOUR - Duration::from_secs(60)).await;
         if hour % 2 == 0 {
-            attachment.send(draft("still here")).await.unwrap();
+            attachment.send(draft("still here")).end().await.unwrap();
         } else {
             let snapshot = gateway.refresh_token(&token, None, None).await.unwrap();
             assert!(snapshot.session.expires_at <= session.ends_at);
@@ -89,7 +92,7 @@ async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
     let born = Instant::now();
     for _ in 0..47 {
         advance(HOUR / 2).await;
-        attachment.send(draft("still here")).await.unwrap();
+        attachment.send(draft("still here")).end().await.unwrap();
     }
     let (kind, _) = end(&mut attachment).await;
     let age = born.elapsed();
@@ -116,7 +119,7 @@ async fn a_message_accepted_just_before_the_deadline_is_answered_however_late_th
     let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
     sleep(HOUR - Duration::from_millis(100)).await;
     store.hold(Call::Append);
-    let sending = tokio::spawn(attachment.send(draft("hello")));
+    let sending = tokio::spawn(attachment.send(draft("hello")).end());
     store.holds(1).await;
     sleep(Duration::from_secs(2)).await;
     store.release();

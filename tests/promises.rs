@@ -25,6 +25,7 @@ mod silence;
 mod stop;
 mod store_contract;
 mod store_failures;
+mod tls;
 mod websocket;
 
 /// A file that is not listed above would never run.

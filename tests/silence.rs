@@ -142,7 +142,7 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     let (mut reader, _) = server.gateway.attach(&secret, None).await.unwrap();
     for _ in 0..200 {
         let draft = duologue::session::Draft::parse(text.as_str(), None, 1 << 20).unwrap();
-        reader.send(draft).await.unwrap();
+        reader.send(draft).end().await.unwrap();
         while !matches!(reader.next().await.unwrap(),
             duologue::session::Event::Message(message) if message.in_reply_to().is_some())
         {}

@@ -9,6 +9,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     pin::pin,
     sync::{
         Arc,
@@ -30,7 +31,7 @@ use hyper_util::{
 use tokio::{
     net::TcpStream,
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -38,6 +39,8 @@ use tower::Service;
 use super::{
     Settings,
     patience::Patient,
+    stream::Stream,
+    tls::Tls,
     unread::{Unread, Watched},
 };
 use crate::transport::InUse;
@@ -62,11 +65,16 @@ pub(super) struct Connections {
     head_timeout: Duration,
     idle_timeout: Duration,
     write_timeout: Duration,
+    tls: Option<Arc<Tls>>,
     draining: CancellationToken,
 }
 
 impl Connections {
-    pub(super) fn new(settings: &Settings, draining: CancellationToken) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        tls: Option<Arc<Tls>>,
+        draining: CancellationToken,
+    ) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
             .http1()
@@ -89,7 +97,23 @@ impl Connections {
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
             write_timeout: settings.write_timeout,
+            tls,
             draining,
+        }
+    }
+
+    /// The connection's bytes, after the handshake if there is one.
+    async fn open(&self, stream: TcpStream) -> Option<Stream> {
+        let Some(tls) = &self.tls else { return Some(Stream::Plain(stream)) };
+        // Boxed, since a connection that lives does not need it any more.
+        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream)));
+        let shaken = self.draining.run_until_cancelled(handshake).await?;
+        match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::debug!(%error, "a handshake failed");
+                None
+            }
         }
     }
 
@@ -105,6 +129,7 @@ impl Connections {
             + Send
             + 'static,
     {
+        let Some(stream) = self.open(stream).await else { return };
         let activity = Activity::new(permit);
         let tracked = TowerToHyperService::new(activity.track(service));
         let io = TokioIo::new(Patient::new(stream, self.write_timeout));

@@ -5,7 +5,9 @@
 
 mod connection;
 mod patience;
+mod stream;
 mod switch;
+mod tls;
 mod unread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -24,6 +26,8 @@ use crate::{
     transport::{self, Doors},
 };
 use connection::Connections;
+use tls::Tls;
+pub use tls::TlsFiles;
 
 /// Connections that are told at a time that there is no room for them.
 const MAX_FAREWELLS: usize = 256;
@@ -33,12 +37,14 @@ const MAX_FAREWELLS: usize = 256;
 pub struct Settings {
     /// Where to listen.
     pub addr: SocketAddr,
+    /// HTTPS, if there is a certificate.
+    pub tls: Option<TlsFiles>,
     /// Connections at a time; those beyond are refused.
     pub max_connections: usize,
     /// HTTP/2 streams at a time on one connection.
     pub max_connection_streams: u32,
-    /// How long a new connection may take to make its first request, and any
-    /// request its head.
+    /// How long a new connection may take to shake hands, if there is a certificate,
+    /// and then to make its first request; and any request its head.
     pub head_timeout: Duration,
     /// How long a connection may have nothing in progress.
     pub idle_timeout: Duration,
@@ -54,6 +60,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             addr: SocketAddr::from(([0, 0, 0, 0], 3500)),
+            tls: None,
             max_connections: 20_000,
             max_connection_streams: 256,
             head_timeout: Duration::from_secs(10),
@@ -69,6 +76,7 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     settings: Settings,
 }
 
@@ -76,9 +84,10 @@ impl Server {
     /// Binds the port; call it on a runtime.
     ///
     /// # Errors
-    /// If the address is in use or not this machine's.
+    /// If the address is in use or not this machine's, or the certificate cannot be used.
     pub fn bind(settings: Settings) -> io::Result<Self> {
         const BACKLOG: i32 = 4096;
+        let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         let socket =
             Socket::new(Domain::for_address(settings.addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
@@ -86,7 +95,16 @@ impl Server {
         socket.bind(&settings.addr.into())?;
         socket.listen(BACKLOG)?;
         let listener = TcpListener::from_std(socket.into())?;
-        Ok(Self { listener, settings })
+        Ok(Self { listener, tls, settings })
+    }
+
+    /// Reads the certificate again, whenever it is called.
+    pub fn reload(&self) -> impl Fn() + Send + use<> {
+        let tls = self.tls.clone();
+        move || match &tls {
+            Some(tls) => tls.reload(),
+            None => tracing::info!("there is no certificate to read again"),
+        }
     }
 
     /// Where it listens: the real port, if 0 was asked for.
@@ -114,7 +132,7 @@ impl Server {
             upgraded: TaskTracker::new(),
         };
         let service = switch::service(&doors)?;
-        let connections = Connections::new(&self.settings, doors.draining.clone());
+        let connections = Connections::new(&self.settings, self.tls, doors.draining.clone());
         let tasks = TaskTracker::new();
         let permits = Arc::new(Semaphore::new(self.settings.max_connections));
         let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
@@ -184,21 +202,23 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
     }
 }
 
-/// Says why, to those who speak HTTP/1.1 and to people; the others see a close.
+/// Says why, to those who speak HTTP/1.1 and to people; the others see a close, and so
+/// does everyone where a certificate is used: a handshake costs too much for this.
 async fn turn_away(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 5\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
         {\"detail\":\"The gateway has no connection left\"}";
     const PATIENCE: Duration = Duration::from_secs(2);
+    let _told_or_not = timeout(PATIENCE, answer_and_close(&mut stream, ANSWER)).await;
+}
+
+async fn answer_and_close(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
     let mut sink = [0; 1024];
-    let _told_or_not = timeout(PATIENCE, async {
-        // An answer before the request would be taken for a mistake, and a close with
-        // unread bytes would reset the connection before the answer is read.
-        let _whatever_it_asks = stream.read(&mut sink).await?;
-        stream.write_all(ANSWER).await?;
-        stream.shutdown().await?;
-        while stream.read(&mut sink).await? > 0 {}
-        io::Result::Ok(())
-    })
-    .await;
+    // An answer before the request would be taken for a mistake, and a close with unread
+    // bytes would reset the connection before the answer is read.
+    let _whatever_it_asks = stream.read(&mut sink).await?;
+    stream.write_all(answer).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut sink).await? > 0 {}
+    Ok(())
 }

@@ -9,20 +9,21 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
+
+use super::stream::Stream;
 
 /// A connection whose writes fail when the peer takes nothing for a while. An idle one
 /// has no timer.
 pub(super) struct Patient {
-    stream: TcpStream,
+    stream: Stream,
     patience: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    pub(super) const fn new(stream: TcpStream, patience: Duration) -> Self {
+    pub(super) const fn new(stream: Stream, patience: Duration) -> Self {
         Self { stream, patience, deadline: None }
     }
 

@@ -8,7 +8,7 @@ use super::{
     Error, Event, Message, Page, ReplyStarted, Result, Timestamp,
     draft::Draft,
     event::{Accepted, Opened},
-    gateway::Gateway,
+    gateway::{Gateway, Started},
     live::Watch,
     mailbox::Mailbox,
     position::Position,
@@ -110,14 +110,10 @@ impl Attachment {
         Position { epoch: self.live.session().epoch.clone(), seq: self.delivered }
     }
 
-    /// Says something in this session. See [`Gateway::send`]. The future outlives the
-    /// attachment, and the message is sent even if neither is waited for.
-    ///
-    /// # Errors
-    /// As [`Gateway::send`].
-    pub fn send(&self, draft: Draft) -> impl Future<Output = Result<Accepted>> + Send + use<> {
-        let (gateway, live) = (self.gateway.clone(), self.live.clone());
-        async move { gateway.send_live(&live, draft).await }
+    /// Says something in this session. See [`Gateway::send`]. It is said even if nobody
+    /// waits for it.
+    pub fn send(&self, draft: Draft) -> Started<Result<Accepted>> {
+        self.gateway.send_live(&self.live, draft)
     }
 
     /// Stops the reply in progress, or the next one. False if there is none.

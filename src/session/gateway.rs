@@ -1,9 +1,14 @@
 //! The operations that both protocol families offer.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
 
-use futures_util::future::poll_immediate;
 use rand::RngExt as _;
+use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -116,7 +121,7 @@ impl Gateway {
     pub async fn revoke_token(&self, token: &Token) -> Result<()> {
         let id = self.authenticate(token).await?.id;
         let gateway = self.clone();
-        to_the_end(Box::pin(async move { gateway.revoke(id).await })).await
+        start(async move { gateway.revoke(id).await }).end().await
     }
 
     async fn revoke(&self, id: SessionId) -> Result<()> {
@@ -183,7 +188,7 @@ impl Gateway {
     pub async fn send(&self, token: &Token, draft: Draft) -> Result<Accepted> {
         self.check_serving()?;
         let live = self.enter(&token.hash()).await?;
-        self.send_live(&live, draft).await
+        self.send_live(&live, draft).end().await
     }
 
     /// Stops the reply in progress, or the next one. False if there is none.
@@ -230,17 +235,17 @@ impl Gateway {
     }
 
     /// [`Self::send`] for those who are attached already.
-    pub(super) async fn send_live(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
+    pub(super) fn send_live(&self, live: &LiveRef, draft: Draft) -> Started<Result<Accepted>> {
         // Counted before it is checked: a drain waits for it, or it is refused.
         let working = self.tasks().token();
-        live.check_open()?;
-        self.check_serving()?;
+        if let Err(error) = live.check_open().and_then(|()| self.check_serving()) {
+            return Started::Done(Err(error));
+        }
         let (gateway, live) = (self.clone(), live.clone());
-        to_the_end(Box::pin(async move {
+        start(async move {
             let _working = working;
             gateway.commit(&live, draft).await
-        }))
-        .await
+        })
     }
 
     async fn commit(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
@@ -327,13 +332,38 @@ pub(super) fn come_back() -> Duration {
     Duration::from_millis(rand::rng().random_range(500..5000))
 }
 
-/// Runs `work` to its end even if the caller goes away meanwhile: a message that is
-/// durable must be published. Work that need not wait costs no task.
-async fn to_the_end<T: Send + 'static>(
-    mut work: std::pin::Pin<Box<dyn Future<Output = Result<T>> + Send>>,
-) -> Result<T> {
-    if let Some(done) = poll_immediate(&mut work).await {
-        return done;
+/// Work that runs to its end even if whoever started it goes away: a message that is
+/// durable must be published.
+#[derive(Debug)]
+#[must_use]
+pub enum Started<T> {
+    /// It had nothing to wait for.
+    Done(T),
+    /// A task does the rest.
+    Running(JoinHandle<T>),
+}
+
+impl<T> Started<Result<T>> {
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// What it failed with; `Internal` if it panicked.
+    pub async fn end(self) -> Result<T> {
+        match self {
+            Self::Done(done) => done,
+            Self::Running(task) => task.await.map_err(super::Error::internal)?,
+        }
     }
-    tokio::spawn(work).await.map_err(super::Error::internal)?
+}
+
+/// Starts work. What need not wait costs no task.
+pub(super) fn start<T: Send + 'static>(
+    work: impl Future<Output = T> + Send + 'static,
+) -> Started<T> {
+    let mut work = Box::pin(work);
+    // The task polls it again: until then nobody needs waking.
+    match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => Started::Done(done),
+        Poll::Pending => Started::Running(tokio::spawn(work)),
+    }
 }

@@ -8,10 +8,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
 };
-
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, ErrorKind, Event, Message, MessageId, ReplyStarted, Result, Role, Session, Timestamp,
@@ -70,25 +70,41 @@ pub(super) enum Cut {
     Ended,
 }
 
-/// Carries a [`Cut`] to the task that runs the reply; the first one counts.
+/// Carries a [`Cut`] to the one who runs the reply; the first one counts.
 #[derive(Debug, Default)]
 pub(super) struct CutSwitch {
-    why: Mutex<Option<Cut>>,
-    thrown: CancellationToken,
+    state: Mutex<Switch>,
+}
+
+#[derive(Debug, Default)]
+struct Switch {
+    why: Option<Cut>,
+    waits: Option<Waker>,
 }
 
 impl CutSwitch {
     fn throw(&self, why: Cut) {
-        let mut slot = self.why.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.get_or_insert(why);
-        self.thrown.cancel();
+        let mut switch = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        switch.why.get_or_insert(why);
+        if let Some(waits) = switch.waits.take() {
+            waits.wake();
+        }
     }
 
-    /// Waits until the reply is cut.
+    /// Waits until the reply is cut. Only the last who waits is woken.
     pub(super) async fn thrown(&self) -> Cut {
-        self.thrown.cancelled().await;
-        let slot = self.why.lock().unwrap_or_else(PoisonError::into_inner);
-        slot.unwrap_or(Cut::Ended)
+        poll_fn(|cx| {
+            let mut switch = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(why) = switch.why {
+                return Poll::Ready(why);
+            }
+            match &mut switch.waits {
+                Some(waits) => waits.clone_from(cx.waker()),
+                waits => *waits = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -252,14 +268,17 @@ impl Live {
     /// trimmed.
     pub(super) fn announce_reply(&self, context_trimmed: bool) {
         let mut state = self.state();
+        let watched = state.is_watched_closely();
         let Some(reply) = &mut state.reply else { return };
         if reply.announced && reply.started.context_trimmed >= context_trimmed {
             return;
         }
         reply.announced = true;
         reply.started.context_trimmed |= context_trimmed;
-        let started = Arc::new(reply.started.clone());
-        state.tell(&Event::ReplyStarted(started));
+        if watched {
+            let started = Arc::new(reply.started.clone());
+            state.tell(&Event::ReplyStarted(started));
+        }
     }
 
     /// Adds to the reply in progress as much as fits into `max_size` bytes. False if
@@ -279,7 +298,9 @@ impl Live {
         started.next_index += 1;
         started.text.push_str(&text);
         let reply = started.reply;
-        state.tell(&Event::Delta { reply, index, text: Arc::new(text) });
+        if state.is_watched_closely() {
+            state.tell(&Event::Delta { reply, index, text: Arc::new(text) });
+        }
         fits
     }
 
@@ -377,6 +398,11 @@ impl State {
         for watcher in &self.watchers {
             watcher.push(event);
         }
+    }
+
+    /// Somebody wants to know how the reply comes on.
+    fn is_watched_closely(&self) -> bool {
+        self.watchers.iter().any(|watcher| watcher.interest() == Interest::Everything)
     }
 
     fn let_go_if_quiet(&mut self) {

@@ -43,6 +43,10 @@ impl Mailbox {
         Self { capacity, interest, state: Mutex::default() }
     }
 
+    pub(super) const fn interest(&self) -> Interest {
+        self.interest
+    }
+
     /// Adds an event that is of interest. A mailbox that is full is emptied and closed
     /// instead: its reader has the log to come back to, and the others must not wait for
     /// it.

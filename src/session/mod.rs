@@ -37,7 +37,7 @@ pub use clock::{Clock, Timestamp};
 pub use draft::Draft;
 pub use error::{Error, ErrorKind};
 pub use event::{Accepted, Event, Opened, ReplyStarted};
-pub use gateway::{Created, Gateway};
+pub use gateway::{Created, Gateway, Started};
 pub use id::{MessageId, SessionId};
 pub use lifecycle::Drained;
 pub use message::{Failure, Message, Role, Status, Usage, estimate_tokens};

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{
     Appended, Checkpoint, Chunk, Entry, ErrorKind, History, Message, MessageId, Outcome, Page,
     Prompt, Reply, Result, Status, Unfinished, Usage, estimate_tokens,
-    gateway::Gateway,
+    gateway::{Gateway, start},
     live::{Cut, CutSwitch, Published, Turn},
     registry::LiveRef,
 };
@@ -72,13 +72,16 @@ struct Produced {
 }
 
 impl Gateway {
-    /// Starts a task for the session's turns if there is none.
+    /// Runs the session's turns if nobody does: here as far as nothing has to be waited
+    /// for, then in a task.
     pub(super) fn run_turns(&self, live: &LiveRef, published: Published) {
         match published {
             Published::Done => {}
             Published::RunTurns => {
-                let (gateway, live) = (self.clone(), live.clone());
-                self.tasks().spawn(async move {
+                let (gateway, live, working) = (self.clone(), live.clone(), self.tasks().token());
+                // Ready at once, or to be polled again by the task: nobody needs waking.
+                let _task = start(async move {
+                    let _working = working;
                     while let Some((turn, id, cut)) = live.begin_reply() {
                         gateway.answer(&live, turn, id, &cut).await;
                     }
@@ -175,6 +178,7 @@ impl Gateway {
             let mut chunks = reply.chunks;
             loop {
                 let chunk = tokio::select! {
+                    biased;
                     chunk = chunks.next() => chunk,
                     () = sleep_until(notes.due), if notes.behind > 0 => {
                         self.note(live, &notes).await;

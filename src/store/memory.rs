@@ -2,7 +2,7 @@
 //! that need not outlive the process.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,25 +29,29 @@ pub struct MemoryStore {
 struct Tables {
     sessions: BTreeMap<SessionId, Row>,
     tokens: HashMap<TokenHash, SessionId>,
-    deadlines: BTreeSet<(Timestamp, SessionId)>,
-    /// Sessions that have an unanswered turn.
-    unfinished: BTreeSet<SessionId>,
+    /// When to look whether a session has expired: one entry for each. A renewal does
+    /// not move it, so that it is never too late and costs a message nothing.
+    reviews: BTreeSet<(Timestamp, SessionId)>,
     size: usize,
 }
 
 #[derive(Debug)]
 struct Row {
     session: Session,
+    review_at: Timestamp,
     token: TokenHash,
     log: Vec<Arc<Message>>,
     /// Numbers of the user messages that have a `client_message_id`.
     keys: HashMap<Arc<str>, u32>,
-    /// Numbers of the user messages that wait for their reply, and how far it has come.
-    unanswered: BTreeMap<u32, Progress>,
+    /// What waits for its reply, in order. Few: the queue of turns is short.
+    unanswered: VecDeque<Waiting>,
 }
 
 #[derive(Clone, Debug)]
-struct Progress {
+struct Waiting {
+    /// Number of the user message.
+    seq: u32,
+    /// How far its reply has come.
     attempt: u32,
     text: Arc<str>,
 }
@@ -76,7 +80,7 @@ impl Store for MemoryStore {
         }
         let id = new.session.id;
         tables.tokens.insert(new.token, id);
-        tables.deadlines.insert((new.session.expires_at, id));
+        tables.reviews.insert((new.session.expires_at, id));
         tables.sessions.insert(id, Row::new(new));
         Ok(())
     }
@@ -89,25 +93,41 @@ impl Store for MemoryStore {
 
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
         let mut tables = self.tables();
-        tables.renew(id, now, expires_at)?;
-        Ok(tables.row(id, now)?.session.clone())
+        let row = tables.row(id, now)?;
+        row.renew(expires_at);
+        Ok(row.session.clone())
     }
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
         let mut tables = self.tables();
-        tables.row(id, now)?;
+        let review = (tables.row(id, now)?.review_at, id);
+        tables.reviews.remove(&review);
         tables.remove(id);
         Ok(())
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
         let mut tables = self.tables();
-        let due = tables.deadlines.iter().take_while(|(at, _)| *at <= now);
-        let swept: Vec<_> = due.take(limit).map(|(_, id)| *id).collect();
-        for id in &swept {
-            tables.remove(*id);
+        let mut sessions = Vec::new();
+        for _ in 0..limit {
+            let due = tables.reviews.first().copied().filter(|(at, _)| *at <= now);
+            let Some(review @ (_, id)) = due else {
+                return Ok(Swept { sessions, more: false });
+            };
+            tables.reviews.remove(&review);
+            match tables.sessions.get_mut(&id) {
+                Some(row) if row.session.expires_at > now => {
+                    row.review_at = row.session.expires_at;
+                    let review = (row.review_at, id);
+                    tables.reviews.insert(review);
+                }
+                _ => {
+                    tables.remove(id);
+                    sessions.push(id);
+                }
+            }
         }
-        Ok(Swept { more: swept.len() == limit, sessions: swept })
+        Ok(Swept { sessions, more: true })
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
@@ -125,20 +145,19 @@ impl Store for MemoryStore {
             }
         }
         let message = row.append(entry)?;
-        let unfinished = !row.unanswered.is_empty();
-        tables.size += message.text.len() + MESSAGE_OVERHEAD;
-        tables.note_unfinished(id, unfinished);
         if renews {
-            tables.renew(id, terms.now, terms.expires_at)?;
+            row.renew(terms.expires_at);
         }
-        let expires_at = tables.row(id, terms.now)?.session.expires_at;
+        let expires_at = row.session.expires_at;
+        tables.size += message.text.len() + MESSAGE_OVERHEAD;
         Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
     }
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
         let mut tables = self.tables();
-        if let Some(progress) = tables.row(id, now)?.unanswered.get_mut(&at.seq) {
-            *progress = Progress { attempt: at.attempt, text: at.text };
+        let mut waiting = tables.row(id, now)?.unanswered.iter_mut();
+        if let Some(turn) = waiting.find(|turn| turn.seq == at.seq) {
+            *turn = Waiting { seq: at.seq, attempt: at.attempt, text: at.text };
         }
         Ok(())
     }
@@ -170,7 +189,7 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Unfinished>> {
         let tables = self.tables();
         let first = after.map_or(SessionId::from_bytes([0; 16]), |(id, _)| id);
-        let rows = tables.unfinished.range(first..).filter_map(|id| tables.sessions.get(id));
+        let rows = tables.sessions.range(first..).map(|(_, row)| row);
         let turns = rows.filter(|row| row.session.expires_at > now).flat_map(Row::unfinished);
         let rest = turns
             .filter(|turn| after.is_none_or(|after| after < (turn.session.id, turn.message.seq)));
@@ -194,45 +213,30 @@ impl Tables {
             .ok_or_else(|| ErrorKind::SessionExpired.into())
     }
 
-    fn renew(&mut self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<()> {
-        let session = &mut self.row(id, now)?.session;
-        let before = session.expires_at;
-        session.expires_at = before.max(expires_at).min(session.ends_at);
-        let after = session.expires_at;
-        if after != before {
-            self.deadlines.remove(&(before, id));
-            self.deadlines.insert((after, id));
-        }
-        Ok(())
-    }
-
+    /// Its review must be gone already.
     fn remove(&mut self, id: SessionId) {
         let Some(row) = self.sessions.remove(&id) else { return };
         self.tokens.remove(&row.token);
-        self.deadlines.remove(&(row.session.expires_at, id));
-        self.unfinished.remove(&id);
         self.size -=
             row.log.iter().map(|message| message.text.len() + MESSAGE_OVERHEAD).sum::<usize>();
-    }
-
-    fn note_unfinished(&mut self, id: SessionId, unfinished: bool) {
-        if unfinished {
-            self.unfinished.insert(id);
-        } else {
-            self.unfinished.remove(&id);
-        }
     }
 }
 
 impl Row {
     fn new(new: NewSession) -> Self {
         Self {
+            review_at: new.session.expires_at,
             session: new.session,
             token: new.token,
             log: Vec::new(),
             keys: HashMap::new(),
-            unanswered: BTreeMap::new(),
+            unanswered: VecDeque::new(),
         }
+    }
+
+    fn renew(&mut self, expires_at: Timestamp) {
+        let session = &mut self.session;
+        session.expires_at = session.expires_at.max(expires_at).min(session.ends_at);
     }
 
     fn head_seq(&self) -> u32 {
@@ -273,10 +277,10 @@ impl Row {
         self.log.iter().rev().find(|message| message.in_reply_to() == Some(user))
     }
 
-    /// Number of this user message, if it waits for its reply.
-    fn waiting(&self, user: MessageId) -> Option<u32> {
-        let mut waiting = self.unanswered.keys().copied();
-        waiting.find(|seq| self.message(*seq).is_some_and(|turn| turn.id == user))
+    /// Where this user message waits for its reply, if it does.
+    fn waiting(&self, user: MessageId) -> Option<usize> {
+        let is_it = |turn: &Waiting| self.message(turn.seq).is_some_and(|turn| turn.id == user);
+        self.unanswered.iter().position(is_it)
     }
 
     fn check(&self, terms: &Terms) -> Result<()> {
@@ -297,13 +301,13 @@ impl Row {
                 if let Some(key) = client_message_id {
                     self.keys.insert(Arc::clone(key), seq);
                 }
-                self.unanswered.insert(seq, Progress { attempt: 1, text: "".into() });
+                self.unanswered.push_back(Waiting { seq, attempt: 1, text: Arc::default() });
             }
             Entry::Reply { in_reply_to, .. } => {
                 let turn = self.waiting(*in_reply_to);
                 let turn =
                     turn.ok_or_else(|| Error::internal("a reply to no message of this log"))?;
-                self.unanswered.remove(&turn);
+                self.unanswered.remove(turn);
             }
         }
         let message = Arc::new(entry.into_message(seq, Timestamp::of_wall_clock()));
@@ -312,12 +316,12 @@ impl Row {
     }
 
     fn unfinished(&self) -> impl Iterator<Item = Unfinished> {
-        self.unanswered.iter().filter_map(|(seq, progress)| {
+        self.unanswered.iter().filter_map(|turn| {
             Some(Unfinished {
                 session: self.session.clone(),
-                message: Arc::clone(self.message(*seq)?),
-                attempt: progress.attempt,
-                text: progress.text.as_ref().into(),
+                message: Arc::clone(self.message(turn.seq)?),
+                attempt: turn.attempt,
+                text: turn.text.as_ref().into(),
             })
         })
     }

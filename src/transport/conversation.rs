@@ -11,7 +11,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::{Settings, auth};
 use crate::session::{
     Accepted, Attachment, Draft, Error, ErrorKind, Event, Gateway, MessageId, Opened, Position,
-    Result, SessionId, Token,
+    Result, SessionId, Started, Token,
 };
 
 /// What a client asks.
@@ -266,12 +266,16 @@ impl Conversation {
     fn send(&mut self, text: String, client_message_id: Option<String>) -> Option<Output> {
         let max_size = self.gateway.settings().max_message_size;
         match Draft::parse(text, client_message_id.as_deref(), max_size) {
-            Ok(draft) => {
-                let sending = self.attachment.as_ref()?.send(draft);
-                let sent = |result| Done::Sent { client_message_id, result };
-                self.busy = Some(sending.map(sent).boxed());
-                None
-            }
+            Ok(draft) => match self.attachment.as_ref()?.send(draft) {
+                Started::Done(result) => {
+                    Some(self.finish(Done::Sent { client_message_id, result }))
+                }
+                running @ Started::Running(_) => {
+                    let sent = |result| Done::Sent { client_message_id, result };
+                    self.busy = Some(running.end().map(sent).boxed());
+                    None
+                }
+            },
             Err(error) => Some(Output::Refused { error, client_message_id }),
         }
     }

@@ -1,6 +1,7 @@
 //! One open WebSocket (RFC 6455).
 
 use std::{
+    pin::pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -187,14 +188,13 @@ impl Socket<'_> {
     async fn feed(&mut self, message: Message) -> Result<(), Unsent> {
         self.unflushed = true;
         let send = self.frames.stream.feed(message);
-        timeout(self.doors.settings.send_timeout, send).await??;
-        Ok(())
+        within(self.doors.settings.send_timeout, send).await
     }
 
     async fn flush(&mut self) -> Result<(), Unsent> {
         if std::mem::take(&mut self.unflushed) {
             let flush = self.frames.stream.flush();
-            timeout(self.doors.settings.send_timeout, flush).await??;
+            within(self.doors.settings.send_timeout, flush).await?;
         }
         Ok(())
     }
@@ -266,6 +266,19 @@ impl From<WsError> for Unsent {
 impl From<tokio::time::error::Elapsed> for Unsent {
     fn from(_: tokio::time::error::Elapsed) -> Self {
         Self::Refused(ErrorKind::SlowConsumer.into())
+    }
+}
+
+/// Waits for the peer to take what it is sent. A timer is made only if it does not at
+/// once, as it mostly does.
+async fn within(
+    patience: Duration,
+    sending: impl Future<Output = Result<(), WsError>>,
+) -> Result<(), Unsent> {
+    let mut sending = pin!(sending);
+    match poll_immediate(&mut sending).await {
+        Some(sent) => Ok(sent?),
+        None => Ok(timeout(patience, sending).await??),
     }
 }
 

@@ -1,0 +1,250 @@
+//! HTTPS on the one port: every door, with a certificate that can be replaced.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use rcgen::{CertificateParams, Issuer, KeyPair};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{
+        ClientConfig, RootCertStore, crypto,
+        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+    },
+};
+use tokio_tungstenite::{client_async, tungstenite::Message};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
+
+use crate::{
+    process::{Process, command},
+    support::{
+        PATIENCE, Setup,
+        proto::{self, chat_service_client::ChatServiceClient},
+        soon,
+    },
+};
+
+/// A private authority, as a company has one.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// Writes a new certificate for `localhost` and its key. The certificate.
+    fn issue(&self, folder: &Path) -> Vec<u8> {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
+        std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
+        certificate.der().to_vec()
+    }
+
+    fn client(&self, protocols: &[&[u8]]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    async fn connect(&self, port: u16, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        self.client(protocols).connect(name, stream).await.unwrap()
+    }
+}
+
+/// The certificate that the gateway shows.
+fn shown(stream: &TlsStream<TcpStream>) -> Vec<u8> {
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}
+
+async fn start(folder: &Path) -> Process {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let (cert, key) = (cert.to_str().unwrap(), key.to_str().unwrap());
+    Process::start(&["--tls-cert", cert, "--tls-key", key]).await
+}
+
+#[tokio::test]
+async fn every_door_is_open_over_https() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.issue(folder.path());
+    let gateway = start(folder.path()).await;
+    let port = gateway.port;
+
+    // REST and SSE, as the negotiated HTTP/2 and as HTTP/1.1.
+    let root = reqwest::Certificate::from_pem(authority.pem.as_bytes()).unwrap();
+    let client = || reqwest::Client::builder().tls_certs_only([root.clone()]);
+    let rest = client().build().unwrap();
+    let url = |path: &str| format!("https://localhost:{port}{path}");
+    let created = rest.post(url("/token?name=Ada")).send().await.unwrap();
+    assert_eq!(created.version(), http::Version::HTTP_2);
+    let created: serde_json::Value = created.json().await.unwrap();
+    let token = created["token"].as_str().unwrap();
+    let http1 = client().http1_only().build().unwrap();
+    let mut events = http1.get(url(&format!("/events?token={token}"))).send().await.unwrap();
+    assert_eq!(events.version(), http::Version::HTTP_11);
+    let opened = soon("an event", events.chunk()).await.unwrap().unwrap();
+    assert!(opened.starts_with(b"id:") || opened.starts_with(b"event:"), "{opened:?}");
+
+    // gRPC.
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&authority.pem));
+    let endpoint = Endpoint::from_shared(url("")).unwrap().tls_config(tls).unwrap();
+    let mut grpc = ChatServiceClient::new(endpoint.connect().await.unwrap());
+    let refreshed = grpc
+        .refresh_token(proto::RefreshTokenRequest { token: token.into(), ..Default::default() })
+        .await
+        .unwrap();
+    assert_eq!(refreshed.into_inner().session.unwrap().name, "Ada");
+
+    // WebSocket.
+    let stream = authority.connect(port, &[b"http/1.1"]).await;
+    let uri = format!("wss://localhost:{port}/chat?token={token}");
+    let (mut socket, _) = client_async(uri, stream).await.unwrap();
+    socket.send(Message::text("Hello Bot")).await.unwrap();
+    let answer = soon("the answer", socket.next()).await.unwrap().unwrap();
+    assert_eq!(answer, Message::text("Response: Simulating response from the GPT service"));
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_after_sighup_and_a_broken_one_is_not() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let first = authority.issue(folder.path());
+    let mut gateway = start(folder.path()).await;
+    let mut old = authority.connect(gateway.port, &[]).await;
+    assert_eq!(shown(&old), first);
+
+    let reloaded = async |gateway: &mut Process, expected: &str| {
+        gateway.signal("HUP").await;
+        soon("a line", async {
+            while let Some(line) = gateway.lines.next_line().await.unwrap() {
+                if line.contains(expected) {
+                    return;
+                }
+            }
+            panic!("it ended");
+        })
+        .await;
+    };
+    let second = authority.issue(folder.path());
+    reloaded(&mut gateway, "the certificate was read again").await;
+    assert_eq!(shown(&authority.connect(gateway.port, &[]).await), second);
+
+    // A key that is not the certificate's, as while both are being replaced.
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    std::fs::write(folder.path().join("key.pem"), key).unwrap();
+    reloaded(&mut gateway, "the new certificate is refused").await;
+    assert_eq!(shown(&authority.connect(gateway.port, &[]).await), second);
+
+    // The first connection has not noticed any of it.
+    old.write_all(b"GET /test HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    soon("the answer", old.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.ends_with(r#"{"msg":"API is Online"}"#), "{answer}");
+    gateway.signal("TERM").await;
+    assert_eq!(gateway.ended().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn without_a_certificate_sighup_ends_nothing() {
+    let mut gateway = Process::start(&[]).await;
+    gateway.signal("HUP").await;
+    let line = soon("a line", gateway.lines.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("no certificate"), "{line}");
+    assert!(reqwest::get(gateway.address().url("/test")).await.unwrap().status().is_success());
+}
+
+#[tokio::test]
+async fn who_speaks_plain_http_to_it_is_told_so() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.issue(folder.path());
+    let gateway = start(folder.path()).await;
+    let answer = reqwest::get(gateway.address().url("/test")).await.unwrap();
+    assert_eq!(answer.status(), 400);
+    assert_eq!(answer.text().await.unwrap(), r#"{"detail":"This port speaks HTTPS"}"#);
+}
+
+#[tokio::test]
+async fn who_never_shakes_hands_is_cut_and_holds_no_drain_up() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.issue(folder.path());
+    let files = duologue::server::TlsFiles {
+        cert: folder.path().join("cert.pem"),
+        key: folder.path().join("key.pem"),
+    };
+    let mut setup = Setup::default();
+    setup.server.tls = Some(files.clone());
+    setup.server.head_timeout = Duration::from_millis(300);
+    let server = setup.start().await;
+    // No byte at all; and the first byte of a handshake, no more.
+    for bytes in [&b""[..], &[22]] {
+        let mut silent = TcpStream::connect(server.addr).await.unwrap();
+        silent.write_all(bytes).await.unwrap();
+        let ended = soon("its end", silent.read(&mut [0; 16])).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }
+
+    let mut setup = Setup::default();
+    setup.server.tls = Some(files);
+    setup.server.head_timeout = PATIENCE * 2;
+    let mut server = setup.start().await;
+    let mut silent = TcpStream::connect(server.addr).await.unwrap();
+    silent.write_all(&[22]).await.unwrap();
+    // It has been accepted once a later one has been answered.
+    drop(authority.connect(server.addr.port(), &[]).await);
+    server.begin_shutdown();
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_stop_the_start_with_one_line() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.issue(folder.path());
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (cert, key) = (path("cert.pem"), path("key.pem"));
+    std::fs::write(path("empty.pem"), "").unwrap();
+    std::fs::write(path("other.pem"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    std::fs::write(path("garbage.pem"), garbage).unwrap();
+    let cases = [
+        (&path("none.pem"), &key, "none.pem"),
+        (&cert, &path("none.pem"), "none.pem"),
+        (&path("empty.pem"), &key, "holds no certificate"),
+        (&cert, &path("empty.pem"), "no private key"),
+        (&cert, &path("other.pem"), "is not the key of"),
+        (&path("garbage.pem"), &key, "garbage.pem"),
+        // Exchanged.
+        (&key, &cert, "holds no certificate"),
+    ];
+    for (cert, key, expected) in cases {
+        let output = command(&["--tls-cert", cert, "--tls-key", key]).output().await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains(expected) && !told.contains("PRIVATE"), "{told}");
+    }
+    for half in [["--tls-cert", cert.as_str()], ["--tls-key", key.as_str()]] {
+        let output = command(&half).output().await.unwrap();
+        assert_eq!(output.status.code(), Some(78));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("--tls-"), "{half:?}");
+    }
+}

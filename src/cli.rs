@@ -28,6 +28,10 @@ pub struct Cli {
     #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr)]
     addr: SocketAddr,
 
+    /// Metrics and probes, on a port that visitors cannot reach; or `off`
+    #[arg(long, env = "DUOLOGUE_OPS_ADDR", default_value = "127.0.0.1:3501", value_parser = ops_addr)]
+    ops_addr: OpsAddr,
+
     /// HTTPS on the port: the certificate and those between it and the root, PEM. Read
     /// again on SIGHUP
     #[arg(long, env = "DUOLOGUE_TLS_CERT", requires = "tls_key", value_parser = path)]
@@ -217,6 +221,7 @@ impl Cli {
             server: server::Settings {
                 addr: self.addr,
                 tls: self.tls(),
+                ops_addr: self.ops_addr.0,
                 max_connections: self.max_connections,
                 max_connection_streams: self.max_connection_streams,
                 keep_alive: self.heartbeat,
@@ -245,6 +250,10 @@ impl Cli {
         let values = [
             ("APP_ENV", Some(self.app_env.to_string())),
             ("DUOLOGUE_ADDR", Some(self.addr.to_string())),
+            (
+                "DUOLOGUE_OPS_ADDR",
+                Some(self.ops_addr.0.map_or("off".into(), |addr| addr.to_string())),
+            ),
             ("DUOLOGUE_TLS_CERT", path(&self.tls_cert)),
             ("DUOLOGUE_TLS_KEY", path(&self.tls_key)),
             ("DUOLOGUE_STORE", Some(self.store.clone())),
@@ -281,6 +290,20 @@ impl Cli {
         }
         let _infallible = writeln!(lines, "DUOLOGUE_LOG={}", self.log);
         lines
+    }
+}
+
+/// `None` is `off`.
+#[derive(Clone, Copy, Debug)]
+struct OpsAddr(Option<SocketAddr>);
+
+fn ops_addr(text: &str) -> Result<OpsAddr, String> {
+    match text {
+        "off" => Ok(OpsAddr(None)),
+        _ => match text.parse() {
+            Ok(addr) => Ok(OpsAddr(Some(addr))),
+            Err(_) => Err("expected an address such as 127.0.0.1:3501, or `off`".into()),
+        },
     }
 }
 

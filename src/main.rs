@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write as _},
+    net::SocketAddr,
     process::ExitCode,
 };
 
@@ -9,7 +10,7 @@ use duologue::{
     cli::{Cli, Command},
     config::Config,
     responder,
-    server::Server,
+    server::{Operations, Server},
     session::Gateway,
     store, telemetry,
 };
@@ -86,6 +87,8 @@ async fn serve(config: &Config) -> Result<(), Error> {
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    // First of all, so that nothing is counted before somebody collects it.
+    let operations = operations(config.server.ops_addr)?;
     let addr = config.server.addr;
     let server = Server::bind(config.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
@@ -100,6 +103,10 @@ async fn serve(config: &Config) -> Result<(), Error> {
             reload();
         }
     });
+    if let Some(operations) = operations {
+        tracing::info!("metrics at http://{}/metrics", operations.local_addr()?);
+        tokio::spawn(operations.serve(gateway.clone()));
+    }
     tracing::info!("listening on {}", server.local_addr()?);
 
     let asked = async move {
@@ -114,6 +121,16 @@ async fn serve(config: &Config) -> Result<(), Error> {
         served = server.serve(gateway, config.transport.clone(), asked) => served.map(|_| ()),
         cause = failed.store_failed() => Err(format!("the store has failed: {}", in_full(&cause)).into()),
     }
+}
+
+fn operations(addr: Option<SocketAddr>) -> Result<Option<Operations>, Error> {
+    let Some(addr) = addr else { return Ok(None) };
+    let bound = Operations::bind(addr, telemetry::collect()?);
+    Ok(Some(
+        bound.map_err(|error| {
+            format!("cannot listen on {addr} for metrics (--ops-addr): {error}")
+        })?,
+    ))
 }
 
 /// Whoever asks twice does not want to wait.

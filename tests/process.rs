@@ -22,6 +22,8 @@ pub fn command(flags: &[&str]) -> Command {
     command.args(flags).stderr(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     // Away from any `.env` of a developer's.
     command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    // There is one default port, and there are many of them at a time.
+    command.env("DUOLOGUE_OPS_ADDR", "off");
     command
 }
 

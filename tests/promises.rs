@@ -15,6 +15,7 @@ mod grpc_calls;
 mod isolation;
 mod logs;
 mod once;
+mod operations;
 mod order;
 mod process;
 mod reply;

@@ -115,6 +115,8 @@ fn command(subject: Subject, options: &Options) -> Result<Command> {
                 &[
                     "--addr",
                     "127.0.0.1:0",
+                    "--ops-addr",
+                    "127.0.0.1:0",
                     // All messages of a run have room, as they have with the peer.
                     "--store",
                     "memory",

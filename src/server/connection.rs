@@ -28,6 +28,7 @@ use hyper_util::{
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
+use metrics::{counter, gauge};
 use tokio::{
     net::TcpStream,
     sync::OwnedSemaphorePermit,
@@ -111,6 +112,7 @@ impl Connections {
         match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => Some(stream),
             Err(error) => {
+                counter!("duologue_tls_failures_total").increment(1);
                 tracing::debug!(%error, "a handshake failed");
                 None
             }
@@ -129,6 +131,7 @@ impl Connections {
             + Send
             + 'static,
     {
+        let _open = Open::count();
         let Some(stream) = self.open(stream).await else { return };
         let activity = Activity::new(permit);
         let tracked = TowerToHyperService::new(activity.track(service));
@@ -175,6 +178,23 @@ impl Connections {
                 }
             }
         }
+    }
+}
+
+/// Counts a connection as open until it is dropped.
+struct Open;
+
+impl Open {
+    fn count() -> Self {
+        counter!("duologue_connections_total").increment(1);
+        gauge!("duologue_connections").increment(1);
+        Self
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        gauge!("duologue_connections").decrement(1);
     }
 }
 

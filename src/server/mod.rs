@@ -4,6 +4,7 @@
 //! and neither tells gRPC from HTTP on one port.
 
 mod connection;
+mod operations;
 mod patience;
 mod stream;
 mod switch;
@@ -12,6 +13,7 @@ mod unread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use metrics::counter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -26,6 +28,7 @@ use crate::{
     transport::{self, Doors},
 };
 use connection::Connections;
+pub use operations::Operations;
 use tls::Tls;
 pub use tls::TlsFiles;
 
@@ -39,6 +42,8 @@ pub struct Settings {
     pub addr: SocketAddr,
     /// HTTPS, if there is a certificate.
     pub tls: Option<TlsFiles>,
+    /// Where metrics and probes are, if anywhere.
+    pub ops_addr: Option<SocketAddr>,
     /// Connections at a time; those beyond are refused.
     pub max_connections: usize,
     /// HTTP/2 streams at a time on one connection.
@@ -61,6 +66,7 @@ impl Default for Settings {
         Self {
             addr: SocketAddr::from(([0, 0, 0, 0], 3500)),
             tls: None,
+            ops_addr: Some(SocketAddr::from(([127, 0, 0, 1], 3501))),
             max_connections: 20_000,
             max_connection_streams: 256,
             head_timeout: Duration::from_secs(10),
@@ -86,16 +92,8 @@ impl Server {
     /// # Errors
     /// If the address is in use or not this machine's, or the certificate cannot be used.
     pub fn bind(settings: Settings) -> io::Result<Self> {
-        const BACKLOG: i32 = 4096;
         let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-        let socket =
-            Socket::new(Domain::for_address(settings.addr), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&settings.addr.into())?;
-        socket.listen(BACKLOG)?;
-        let listener = TcpListener::from_std(socket.into())?;
-        Ok(Self { listener, tls, settings })
+        Ok(Self { listener: listen(settings.addr)?, tls, settings })
     }
 
     /// Reads the certificate again, whenever it is called.
@@ -145,6 +143,7 @@ impl Server {
                     }
                     // Those beyond even this many see a close.
                     Err(_) => {
+                        counter!("duologue_connections_refused_total").increment(1);
                         if let Ok(permit) = Arc::clone(&farewells).try_acquire_owned() {
                             tokio::spawn(async move {
                                 turn_away(stream).await;
@@ -183,6 +182,16 @@ async fn finish_connections(tasks: &TaskTracker, upgraded: &TaskTracker, deadlin
         let left = tasks.len() + upgraded.len();
         tracing::warn!(left, "connections were cut");
     }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: i32 = 4096;
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
 }
 
 async fn accept(listener: &TcpListener) -> Option<TcpStream> {

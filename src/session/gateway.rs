@@ -18,6 +18,7 @@ use super::{
     event::Interest,
     live::Live,
     mailbox::Capacity,
+    metrics::Metrics,
     registry::{LiveRef, Registry},
 };
 
@@ -35,6 +36,7 @@ pub(super) struct Core {
     pub(super) store: Arc<dyn Store>,
     pub(super) responder: Arc<dyn Responder>,
     pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
     pub(super) registry: Arc<Registry>,
     pub(super) draining: CancellationToken,
     /// Nothing is written any more.
@@ -71,6 +73,7 @@ impl Gateway {
         let token = Token::generate();
         let new = NewSession { session: session.clone(), token: token.hash() };
         self.store().create(new).await?;
+        self.core.metrics.sessions_started.increment(1);
         tracing::info!(session = %session.id, "session started");
         Ok(Created { token, session })
     }
@@ -129,6 +132,7 @@ impl Gateway {
         if let Some(live) = self.core.registry.settled(id).await {
             live.end(ErrorKind::SessionRevoked);
         }
+        self.core.metrics.session_ended(ErrorKind::SessionRevoked);
         tracing::info!(session = %id, reason = "revoked", "session ended");
         Ok(())
     }
@@ -262,6 +266,7 @@ impl Gateway {
                 return Err(error);
             }
         };
+        self.core.metrics.message(appended.duplicate);
         live.renewed(appended.expires_at);
         self.run_turns(live, live.publish(Arc::clone(&appended.message)));
         if live.lacks_messages() {
@@ -293,6 +298,18 @@ impl Gateway {
                 tracing::error!(session = %live.session().id, %error, cause = ?error, "the log could not be caught up with");
             }
         }
+    }
+
+    /// How many sessions somebody watches, or run a turn.
+    #[must_use]
+    pub fn live_sessions(&self) -> usize {
+        self.core.registry.len()
+    }
+
+    /// Whether the gateway shuts down.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.core.draining.is_cancelled()
     }
 
     /// Waits until the gateway begins to shut down.

@@ -9,6 +9,7 @@ use super::{
     Clock, Error, ErrorKind, Event, Responder, Result, Settings, Store, Timestamp,
     gateway::{Core, Gateway, HEAD, come_back},
     live::Turn,
+    metrics::Metrics,
 };
 
 /// How often expired sessions are looked for. A stream outlives its session by this
@@ -46,6 +47,7 @@ impl Gateway {
             store,
             responder,
             clock: Clock::start(),
+            metrics: Metrics::new(),
             registry: Arc::default(),
             draining: CancellationToken::new(),
             ended: CancellationToken::new(),
@@ -153,6 +155,7 @@ impl Gateway {
         loop {
             let swept = self.store().sweep(now, SWEEP_BATCH).await?;
             for id in swept.sessions {
+                self.core.metrics.session_ended(ErrorKind::SessionExpired);
                 tracing::info!(session = %id, reason = "expired", "session ended");
             }
             if !swept.more || self.core.ended.is_cancelled() {

@@ -10,6 +10,7 @@
 //! - `gateway`: the operations. `lifecycle`: its beginning, its housekeeping, its end.
 //! - `registry`: which sessions are live in this process.
 //! - `live`: one live session (fan-out, turn queue, reply in progress).
+//! - `metrics`: what all of it counts.
 //! - `turn`: runs the turns of a live session. `attachment`, `mailbox`: one watcher.
 
 mod attachment;
@@ -23,6 +24,7 @@ mod lifecycle;
 mod live;
 mod mailbox;
 mod message;
+mod metrics;
 mod name;
 mod position;
 mod registry;

@@ -87,6 +87,11 @@ impl Registry {
         self.index().review(live.session().id, live.expires_at());
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.index().slots.len()
+    }
+
     /// Every live session.
     pub(super) fn all(&self) -> Vec<LiveRef> {
         // Not dropped under the lock: an entry's end takes it.

@@ -20,6 +20,7 @@ use super::{
     Prompt, Reply, Result, Status, Unfinished, Usage, estimate_tokens,
     gateway::{Gateway, start},
     live::{Cut, CutSwitch, Published, Turn},
+    metrics::Metrics,
     registry::LiveRef,
 };
 
@@ -40,9 +41,28 @@ struct Notes {
     due: Instant,
 }
 
+/// Counts a reply as running until it is dropped.
+struct Running<'a> {
+    metrics: &'a Metrics,
+    started: Instant,
+}
+
+impl<'a> Running<'a> {
+    fn start(metrics: &'a Metrics) -> Self {
+        metrics.reply_started();
+        Self { metrics, started: Instant::now() }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.metrics.reply_ended(self.started.elapsed());
+    }
+}
+
 impl Notes {
-    fn start(turn: &Turn) -> Self {
-        let due = Instant::now() + NOTE_INTERVAL;
+    fn start(turn: &Turn, now: Instant) -> Self {
+        let due = now + NOTE_INTERVAL;
         Self { seq: turn.message.seq, attempt: turn.attempt, taken: 0, behind: 0, due }
     }
 
@@ -108,7 +128,10 @@ impl Gateway {
         let entry =
             Entry::Reply { id, text, in_reply_to: turn.message.id, status, finish_reason, usage };
         match self.commit_reply(live, entry).await {
-            Ok(appended) => self.run_turns(live, live.publish(appended.message)),
+            Ok(appended) => {
+                self.core.metrics.reply(&appended.message.role);
+                self.run_turns(live, live.publish(appended.message));
+            }
             Err(error) => self.abandon(live, error),
         }
     }
@@ -144,6 +167,7 @@ impl Gateway {
             usage: None,
         };
         let appended = self.store().append(live.session().id, entry, self.terms()).await?;
+        self.core.metrics.reply(&appended.message.role);
         self.run_turns(live, live.publish(appended.message));
         Ok(())
     }
@@ -157,6 +181,7 @@ impl Gateway {
         id: MessageId,
         cut: &CutSwitch,
     ) -> Produced {
+        let running = Running::start(&self.core.metrics);
         let mut input = None;
         let input_tokens = &mut input;
         let reply = async {
@@ -168,7 +193,7 @@ impl Gateway {
                     return Ending::Finished(failure);
                 }
             };
-            let mut notes = Notes::start(turn);
+            let mut notes = Notes::start(turn, running.started);
             if turn.attempt > 1 {
                 self.note(live, &notes).await;
             }
@@ -188,6 +213,9 @@ impl Gateway {
                 };
                 match chunk {
                     Some(Chunk::Delta(text)) => {
+                        if notes.taken + notes.behind == 0 {
+                            self.core.metrics.first_delta(running.started.elapsed());
+                        }
                         notes.behind += text.len();
                         if !live.extend_reply(text, self.settings().max_reply_size) {
                             return Ending::TooLong;

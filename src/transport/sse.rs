@@ -89,7 +89,7 @@ impl Feed {
             None => self.conversation.next(&mut ListenOnly).await,
         };
         if let Output::End(end) = &output {
-            let row = |kind| (status::row(kind).close, kind.code());
+            let row = |kind| (status::told(kind).close, kind.code());
             let (code, reason) = end.as_ref().err().map_or((1000, "ok"), |error| row(error.kind()));
             self.log.closes(Close::Code(code, reason));
         }

@@ -1,6 +1,7 @@
 //! The one table of failures: what each kind is called in each protocol.
 
 use http::StatusCode;
+use metrics::counter;
 use tonic::Code;
 
 use crate::session::ErrorKind;
@@ -16,6 +17,12 @@ pub(super) struct Row {
     pub(super) close: u16,
     /// A client that lost its stream to this should come back.
     pub(super) reconnect: bool,
+}
+
+/// The row of a kind that a client is being told; counts it.
+pub(super) fn told(kind: ErrorKind) -> Row {
+    counter!("duologue_refusals_total", "code" => kind.code()).increment(1);
+    row(kind)
 }
 
 /// The row of a kind.

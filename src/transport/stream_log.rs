@@ -1,11 +1,14 @@
-//! Two lines in the log for every stream: when it opens, and when it closes.
+//! Two lines in the log for every stream, and what metrics know of it: when it opens, and
+//! when it closes.
 //!
 //! They hold what an operator asks for (protocol, codec, session, close code,
 //! seconds, messages) and nothing that is secret: no token, no text, no URI.
 
+use metrics::{counter, gauge};
 use tokio::time::Instant;
 
-use crate::session::SessionId;
+use super::status;
+use crate::session::{ErrorKind, SessionId};
 
 /// Counts what passes; writes the second line when it is dropped.
 #[derive(Debug)]
@@ -31,6 +34,7 @@ pub(super) enum Close {
 impl StreamLog {
     pub(super) fn open(protocol: &'static str, codec: &'static str) -> Self {
         tracing::info!(protocol, codec, "stream opened");
+        gauge!("duologue_streams", "protocol" => protocol, "codec" => codec).increment(1);
         let opened = Instant::now();
         Self { protocol, codec, session: None, opened, received: 0, sent: 0, close: Close::Lost }
     }
@@ -41,6 +45,12 @@ impl StreamLog {
 
     pub(super) fn received(&mut self) {
         self.received = self.received.saturating_add(1);
+    }
+
+    /// A message that is refused; the stream goes on.
+    pub(super) fn refused(&mut self, why: ErrorKind) {
+        status::told(why);
+        self.received();
     }
 
     pub(super) fn sent(&mut self) {
@@ -59,6 +69,9 @@ impl Drop for StreamLog {
             Close::Lost => (None, "lost"),
             Close::Code(code, reason) => (Some(code), reason),
         };
+        gauge!("duologue_streams", "protocol" => protocol, "codec" => codec).decrement(1);
+        counter!("duologue_streams_closed_total", "protocol" => protocol, "reason" => reason)
+            .increment(1);
         let session = self.session.map(tracing::field::display);
         let seconds = self.opened.elapsed().as_millis() as f64 / 1000.0;
         tracing::info!(

@@ -217,7 +217,8 @@ impl<F: Frames + Send + 'static> Call<F> {
     ) -> (Vec<std::result::Result<proto::ChatResponse, Status>>, bool) {
         match output {
             Output::Opened(opened) => self.log.attached(opened.session.id),
-            Output::Accepted(_) | Output::Refused { .. } => self.log.received(),
+            Output::Accepted(_) => self.log.received(),
+            Output::Refused { error, .. } => self.log.refused(error.kind()),
             Output::Event(_) => self.log.sent(),
             Output::Pong | Output::Heartbeat | Output::End(_) => {}
         }

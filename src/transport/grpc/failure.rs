@@ -19,7 +19,7 @@ pub(super) fn status(error: &Error) -> Status {
     if let Some(wait) = error.wait() {
         details.set_retry_info(Some(wait));
     }
-    let code = status::row(error.kind()).grpc;
+    let code = status::told(error.kind()).grpc;
     let mut status = Status::with_error_details(code, error.message(), details);
     if let Some(wait) = error.wait() {
         let millis = MetadataValue::from(wait.as_millis().try_into().unwrap_or(u64::MAX));

@@ -78,7 +78,7 @@ pub(in crate::transport) fn answer(error: &Error) -> Response {
     if error.kind() == ErrorKind::Internal {
         tracing::error!(cause = ?error, "a request failed");
     }
-    let status = status::row(error.kind()).http;
+    let status = status::told(error.kind()).http;
     let mut response = match error.kind() {
         ErrorKind::InvalidName => {
             let body = json!({"detail": {"loc": "name", "msg": error.message()}});

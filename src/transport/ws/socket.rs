@@ -166,15 +166,18 @@ impl Socket<'_> {
             self.log.sent();
             self.feed(Message::text(text)).await?;
         }
-        if matches!(output, Output::Accepted(_) | Output::Refused { .. }) {
-            self.log.received();
+        match output {
+            Output::Accepted(_) => self.log.received(),
+            Output::Refused { error, .. } => self.log.refused(error.kind()),
+            _ => {}
         }
         Ok(())
     }
 
     async fn frame(&mut self, output: &Output) -> Result<(), Unsent> {
         match output {
-            Output::Accepted(_) | Output::Refused { .. } => self.log.received(),
+            Output::Accepted(_) => self.log.received(),
+            Output::Refused { error, .. } => self.log.refused(error.kind()),
             Output::Event(_) => self.log.sent(),
             Output::Opened(_) | Output::Pong | Output::Heartbeat | Output::End(_) => {}
         }
@@ -224,7 +227,7 @@ impl Socket<'_> {
         if error.kind() == ErrorKind::Internal {
             tracing::error!(cause = ?error, "a stream failed");
         }
-        let code = status::row(error.kind()).close;
+        let code = status::told(error.kind()).close;
         self.log.closes(Close::Code(code, error.kind().code()));
         let frame = CloseFrame { code: code.into(), reason: error.kind().code().into() };
         let stream = &mut self.frames.stream;

@@ -77,7 +77,7 @@ export class Gateway {
     const environment = Object.fromEntries(
       Object.entries(process.env).filter(([name]) => !/^(DUOLOGUE_|APP_ENV$)/.test(name)),
     );
-    gateway.process = spawn(binary, ["--addr", "127.0.0.1:0", "--store", "memory", ...flags], {
+    gateway.process = spawn(binary, ["--addr", "127.0.0.1:0", "--ops-addr", "off", "--store", "memory", ...flags], {
       cwd: gateway.folder,
       env: environment,
       stdio: ["ignore", "ignore", "pipe"],

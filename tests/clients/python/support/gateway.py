@@ -52,7 +52,7 @@ class Gateway:
         settings = ("APP_ENV", "DUOLOGUE_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(settings)}
         self.process = subprocess.Popen(
-            [BINARY, "--addr", "127.0.0.1:0", "--store", "memory", *flags],
+            [BINARY, "--addr", "127.0.0.1:0", "--ops-addr", "off", "--store", "memory", *flags],
             cwd=self._folder.name,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -1,4 +1,4 @@
-//! Logs.
+//! Logs, and in `metrics` what is counted.
 //!
 //! One line each when a session starts and ends, when a stream opens and closes, and
 //! for a failure with its cause. Never a token, a text, or a URI with its query.
@@ -6,6 +6,10 @@
 //! The gateway's own lines follow the configured filter. Those of its libraries are
 //! held at `warn` whatever it says: at `trace`, the WebSocket library prints every
 //! frame and the HTTP libraries print what they parse.
+
+mod metrics;
+
+pub use metrics::{Metrics, collect};
 
 use std::{backtrace::Backtrace, fmt, panic, str::FromStr};
 

@@ -1,0 +1,105 @@
+//! The second port, for those who run the gateway: metrics and probes. It belongs on an
+//! address that visitors cannot reach.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::gauge;
+use tokio::{net::TcpListener, sync::Semaphore, time::interval};
+
+use super::{accept, listen};
+use crate::{session::Gateway, telemetry::Metrics, transport::detail};
+
+/// Connections at a time. A scraper needs one.
+const MAX_CONNECTIONS: usize = 32;
+
+/// How long a request's head may take, and a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How often histograms are summed up, whether or not anybody asks for them.
+const SUM_UP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Operations {
+    listener: TcpListener,
+    metrics: Metrics,
+}
+
+impl Operations {
+    /// Binds the port; call it on a runtime.
+    ///
+    /// # Errors
+    /// If the address is in use or not this machine's.
+    pub fn bind(addr: SocketAddr, metrics: Metrics) -> io::Result<Self> {
+        Ok(Self { listener: listen(addr)?, metrics })
+    }
+
+    /// Where it listens: the real port, if 0 was asked for.
+    ///
+    /// # Errors
+    /// If the operating system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves for as long as the process lives: also while it drains.
+    pub async fn serve(self, gateway: Gateway) {
+        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut sum_up = interval(SUM_UP_INTERVAL);
+        loop {
+            let stream = tokio::select! {
+                stream = accept(&self.listener) => stream,
+                _ = sum_up.tick() => {
+                    self.metrics.sum_up();
+                    continue;
+                }
+            };
+            let (Some(stream), Ok(place)) = (stream, Arc::clone(&places).try_acquire_owned())
+            else {
+                continue;
+            };
+            let (gateway, metrics) = (gateway.clone(), self.metrics.clone());
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let answer = answer(&request, &gateway, &metrics);
+                async { Ok::<_, Infallible>(answer) }
+            });
+            tokio::spawn(async move {
+                let _place = place;
+                let mut builder = http1::Builder::new();
+                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+                if let Err(error) = builder.serve_connection(TokioIo::new(stream), answer).await {
+                    tracing::debug!(%error, "a connection of the operations port ended");
+                }
+            });
+        }
+    }
+}
+
+fn answer(request: &Request<Incoming>, gateway: &Gateway, metrics: &Metrics) -> Response<Body> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refusal = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
+        refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            gauge!("duologue_sessions_live").set(gateway.live_sessions() as f64);
+            gauge!("duologue_draining").set(f64::from(u8::from(gateway.is_draining())));
+            let mut page = Response::new(Body::from(metrics.render()));
+            // The format's version: prometheus.io, "Exposition formats".
+            let format = header::HeaderValue::from_static("text/plain; version=0.0.4");
+            page.headers_mut().insert(header::CONTENT_TYPE, format);
+            page
+        }
+        "/healthz" => detail(StatusCode::OK, "ok"),
+        "/readyz" if gateway.is_draining() => {
+            detail(StatusCode::SERVICE_UNAVAILABLE, "The gateway shuts down")
+        }
+        "/readyz" => detail(StatusCode::OK, "ready"),
+        _ => detail(StatusCode::NOT_FOUND, "Not Found"),
+    }
+}

@@ -1,0 +1,122 @@
+//! Metrics, in the text format of Prometheus.
+//!
+//! Who measures says what and how, with the macros of the `metrics` crate; nobody but
+//! this module knows who collects. No label holds anything that visitors choose, so
+//! that the number of series is bounded.
+
+use metrics::{
+    Unit, describe_counter, describe_gauge, describe_histogram, gauge, set_global_recorder,
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_process::Collector;
+
+/// Bounds of what should take no time, in seconds: a commit, a sweep.
+const SHORT: &[f64] =
+    &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
+
+/// Bounds of what a model takes, in seconds.
+const LONG: &[f64] =
+    &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+
+/// What was measured since the process started.
+#[derive(Clone)]
+pub struct Metrics {
+    collected: PrometheusHandle,
+    process: Collector,
+}
+
+/// Starts to collect. What was measured before is lost.
+///
+/// # Errors
+/// If somebody collects already.
+pub fn collect() -> Result<Metrics, Box<dyn std::error::Error + Send + Sync>> {
+    let recorder = PrometheusBuilder::new()
+        .set_buckets(LONG)?
+        .set_buckets_for_metric(Matcher::Prefix("duologue_store_".into()), SHORT)?
+        .build_recorder();
+    let collected = recorder.handle();
+    set_global_recorder(recorder)?;
+    describe();
+    let process = Collector::default();
+    process.describe();
+    gauge!("duologue_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+    Ok(Metrics { collected, process })
+}
+
+impl Metrics {
+    /// Everything, for `GET /metrics`.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.process.collect();
+        self.collected.render()
+    }
+
+    /// Sums up what histograms were told. Until then each value is kept; call it every
+    /// few seconds.
+    pub fn sum_up(&self) {
+        self.collected.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// What each metric means; docs/OPERATIONS.md lists them, too.
+fn describe() {
+    for (name, unit, text) in COUNTERS {
+        describe_counter!(*name, *unit, *text);
+    }
+    for (name, text) in GAUGES {
+        describe_gauge!(*name, *text);
+    }
+    for (name, text) in HISTOGRAMS {
+        describe_histogram!(*name, Unit::Seconds, *text);
+    }
+}
+
+const COUNTERS: &[(&str, Unit, &str)] = &[
+    ("duologue_connections_total", Unit::Count, "Connections accepted"),
+    ("duologue_connections_refused_total", Unit::Count, "Connections beyond the limit"),
+    ("duologue_tls_failures_total", Unit::Count, "TLS handshakes that failed"),
+    ("duologue_streams_closed_total", Unit::Count, "Streams that ended, by reason"),
+    ("duologue_refusals_total", Unit::Count, "Failures that clients were told, by code"),
+    ("duologue_sessions_started_total", Unit::Count, "Sessions created"),
+    ("duologue_sessions_ended_total", Unit::Count, "Sessions expired or revoked"),
+    ("duologue_messages_total", Unit::Count, "User messages accepted"),
+    ("duologue_duplicates_total", Unit::Count, "User messages that had been accepted before"),
+    ("duologue_replies_total", Unit::Count, "Replies committed, by status"),
+    ("duologue_reply_failures_total", Unit::Count, "Replies that failed, by code"),
+    ("duologue_tokens_total", Unit::Count, "Tokens of the model"),
+];
+
+const GAUGES: &[(&str, &str)] = &[
+    ("duologue_build_info", "Always 1; the label is the version"),
+    ("duologue_connections", "Open connections"),
+    ("duologue_streams", "Open streams"),
+    ("duologue_sessions_live", "Sessions that somebody watches or that run a turn"),
+    ("duologue_replies_running", "Replies in progress"),
+    ("duologue_draining", "1 while the gateway shuts down"),
+];
+
+const HISTOGRAMS: &[(&str, &str)] = &[
+    ("duologue_first_delta_seconds", "From the start of a reply to its first text"),
+    ("duologue_reply_seconds", "From the start of a reply to its end"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_listed_in_the_documentation() {
+        let documentation = include_str!("../../docs/OPERATIONS.md");
+        let counters = COUNTERS.iter().map(|(name, ..)| name);
+        let rest = GAUGES.iter().chain(HISTOGRAMS).map(|(name, _)| name);
+        for name in counters.chain(rest) {
+            assert!(documentation.contains(&format!("| `{name}` |")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The second port: metrics and probes, for those who run the gateway.
+
+use futures_util::StreamExt as _;
+use tokio::net::TcpListener;
+
+use crate::{
+    process::{Process, command},
+    support::{Address, Door, Rest, Socket, create, soon},
+};
+
+/// A gateway with a second port, and where that is.
+async fn start(flags: &[&str]) -> (Process, Address) {
+    let gateway = Process::start(&[&["--ops-addr", "127.0.0.1:0"], flags].concat()).await;
+    let told = gateway.before.iter().find_map(|line| {
+        let (_, url) = line.split_once("metrics at http://")?;
+        url.strip_suffix("/metrics")?.parse().ok()
+    });
+    (gateway, Address { addr: told.expect("it says where") })
+}
+
+async fn scrape(operations: &Address) -> String {
+    let answer = reqwest::get(operations.url("/metrics")).await.unwrap();
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4");
+    answer.text().await.unwrap()
+}
+
+/// The value of a series.
+fn value(page: &str, series: &str) -> f64 {
+    let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().unwrap()
+}
+
+fn open_streams(page: &str) -> f64 {
+    let streams = page.lines().filter(|line| line.starts_with("duologue_streams{"));
+    streams.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+}
+
+#[tokio::test]
+async fn what_happens_is_counted_through_every_door_and_names_nobody() {
+    let flags = ["--simulated-reply", "canary-reply-7391", "--max-message-size", "1KiB"];
+    let (gateway, operations) = start(&flags).await;
+    let address = gateway.address();
+    let token = create(&address).await;
+    let mut clients = Vec::new();
+    for door in Door::ALL {
+        let mut client = door.open(&address, &token, None).await;
+        client.say("canary-text-5512", Some(&format!("{door:?}"))).await.unwrap();
+        client.reply().await;
+        assert!(
+            client.say("canary-text-5512", Some(&format!("{door:?}"))).await.unwrap().duplicate
+        );
+        clients.push(client);
+    }
+    let mut plain = Socket::open(&address, &format!("?token={token}"), "").await;
+    plain.text(&"x".repeat(1025)).await;
+    let _closed = plain.stream.next().await;
+    let refused = Rest::call(&address, "GET", "/refresh_token?token=none").await;
+    assert_eq!(refused.status, 400);
+
+    let page = scrape(&operations).await;
+    let doors = Door::ALL.len() as f64;
+    assert_eq!(value(&page, "duologue_sessions_started_total"), 1.0);
+    assert_eq!(value(&page, "duologue_sessions_live"), 1.0);
+    assert_eq!(value(&page, "duologue_messages_total"), doors);
+    assert_eq!(value(&page, "duologue_duplicates_total"), doors);
+    assert_eq!(value(&page, r#"duologue_replies_total{status="complete"}"#), doors);
+    assert_eq!(value(&page, "duologue_replies_running"), 0.0);
+    assert_eq!(value(&page, "duologue_reply_seconds_count"), doors);
+    assert_eq!(value(&page, "duologue_first_delta_seconds_count"), doors);
+    assert!(value(&page, r#"duologue_tokens_total{direction="out",figures="estimated"}"#) > 0.0);
+    assert_eq!(value(&page, r#"duologue_refusals_total{code="session_expired"}"#), 1.0);
+    drop(plain);
+    soon("the plain stream to be gone", async {
+        while open_streams(&scrape(&operations).await) > doors {}
+    })
+    .await;
+    assert_eq!(open_streams(&scrape(&operations).await), doors);
+    assert!(value(&page, "process_resident_memory_bytes") > 1e6);
+    assert!(page.contains("duologue_build_info{version="), "{page}");
+    for secret in [token.as_str(), "canary", "Ada"] {
+        assert!(!page.contains(secret), "{secret}");
+    }
+    // Each series is explained.
+    for line in page.lines().filter(|line| line.starts_with("duologue_")) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        let explained = |name: &str| page.contains(&format!("# HELP {name} "));
+        assert!(explained(name) || family.is_some_and(explained), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn it_answers_while_the_gateway_drains_and_says_so() {
+    let (gateway, operations) = start(&["--simulated-delay", "1h"]).await;
+    let ready = Rest::call(&operations, "GET", "/readyz").await;
+    assert_eq!((ready.status, ready.body.as_str()), (200, r#"{"detail":"ready"}"#));
+    let token = create(&gateway.address()).await;
+    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    client.say("wait", None).await.unwrap();
+    client.reply_started().await;
+    gateway.signal("TERM").await;
+    soon("its readiness to end", async {
+        while Rest::call(&operations, "GET", "/readyz").await.status == 200 {}
+    })
+    .await;
+    let page = scrape(&operations).await;
+    assert_eq!(value(&page, "duologue_draining"), 1.0);
+    assert_eq!(value(&page, "duologue_replies_running"), 1.0);
+    assert_eq!(Rest::call(&operations, "GET", "/healthz").await.status, 200);
+}
+
+#[tokio::test]
+async fn nothing_else_is_there_and_nothing_of_it_on_the_public_port() {
+    let (gateway, operations) = start(&[]).await;
+    assert_eq!(Rest::call(&operations, "GET", "/token?name=Ada").await.status, 404);
+    assert_eq!(Rest::call(&gateway.address(), "GET", "/metrics").await.status, 404);
+    let client = reqwest::Client::new();
+    let posted = client.post(operations.url("/metrics")).send().await.unwrap();
+    assert_eq!(
+        (posted.status().as_u16(), &posted.headers()["allow"]),
+        (405, &"GET, HEAD".parse().unwrap())
+    );
+    let head = client.head(operations.url("/metrics")).send().await.unwrap();
+    assert_eq!(head.status(), 200);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_stops_the_start_and_off_needs_none() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let flags = ["--addr", "127.0.0.1:0", "--store", "memory", "--ops-addr", &addr];
+    let output = soon("its end", command(&flags).output()).await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(log.contains(&addr) && log.contains("--ops-addr"), "{log}");
+    let quiet = Process::start(&["--ops-addr", "off"]).await;
+    assert!(!quiet.before.iter().any(|line| line.contains("metrics")), "{:?}", quiet.before);
+}

@@ -62,7 +62,7 @@ async fn wrong_methods_are_told_the_right_ones() {
         ("GET", "/messages", "POST"),
         ("GET", "/stop", "POST"),
         ("POST", "/events", "GET,HEAD"),
-        ("POST", "/chat", "GET"),
+        ("POST", "/chat", "GET,HEAD"),
         ("PATCH", "/healthz", "GET,HEAD"),
     ] {
         let answer = Rest::call(&server, method, path).await;
@@ -97,6 +97,8 @@ async fn head_is_answered_on_every_get_route() {
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
         assert_eq!(head.header("content-type"), get.header("content-type"), "{path}");
     }
+    let head = Rest::call(&server, "HEAD", "/chat").await;
+    assert_eq!((head.status, head.body.as_str()), (426, ""));
 }
 
 #[tokio::test]

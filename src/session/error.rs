@@ -17,7 +17,7 @@ pub enum ErrorKind {
     InvalidArgument,
     /// A text is longer than `max_message_size`.
     MessageTooLarge,
-    /// No token came with the request, or two that differ.
+    /// No token came with the request.
     MissingToken,
     /// The token is unknown, or its session expired.
     SessionExpired,

@@ -132,8 +132,11 @@ fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
         let accept = websocket.then_some(Accept::Connect);
         return accept.ok_or_else(|| upgrade_required("Only WebSocket is spoken here"));
     }
+    if request.method() == Method::HEAD {
+        return Err(upgrade_required("Upgrade Required"));
+    }
     if request.method() != Method::GET {
-        return Err(Box::new(rest::method_not_allowed("GET")));
+        return Err(Box::new(rest::method_not_allowed("GET,HEAD")));
     }
     let headers = request.headers();
     if !lists(headers, &CONNECTION, "upgrade") || !lists(headers, &UPGRADE, "websocket") {

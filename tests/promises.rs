@@ -26,6 +26,7 @@ mod silence;
 mod stop;
 mod store_contract;
 mod store_failures;
+mod store_migration;
 mod tls;
 mod websocket;
 

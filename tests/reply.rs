@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use duologue::responder::Simulated;
 
-use crate::support::{Door, Event, Scripted, Setup, Step, create, proto::MessageStatus, soon};
+use crate::support::{
+    Door, Event, Scripted, Setup, Step, create,
+    proto::{self, MessageStatus},
+    soon, stub,
+};
 
 #[tokio::test]
 async fn a_reply_finishes_with_nobody_attached_and_is_there_on_return() {
@@ -139,5 +143,8 @@ async fn a_stopped_reply_says_what_it_cost_as_an_estimate() {
         client.stop().await;
         let usage = client.reply().await.1.usage.unwrap_or_else(|| panic!("none on {door:?}"));
         assert_eq!((usage.input_tokens, usage.output_tokens, usage.estimated), (7, 2, true));
+        let request = proto::RefreshTokenRequest { token, ..Default::default() };
+        let session = stub(&server).await.refresh_token(request).await.unwrap().into_inner();
+        assert_eq!(session.usage, Some(usage), "the only reply of its session");
     }
 }

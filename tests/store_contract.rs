@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        Appended, Entry, Epoch, ErrorKind, MessageId, Name, NewSession, Page, Result, Session,
-        SessionId, Status, Store, Swept, Terms, Timestamp, Token,
+        Appended, Entry, Epoch, ErrorKind, Failure, MessageId, Name, NewSession, Page, Result,
+        Session, SessionId, Status, Store, Swept, Terms, Timestamp, Token, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -210,6 +210,44 @@ async fn an_entry_is_appended_once_whatever_the_terms() {
             !store.append(other.id, user("y", Some("k")), terms()).await.unwrap().duplicate,
             "keys are a session's own"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
+    let took =
+        |input_tokens, output_tokens, estimated| Usage { input_tokens, output_tokens, estimated };
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let usage = async |page| store.read(session.id, NOW, page).await.unwrap().usage;
+        let turn = async |usage, status| {
+            let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
+            let Entry::Reply { id, text, in_reply_to, finish_reason, .. } = reply(&asked) else {
+                unreachable!("a reply")
+            };
+            let reply = Entry::Reply { id, text, in_reply_to, status, finish_reason, usage };
+            for again in [false, true] {
+                let appended = store.append(session.id, reply.clone(), terms()).await.unwrap();
+                assert_eq!(appended.duplicate, again);
+            }
+        };
+        assert_eq!(usage(ALL).await, Usage::default());
+        turn(Some(took(3, 5, false)), Status::Complete).await;
+        assert_eq!(usage(ALL).await, took(3, 5, false));
+        assert_eq!(usage(Page { limit: 0, ..ALL }).await, took(3, 5, false), "of the whole log");
+        let failure = Failure { code: "x".into(), message: "x".into() };
+        turn(Some(took(10, 20, true)), Status::Failed(failure)).await;
+        turn(Some(took(100, 200, false)), Status::Stopped).await;
+        assert_eq!(usage(ALL).await, took(113, 225, true), "an estimate from then on");
+        turn(Some(took(u32::MAX, u32::MAX - 225, false)), Status::Complete).await;
+        turn(Some(took(0, 1, false)), Status::Complete).await;
+        assert_eq!(usage(ALL).await, took(u32::MAX, u32::MAX, true), "no more than fits");
+
+        let (other, _) = created(&*store).await;
+        let asked = store.append(other.id, user("x", None), terms()).await.unwrap();
+        store.append(other.id, reply(&asked), terms()).await.unwrap();
+        let uncounted = store.read(other.id, NOW, ALL).await.unwrap().usage;
+        assert_eq!(uncounted, took(0, 0, true), "a session's own, and not all was counted");
     }
 }
 

@@ -75,15 +75,27 @@ pub struct Failure {
     pub message: Arc<str>,
 }
 
-/// Tokens of the model that a reply took.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Tokens of the model that a reply took, or all replies of a session together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Read by the model.
     pub input_tokens: u32,
     /// Written by the model.
     pub output_tokens: u32,
-    /// The responder did not say: the numbers are an estimate.
+    /// The responder did not say: the numbers, or a part of them, are an estimate.
     pub estimated: bool,
+}
+
+impl Usage {
+    /// Both together: an estimate if either is, and no more than fits.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_add(other.input_tokens),
+            output_tokens: self.output_tokens.saturating_add(other.output_tokens),
+            estimated: self.estimated || other.estimated,
+        }
+    }
 }
 
 /// Tokens of a text, roughly: there are as many ways to count them as models.
@@ -113,6 +125,18 @@ impl Message {
         match &self.role {
             Role::User { client_message_id } => client_message_id.as_ref(),
             Role::Assistant { .. } => None,
+        }
+    }
+
+    /// What it adds to its session's account. A reply that nobody counted adds nothing,
+    /// and makes an estimate of the whole.
+    #[must_use]
+    pub fn cost(&self) -> Usage {
+        match &self.role {
+            Role::User { .. } => Usage::default(),
+            Role::Assistant { usage, .. } => {
+                usage.unwrap_or(Usage { estimated: true, ..Usage::default() })
+            }
         }
     }
 }

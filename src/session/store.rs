@@ -129,6 +129,8 @@ pub struct Snapshot {
     pub messages: Vec<Arc<Message>>,
     /// Number of the last message of the whole log.
     pub head_seq: u32,
+    /// What the replies of the whole log took: each message's [`Message::cost`].
+    pub usage: Usage,
     /// The page's limits left messages out.
     pub has_more: bool,
 }

@@ -158,13 +158,19 @@ impl Gateway {
 
     /// Commits a turn as interrupted: it died twice with its process.
     pub(super) async fn give_up(&self, live: &LiveRef, turn: Unfinished) -> Result<()> {
+        // What it read died with it; the message it surely did.
+        let usage = Usage {
+            input_tokens: estimate_tokens(&turn.message.text),
+            output_tokens: estimate_tokens(&turn.text),
+            estimated: true,
+        };
         let entry = Entry::Reply {
             id: MessageId::generate(),
             text: turn.text.into(),
             in_reply_to: turn.message.id,
             status: Status::Interrupted,
             finish_reason: None,
-            usage: None,
+            usage: Some(usage),
         };
         let appended = self.store().append(live.session().id, entry, self.terms()).await?;
         self.core.metrics.reply(&appended.message.role);

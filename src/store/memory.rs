@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::session::{
     Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Page, Result,
-    Session, SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
+    Session, SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished, Usage,
 };
 
 /// What a message costs beside its text, in bytes, roughly.
@@ -41,6 +41,8 @@ struct Row {
     review_at: Timestamp,
     token: TokenHash,
     log: Vec<Arc<Message>>,
+    /// What its replies took.
+    usage: Usage,
     /// Numbers of the user messages that have a `client_message_id`.
     keys: HashMap<Arc<str>, u32>,
     /// What waits for its reply, in order. Few: the queue of turns is short.
@@ -177,8 +179,8 @@ impl Store for MemoryStore {
                 (row.log[until - fits..until].to_vec(), fits < until)
             }
         };
-        let head_seq = row.head_seq();
-        Ok(Snapshot { session: row.session.clone(), messages, head_seq, has_more })
+        let (head_seq, usage) = (row.head_seq(), row.usage);
+        Ok(Snapshot { session: row.session.clone(), messages, head_seq, usage, has_more })
     }
 
     async fn unfinished(
@@ -229,6 +231,7 @@ impl Row {
             session: new.session,
             token: new.token,
             log: Vec::new(),
+            usage: Usage::default(),
             keys: HashMap::new(),
             unanswered: VecDeque::new(),
         }
@@ -311,6 +314,7 @@ impl Row {
             }
         }
         let message = Arc::new(entry.into_message(seq, Timestamp::of_wall_clock()));
+        self.usage = self.usage.plus(message.cost());
         self.log.push(Arc::clone(&message));
         Ok(message)
     }

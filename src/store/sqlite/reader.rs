@@ -15,7 +15,7 @@ use super::{
 };
 use crate::session::{
     Error, ErrorKind, Message, Page, Result, Session, SessionId, Snapshot, Timestamp, TokenHash,
-    Unfinished,
+    Unfinished, Usage,
 };
 
 /// Connections that read at a time.
@@ -75,11 +75,15 @@ fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Sess
 
 pub(super) fn read(db: &Connection, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
     let session = session(db, id, now)?;
-    let sql = "SELECT head_seq FROM sessions WHERE id = ?1";
-    let head = db.prepare_cached(sql).and_then(|mut sql| sql.query_row([Id(id)], |row| row.get(0)));
-    let head_seq = head.map_err(|error| failure(&error))?;
+    let (head_seq, usage) = head(db, id).map_err(|error| failure(&error))?;
     let (messages, has_more) = messages(db, id, page).map_err(|error| failure(&error))?;
-    Ok(Snapshot { session, messages, head_seq, has_more })
+    Ok(Snapshot { session, messages, head_seq, usage, has_more })
+}
+
+/// Number of the last message of a session, and what its replies took.
+pub(super) fn head(db: &Connection, id: SessionId) -> rusqlite::Result<(u32, Usage)> {
+    let sql = format!("SELECT {} FROM sessions WHERE id = ?1", rows::HEAD);
+    db.prepare_cached(&sql)?.query_row([Id(id)], rows::head)
 }
 
 fn messages(

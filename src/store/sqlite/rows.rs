@@ -14,6 +14,9 @@ use crate::session::{
 /// Columns of [`session`], in its order.
 pub(super) const SESSION: &str = "id, name, epoch, created_at, expires_at, ends_at";
 
+/// Columns of [`head`], in its order.
+pub(super) const HEAD: &str = "head_seq, input_tokens, output_tokens, usage_estimated";
+
 /// Columns of [`message`], in its order.
 pub(super) const MESSAGE: &str = "seq, id, text, created_at, client_message_id, in_reply_to, status, \
      finish_reason, failure_code, failure_message, input_tokens, output_tokens, usage_estimated";
@@ -30,6 +33,13 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         expires_at: row.get::<_, At>(4)?.0,
         ends_at: row.get::<_, At>(5)?.0,
     })
+}
+
+/// Number of the last message of a session, and what its replies took.
+pub(super) fn head(row: &Row<'_>) -> rusqlite::Result<(u32, Usage)> {
+    let usage =
+        Usage { input_tokens: row.get(1)?, output_tokens: row.get(2)?, estimated: row.get(3)? };
+    Ok((row.get(0)?, usage))
 }
 
 pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Arc<Message>> {

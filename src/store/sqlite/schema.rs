@@ -17,7 +17,7 @@ use super::Durability;
 const APPLICATION_ID: i32 = 0x4455_4f4c;
 
 /// Each brings a file from its index to the next version (`user_version`).
-const MIGRATIONS: [&str; 1] = [include_str!("schema_1.sql")];
+const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
 
 /// Before it, resetting a WAL could corrupt the file.
 const OLDEST_LIBRARY: i32 = 3_051_003;

@@ -139,8 +139,6 @@ fn write_until_closed(
     mut waiting: mpsc::Receiver<Job>,
     tell: &watch::Sender<Option<Arc<str>>>,
 ) {
-    // Held as long as anything is written.
-    let _lock = lock;
     let mut group = Vec::new();
     while let Some(first) = waiting.blocking_recv() {
         let mut close = None;
@@ -166,6 +164,8 @@ fn write_until_closed(
         if let Some(answer) = close {
             let written_back =
                 connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            // Whoever hears that it is closed may open it.
+            drop((connection, lock));
             drop(answer.send(written_back.map_err(|error| failure(&error))));
             return;
         }
@@ -330,9 +330,7 @@ pub(super) fn append(
             expires_at: session.expires_at,
         });
     }
-    let head: u32 = tx
-        .prepare_cached("SELECT head_seq FROM sessions WHERE id = ?1")?
-        .query_row([Id(id)], |row| row.get(0))?;
+    let (head, usage) = reader::head(tx, id)?;
     let message = Arc::new(entry.clone().into_message(head + 1, Timestamp::of_wall_clock()));
     let expires_at = match &message.role {
         Role::User { .. } => {
@@ -350,8 +348,19 @@ pub(super) fn append(
         }
     };
     insert(tx, id, &message)?;
-    tx.prepare_cached("UPDATE sessions SET head_seq = ?2, expires_at = ?3 WHERE id = ?1")?
-        .execute(params![Id(id), message.seq, At(expires_at)])?;
+    let usage = usage.plus(message.cost());
+    tx.prepare_cached(
+        "UPDATE sessions SET head_seq = ?2, expires_at = ?3, input_tokens = ?4,
+         output_tokens = ?5, usage_estimated = ?6 WHERE id = ?1",
+    )?
+    .execute(params![
+        Id(id),
+        message.seq,
+        At(expires_at),
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.estimated,
+    ])?;
     Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
 }
 

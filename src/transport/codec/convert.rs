@@ -8,7 +8,7 @@ use crate::{
     proto,
     session::{
         Accepted, Epoch, Error, ErrorKind, Event, Message, Opened, Position, ReplyStarted, Result,
-        Role, Session, Settings, Snapshot, Status, Timestamp,
+        Role, Session, Settings, Snapshot, Status, Timestamp, Usage,
     },
     transport::conversation::{Ask, Output},
 };
@@ -139,6 +139,7 @@ pub(in crate::transport) fn snapshot(
         messages: snapshot.messages.iter().map(|message| wire_message(message)).collect(),
         position: Some(wire_position(&snapshot.position(after))),
         has_more: snapshot.has_more,
+        usage: Some(wire_usage(snapshot.usage)),
     }
 }
 
@@ -161,17 +162,21 @@ fn wire_message(message: &Message) -> proto::Message {
             in_reply_to: Some(in_reply_to.to_string()),
             status: wire_status(status).into(),
             finish_reason: finish_reason.as_ref().map(owned),
-            usage: usage.map(|usage| proto::Usage {
-                input_tokens: usage.input_tokens,
-                output_tokens: usage.output_tokens,
-                estimated: usage.estimated,
-            }),
+            usage: usage.map(wire_usage),
             failure: status.failure().map(|failure| proto::Failure {
                 code: failure.code.as_ref().into(),
                 message: failure.message.as_ref().into(),
             }),
             ..wire
         },
+    }
+}
+
+const fn wire_usage(usage: Usage) -> proto::Usage {
+    proto::Usage {
+        input_tokens: usage.input_tokens,
+        output_tokens: usage.output_tokens,
+        estimated: usage.estimated,
     }
 }
 

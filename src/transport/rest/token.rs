@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{Answer, Params};
 use crate::{
-    session::{Message, Role, Session, Snapshot, Timestamp},
+    session::{Message, Role, Session, Snapshot, Timestamp, Usage},
     transport::Doors,
 };
 
@@ -72,6 +72,24 @@ struct LogEntry {
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finish_reason: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Tokens>,
+}
+
+/// Tokens of the model that a reply took.
+#[derive(Serialize, ToSchema)]
+struct Tokens {
+    input_tokens: u32,
+    output_tokens: u32,
+    /// The numbers, or a part of them, are the gateway's estimate.
+    estimated: bool,
+}
+
+impl From<Usage> for Tokens {
+    fn from(usage: Usage) -> Self {
+        let Usage { input_tokens, output_tokens, estimated } = usage;
+        Self { input_tokens, output_tokens, estimated }
+    }
 }
 
 /// Starts a session for a visitor.
@@ -176,11 +194,14 @@ impl Refreshed {
 
 impl LogEntry {
     fn new(message: &Message) -> Self {
-        let (role, status, finish_reason) = match &message.role {
-            Role::User { .. } => ("user", None, None),
-            Role::Assistant { status, finish_reason, .. } => {
-                ("assistant", Some(status.as_str()), finish_reason.as_deref().map(Into::into))
-            }
+        let (role, status, finish_reason, usage) = match &message.role {
+            Role::User { .. } => ("user", None, None, None),
+            Role::Assistant { status, finish_reason, usage, .. } => (
+                "assistant",
+                Some(status.as_str()),
+                finish_reason.as_deref().map(Into::into),
+                usage.map(Into::into),
+            ),
         };
         Self {
             id: message.id.to_string(),
@@ -192,6 +213,7 @@ impl LogEntry {
             in_reply_to: message.in_reply_to().map(|id| id.to_string()),
             status,
             finish_reason,
+            usage,
         }
     }
 }

@@ -1,0 +1,14 @@
+-- What the replies of a session took together, so that nobody has to read all of them.
+-- At most 4294967295 each, and an estimate as soon as one reply's is, or was not counted.
+
+ALTER TABLE sessions ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN usage_estimated INTEGER NOT NULL DEFAULT 0;
+
+UPDATE sessions SET (input_tokens, output_tokens, usage_estimated) = (
+    SELECT min(coalesce(sum(input_tokens), 0), 4294967295),
+           min(coalesce(sum(output_tokens), 0), 4294967295),
+           coalesce(max(coalesce(usage_estimated, 1)), 0)
+    FROM messages
+    WHERE messages.session = sessions.id AND messages.in_reply_to IS NOT NULL
+);

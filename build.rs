@@ -1,7 +1,8 @@
 //! Compiles the wire contract without a `protoc` on the machine.
 //!
 //! One descriptor set feeds the generated messages and services, server
-//! reflection, and the proto-JSON codec, so that they cannot drift apart.
+//! reflection, and the proto-JSON codec, so that they cannot drift apart. What the
+//! gateway calls and does not serve is in the first alone.
 
 use std::{env, error::Error, fs, path::PathBuf};
 
@@ -10,9 +11,11 @@ use prost::Message as _;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let files = protox::compile(["duologue/v1/chat.proto"], ["proto"])?;
-    let descriptors = files.encode_to_vec();
+    let served = protox::compile(["duologue/v1/chat.proto"], ["proto"])?;
+    let descriptors = served.encode_to_vec();
     fs::write(out.join("duologue_descriptor.bin"), &descriptors)?;
+    let files =
+        protox::compile(["duologue/v1/chat.proto", "duologue/v1/responder.proto"], ["proto"])?;
 
     tonic_prost_build::configure()
         .compile_well_known_types(true)

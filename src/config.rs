@@ -79,12 +79,18 @@ impl Config {
         if let Some((name, _)) = zero_is_impossible.iter().find(|(_, is_zero)| *is_zero) {
             return Err(format!("{name} must be more than zero"));
         }
-        let responder::Settings::Simulated { delay, .. } = &self.responder;
+        let delay = match &self.responder {
+            responder::Settings::Simulated { delay, .. } => *delay,
+            responder::Settings::Grpc(bot) => {
+                bot.validate()?;
+                Duration::ZERO
+            }
+        };
         let durations = [
             ("--session-max-age", session.session_max_age),
             ("--heartbeat", transport.heartbeat),
             ("--drain-timeout", server.drain_timeout),
-            ("--simulated-delay", *delay),
+            ("--simulated-delay", delay),
         ];
         if let Some((name, _)) = durations.iter().find(|(_, duration)| *duration > LONGEST) {
             return Err(format!("{name} must not be longer than 100 years"));

@@ -93,7 +93,7 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let server = Server::bind(config.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
     let store = store::open(&config.store)?;
-    let responder = responder::connect(&config.responder);
+    let responder = responder::connect(&config.responder)?;
     let gateway = Gateway::start(config.session.clone(), store, responder).await?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod bot;
 mod bounded;
 mod crash;
 mod drain;

@@ -1,5 +1,6 @@
 //! What answers.
 
+pub mod grpc;
 mod settings;
 mod simulated;
 

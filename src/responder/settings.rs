@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Simulated;
+use super::{Simulated, grpc};
 use crate::session::Responder;
 
 /// A responder and what it needs.
@@ -15,6 +15,8 @@ pub enum Settings {
         /// Between words; zero sends the whole text as one delta.
         delay: Duration,
     },
+    /// A bot that is called over gRPC.
+    Grpc(grpc::Settings),
 }
 
 impl Settings {
@@ -28,10 +30,13 @@ impl Default for Settings {
     }
 }
 
-/// Makes the responder.
-#[must_use]
-pub fn connect(settings: &Settings) -> Arc<dyn Responder> {
-    match settings {
+/// Makes the responder; must run on the runtime. Nothing is asked of an upstream yet.
+///
+/// # Errors
+/// One sentence for the operator: a file that it needs cannot be used.
+pub fn connect(settings: &Settings) -> Result<Arc<dyn Responder>, String> {
+    Ok(match settings {
         Settings::Simulated { reply, delay } => Arc::new(Simulated::new(reply, *delay)),
-    }
+        Settings::Grpc(settings) => Arc::new(grpc::Bot::new(settings.clone())?),
+    })
 }

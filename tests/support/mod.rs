@@ -1,5 +1,6 @@
 //! A gateway on a free port, and a client for every door of it.
 
+mod bot;
 mod client;
 mod gateway;
 mod responders;
@@ -7,6 +8,7 @@ mod rest;
 mod stores;
 mod websocket;
 
+pub use bot::{Act, LineState, TestBot, calls, line};
 pub use client::stub;
 pub use client::{Attached, Door};
 pub use duologue::proto::{self, chat_response::Event};

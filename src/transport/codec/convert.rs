@@ -7,8 +7,8 @@ use proto::{chat_request::Request, chat_response::Event as Wire};
 use crate::{
     proto,
     session::{
-        Accepted, Epoch, Error, ErrorKind, Event, Message, Opened, Position, ReplyStarted, Result,
-        Role, Session, Settings, Snapshot, Status, Timestamp, Usage,
+        Accepted, Epoch, Error, ErrorKind, Event, Opened, Position, ReplyStarted, Result, Session,
+        Settings, Snapshot, Timestamp,
     },
     transport::conversation::{Ask, Output},
 };
@@ -67,7 +67,7 @@ pub(in crate::transport) fn response(
 
 fn wire_event(event: &Event) -> Wire {
     match event {
-        Event::Message(message) => Wire::Message(wire_message(message)),
+        Event::Message(message) => Wire::Message(message.as_ref().into()),
         Event::ReplyStarted(started) => Wire::ReplyStarted(reply_started(started)),
         Event::Delta { reply, index, text } => Wire::Delta(proto::Delta {
             reply_id: reply.to_string(),
@@ -136,56 +136,10 @@ pub(in crate::transport) fn snapshot(
 ) -> proto::RefreshTokenResponse {
     proto::RefreshTokenResponse {
         session: Some(session(&snapshot.session)),
-        messages: snapshot.messages.iter().map(|message| wire_message(message)).collect(),
+        messages: snapshot.messages.iter().map(|message| message.as_ref().into()).collect(),
         position: Some(wire_position(&snapshot.position(after))),
         has_more: snapshot.has_more,
-        usage: Some(wire_usage(snapshot.usage)),
-    }
-}
-
-fn wire_message(message: &Message) -> proto::Message {
-    let wire = proto::Message {
-        seq: message.seq,
-        id: message.id.to_string(),
-        text: message.text.as_ref().into(),
-        created_at: Some(timestamp(message.created_at)),
-        ..proto::Message::default()
-    };
-    match &message.role {
-        Role::User { client_message_id } => proto::Message {
-            role: proto::Role::User.into(),
-            client_message_id: client_message_id.as_ref().map(owned),
-            ..wire
-        },
-        Role::Assistant { in_reply_to, status, finish_reason, usage } => proto::Message {
-            role: proto::Role::Assistant.into(),
-            in_reply_to: Some(in_reply_to.to_string()),
-            status: wire_status(status).into(),
-            finish_reason: finish_reason.as_ref().map(owned),
-            usage: usage.map(wire_usage),
-            failure: status.failure().map(|failure| proto::Failure {
-                code: failure.code.as_ref().into(),
-                message: failure.message.as_ref().into(),
-            }),
-            ..wire
-        },
-    }
-}
-
-const fn wire_usage(usage: Usage) -> proto::Usage {
-    proto::Usage {
-        input_tokens: usage.input_tokens,
-        output_tokens: usage.output_tokens,
-        estimated: usage.estimated,
-    }
-}
-
-const fn wire_status(status: &Status) -> proto::MessageStatus {
-    match status {
-        Status::Complete => proto::MessageStatus::Complete,
-        Status::Stopped => proto::MessageStatus::Stopped,
-        Status::Interrupted => proto::MessageStatus::Interrupted,
-        Status::Failed(_) => proto::MessageStatus::Failed,
+        usage: Some(snapshot.usage.into()),
     }
 }
 

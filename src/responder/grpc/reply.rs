@@ -1,0 +1,222 @@
+//! One reply: calls to the bot, until one of them brings text.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
+use rand::RngExt as _;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{
+    Request, Status, Streaming,
+    metadata::{Ascii, MetadataValue},
+    transport::Channel,
+};
+
+use super::{
+    Bot,
+    failure::{self, Failed, Reason},
+};
+use crate::{
+    proto,
+    session::{Chunk, Chunks, Outcome},
+};
+
+/// Before the second call; doubled before each that follows.
+const BACK_OFF: Duration = Duration::from_millis(500);
+
+/// A bot that has said its outcome gets so long to end the call by itself.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Answer {
+    client: ResponderServiceClient<Channel>,
+    authorization: Option<MetadataValue<Ascii>>,
+    request: proto::RespondRequest,
+    first_content_timeout: Duration,
+    chunk_timeout: Duration,
+    /// Calls that may still be made after one that failed.
+    retries: u32,
+    /// Calls that failed.
+    failures: u32,
+    /// The reply has to be over by then.
+    total: Instant,
+    call: Option<Call>,
+}
+
+/// A call that the bot has taken.
+struct Call {
+    frames: Streaming<proto::RespondResponse>,
+    /// It has brought text.
+    spoke: bool,
+    /// More of it has to come by then.
+    due: Instant,
+}
+
+/// What is waited for, and until when.
+#[derive(Clone, Copy)]
+struct Limit {
+    at: Instant,
+    otherwise: Reason,
+    /// The call has brought text.
+    spoke: bool,
+}
+
+impl Answer {
+    pub(super) fn new(bot: &Bot, request: proto::RespondRequest) -> Self {
+        Self {
+            client: bot.client.clone(),
+            authorization: bot.authorization.clone(),
+            request,
+            first_content_timeout: bot.settings.first_content_timeout,
+            chunk_timeout: bot.settings.chunk_timeout,
+            retries: bot.settings.retries,
+            failures: 0,
+            total: Instant::now() + bot.settings.total_timeout,
+            call: None,
+        }
+    }
+
+    /// Dropping them cancels the call.
+    pub(super) fn chunks(self) -> Chunks {
+        let chunks = stream::unfold(Some(self), |answer| async {
+            let mut answer = answer?;
+            let chunk = answer.next().await;
+            let over = matches!(chunk, Chunk::End(_));
+            Some((chunk, (!over).then_some(answer)))
+        });
+        chunks.boxed()
+    }
+
+    async fn next(&mut self) -> Chunk {
+        loop {
+            let failed = match self.step().await {
+                Ok(Some(chunk)) => return chunk,
+                Ok(None) => continue,
+                Err(failed) => failed,
+            };
+            self.call = None;
+            self.failures += 1;
+            let again = self.again_after(&failed);
+            tracing::warn!(
+                session = self.request.session_id,
+                reply = self.request.reply_id,
+                call = self.failures,
+                again = again.is_some(),
+                code = failed.reason.code(),
+                cause = failed.cause,
+                "a bot did not answer"
+            );
+            match again {
+                Some(wait) => sleep(wait).await,
+                None => return Chunk::End(failed.outcome()),
+            }
+        }
+    }
+
+    /// Waits for the call, or for its next frame; `None` if that says nothing.
+    async fn step(&mut self) -> Result<Option<Chunk>, Failed> {
+        let Some(call) = &mut self.call else {
+            self.call = Some(self.begin().await?);
+            return Ok(None);
+        };
+        let limit = call.limit(self.total);
+        let frame = limit.within(call.frames.message()).await?;
+        let Some(proto::RespondResponse { event }) = frame else {
+            return Err(Failed::new(Reason::Truncated, "the call ended without an outcome"));
+        };
+        if call.spoke {
+            call.due = Instant::now() + self.chunk_timeout;
+        }
+        match event {
+            Some(Event::Delta(delta)) if !delta.text.is_empty() => {
+                call.spoke = true;
+                call.due = Instant::now() + self.chunk_timeout;
+                Ok(Some(Chunk::Delta(delta.text)))
+            }
+            Some(Event::Outcome(outcome)) => {
+                if let Some(call) = self.call.take() {
+                    tokio::spawn(linger(call.frames));
+                }
+                Ok(Some(Chunk::End(ending(outcome))))
+            }
+            Some(Event::Delta(_)) | None => Ok(None),
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Call, Failed> {
+        let due = Instant::now() + self.first_content_timeout;
+        let limit = Limit::first_content(due, self.total);
+        let mut request = Request::new(self.request.clone());
+        request.set_timeout(self.total.saturating_duration_since(Instant::now()));
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        let answered = limit.within(self.client.respond(request)).await?;
+        Ok(Call { frames: answered.into_inner(), spoke: false, due })
+    }
+
+    /// How long to wait before the call is made again; `None` if it is not.
+    fn again_after(&self, failed: &Failed) -> Option<Duration> {
+        if !failed.passes || self.failures > self.retries {
+            return None;
+        }
+        let back_off = BACK_OFF * (1 << (self.failures - 1).min(5));
+        // A part of it is chance: those who failed together must not come back together.
+        let wait = match failed.retry_after {
+            Some(floor) => floor.max(back_off).mul_f64(rand::rng().random_range(1.0..1.1)),
+            None => back_off.mul_f64(rand::rng().random_range(0.75..1.25)),
+        };
+        Instant::now().checked_add(wait).filter(|then| *then < self.total).map(|_| wait)
+    }
+}
+
+impl Call {
+    fn limit(&self, total: Instant) -> Limit {
+        if self.spoke {
+            Limit { at: self.due, otherwise: Reason::ChunkTimeout, spoke: true }.until(total)
+        } else {
+            Limit::first_content(self.due, total)
+        }
+    }
+}
+
+impl Limit {
+    fn first_content(at: Instant, total: Instant) -> Self {
+        Self { at, otherwise: Reason::FirstContentTimeout, spoke: false }.until(total)
+    }
+
+    fn until(self, total: Instant) -> Self {
+        if total <= self.at {
+            return Self { at: total, otherwise: Reason::TotalTimeout, ..self };
+        }
+        self
+    }
+
+    async fn within<T>(self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Failed> {
+        match timeout_at(self.at, work).await {
+            Ok(Ok(done)) => Ok(done),
+            // The library may look at the clock of a call before this does.
+            Ok(Err(status)) if Instant::now() < self.at => {
+                Err(Failed::of_status(&status, self.spoke))
+            }
+            Ok(Err(_)) | Err(_) => Err(Failed::new(self.otherwise, "the time is up")),
+        }
+    }
+}
+
+/// What a bot says at the end.
+fn ending(outcome: proto::ReplyOutcome) -> Outcome {
+    let proto::ReplyOutcome { finish_reason, usage, failure } = outcome;
+    Outcome {
+        failure: failure.as_ref().map(failure::shown),
+        finish_reason: finish_reason.as_deref().and_then(failure::finish_reason),
+        usage: usage.map(Into::into),
+    }
+}
+
+/// Lets the bot end the call: a cancellation would tell it that the reply was stopped.
+async fn linger(mut frames: Streaming<proto::RespondResponse>) {
+    if let Ok(Ok(Some(_))) = timeout(LINGER, frames.message()).await {
+        tracing::warn!("a bot said more after its outcome");
+    }
+}

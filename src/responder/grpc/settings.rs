@@ -1,0 +1,208 @@
+//! Where the bot is, and how long it may take.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use http::Uri;
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// A bot, and how it is called.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Sent as `authorization: Bearer`.
+    pub token: Option<SecretString>,
+    /// A PEM file of the authorities that vouch for it; `None`: those of the system.
+    pub ca_cert: Option<PathBuf>,
+    /// It is shown so many of the newest messages.
+    pub history: u32,
+    /// Longest reply, in bytes: what it is told.
+    pub max_reply_size: usize,
+    /// Until there is a TCP connection, and as long again for TLS.
+    pub connect_timeout: Duration,
+    /// From a call to its first text.
+    pub first_content_timeout: Duration,
+    /// Longest silence after that.
+    pub chunk_timeout: Duration,
+    /// Longest time for one reply, retries included.
+    pub total_timeout: Duration,
+    /// Calls after the first one that brought no text.
+    pub retries: u32,
+    /// A bot that has said nothing for so long while it is called must answer an HTTP/2
+    /// PING; zero sends none.
+    pub keep_alive: Duration,
+}
+
+impl Settings {
+    /// A bot without a token, called as the defaults say.
+    #[must_use]
+    pub const fn new(endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            token: None,
+            ca_cert: None,
+            history: 1000,
+            max_reply_size: 1 << 20,
+            connect_timeout: Duration::from_secs(10),
+            first_content_timeout: Duration::from_secs(120),
+            chunk_timeout: Duration::from_secs(60),
+            total_timeout: Duration::from_secs(600),
+            retries: 2,
+            // gRPC servers close a connection that is pinged more often than every five
+            // minutes, unless told otherwise (gRPC proposal A8).
+            keep_alive: Duration::from_secs(300),
+        }
+    }
+
+    /// Finds values that are impossible or contradict each other.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub fn validate(&self) -> Result<(), String> {
+        const LONGEST: Duration = Duration::from_secs(24 * 3600);
+        let timeouts = [
+            ("--bot-connect-timeout", self.connect_timeout),
+            ("--bot-first-content-timeout", self.first_content_timeout),
+            ("--bot-chunk-timeout", self.chunk_timeout),
+            ("--bot-total-timeout", self.total_timeout),
+        ];
+        if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero() || *time > LONGEST)
+        {
+            return Err(format!("{name} must be more than zero and not more than a day"));
+        }
+        if self.keep_alive > LONGEST {
+            return Err("--bot-keep-alive must not be more than a day".into());
+        }
+        if self.retries > 10 {
+            return Err("--bot-retries must not be more than 10".into());
+        }
+        if self.history > 100_000 {
+            return Err("--bot-history must not be more than 100000".into());
+        }
+        if self.ca_cert.is_some() && !self.endpoint.is_tls() {
+            return Err("--bot-ca-cert needs an https:// --bot-endpoint".into());
+        }
+        let visible =
+            |token: &SecretString| token.expose_secret().bytes().all(|b| b.is_ascii_graphic());
+        let blank = |token: &SecretString| token.expose_secret().is_empty();
+        if self.token.as_ref().is_some_and(|token| blank(token) || !visible(token)) {
+            return Err("--bot-token must be visible ASCII characters without spaces".into());
+        }
+        Ok(())
+    }
+}
+
+/// The address of a bot: `http://HOST[:PORT]` or `https://HOST[:PORT]`; without a port,
+/// 80 and 443.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint(Uri);
+
+impl Endpoint {
+    /// Reads an address.
+    ///
+    /// # Errors
+    /// What is wrong with it, without repeating it: it may hold a password.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let uri: Uri = text.parse().map_err(|_| "it is not a URL".to_owned())?;
+        if !matches!(uri.scheme_str(), Some("http" | "https")) {
+            return Err("it must begin with http:// or https://".into());
+        }
+        let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        if authority.contains('@') {
+            return Err("it must hold no user or password: there is a setting for the token".into());
+        }
+        // The library reads a port only when asked, and finds none in one that is wrong.
+        let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
+        let port = after_host.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        if uri.host().is_none_or(str::is_empty) || port.is_some_and(|port| !matches!(port, Ok(1..)))
+        {
+            return Err("it names no host, or no port that there is".into());
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
+            return Err("it must have no path and no query: a bot is called by gRPC's own".into());
+        }
+        Ok(Self(uri))
+    }
+
+    /// The address, as it was given.
+    #[must_use]
+    pub const fn uri(&self) -> &Uri {
+        &self.0
+    }
+
+    /// It is called over TLS.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        self.0.scheme_str() == Some("https")
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_anything_more_is_refused() {
+        for (text, tls) in [
+            ("http://localhost:50051", false),
+            ("http://127.0.0.1:50051/", false),
+            ("http://[::1]:50051", false),
+            ("http://bot", false),
+            ("https://bot.example.com", true),
+        ] {
+            assert_eq!(Endpoint::parse(text).map(|endpoint| endpoint.is_tls()), Ok(tls), "{text}");
+        }
+        for text in [
+            "",
+            "bot",
+            "localhost:50051",
+            "grpc://bot:1",
+            "unix:/tmp/bot",
+            "http://",
+            "http://:50051",
+            "http://bot:0",
+            "http://bot:",
+            "http://bot:99999",
+            "http://bot/v1",
+            "http://bot/?a=b",
+            "http://bot#a",
+            "http://ada:hunter2@bot",
+        ] {
+            match Endpoint::parse(text) {
+                Ok(endpoint) => panic!("{text} is taken for {endpoint}"),
+                Err(problem) => assert!(!problem.contains("hunter2"), "{problem}"),
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_settings_are_named_and_a_token_is_never_shown() {
+        let parsed = Endpoint::parse("http://bot:1");
+        let settings = Settings::new(parsed.unwrap_or_else(|problem| panic!("{problem}")));
+        assert_eq!(settings.validate(), Ok(()));
+        let zero = Duration::ZERO;
+        for wrong in [
+            Settings { token: Some("".into()), ..settings.clone() },
+            Settings { token: Some("hunter 2".into()), ..settings.clone() },
+            Settings { token: Some("hunter2\n".into()), ..settings.clone() },
+            Settings { ca_cert: Some("ca.pem".into()), ..settings.clone() },
+            Settings { connect_timeout: zero, ..settings.clone() },
+            Settings { first_content_timeout: zero, ..settings.clone() },
+            Settings { chunk_timeout: zero, ..settings.clone() },
+            Settings { total_timeout: Duration::MAX, ..settings.clone() },
+            Settings { keep_alive: Duration::MAX, ..settings.clone() },
+            Settings { retries: 11, ..settings.clone() },
+            Settings { history: u32::MAX, ..settings.clone() },
+        ] {
+            let shown = format!("{wrong:?} {:?}", wrong.validate());
+            assert!(wrong.validate().is_err_and(|line| line.starts_with("--bot-")), "{shown}");
+            assert!(!shown.contains("hunter"), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,547 @@
+//! A bot of one's own: what it is given, what its endings mean, that a stop reaches it.
+
+use std::time::Duration;
+
+use duologue::{proto::ReplyOutcome, responder::grpc};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::support::{
+    Act, Attached, Door, LineState, Running, Setup, TestBot, calls, create, line,
+    proto::{self, MessageStatus},
+    stub,
+};
+
+/// An authority that nobody knows.
+const CA: &str = "-----BEGIN CERTIFICATE-----
+MIIBejCCAR+gAwIBAgIUTSJQ6FCMdHH5S3gTKWRqr36tF+EwCgYIKoZIzj0EAwIw
+ETEPMA0GA1UEAwwGQSB0ZXN0MCAXDTI2MTEyMjE5MTkxNloYDzIxMjYxMDI5MTkx
+OTE2WjARMQ8wDQYDVQQDDAZBIHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
+AASqICaltI+Wo5akfg8dAWhGtzZYZ+267NHAR5rj8oijvqq9trryS8E+pqKZ6vb6
+TQHq9Tq5luoH16de322DEW3to1MwUTAdBgNVHQ4EFgQU2OkSu3yT9pEaeaVuCe8K
+VzxFSDAwHwYDVR0jBBgwFoAU2OkSu3yT9pEaeaVuCe8KVzxFSDAwDwYDVR0TAQH/
+BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAliDspFKkPkrk4/NnliAxFZHhC81G
+4IL+G2ASXYAvD1kCIQDBg4jbSb+KU9YFiI4U+VdVJSds1PhpBPFY2Ho8vS9iHg==
+-----END CERTIFICATE-----
+";
+
+/// A gateway that calls a bot so.
+async fn gateway(settings: grpc::Settings) -> Running {
+    Setup::answering(grpc::Bot::new(settings).unwrap()).start().await
+}
+
+async fn attached(server: &Running, door: Door) -> Attached {
+    door.open(server, &create(server).await, None).await
+}
+
+/// One turn: the reply, and its failure's code if it has one.
+async fn turn(client: &mut Attached, text: &str) -> (MessageStatus, String, Option<String>) {
+    client.say(text, None).await.unwrap();
+    let reply = client.reply().await.1;
+    (reply.status(), reply.text, reply.failure.map(|failure| failure.code))
+}
+
+fn failed(text: &str, code: &str) -> (MessageStatus, String, Option<String>) {
+    (MessageStatus::Failed, text.into(), Some(code.into()))
+}
+
+fn complete(text: &str) -> (MessageStatus, String, Option<String>) {
+    (MessageStatus::Complete, text.into(), None)
+}
+
+#[tokio::test]
+async fn a_bot_answers_through_every_door_word_by_word() {
+    let script = [Act::Say("Hello "), Act::Gate, Act::Say("Ada"), Act::done()];
+    let mut bot = TestBot::start(&[&script]).await;
+    let server = gateway(calls(bot.addr)).await;
+    for door in Door::ALL {
+        let mut client = attached(&server, door).await;
+        client.say("Hi", None).await.unwrap();
+        assert_eq!(client.delta().await.text, "Hello ", "{door:?}");
+        bot.gate.add_permits(1);
+        assert_eq!(client.delta().await.text, "Ada", "{door:?}");
+        let reply = client.reply().await.1;
+        assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Complete, "Hello Ada"));
+        assert_eq!(reply.finish_reason.as_deref(), Some("stop"));
+        assert!(!bot.let_go().await, "a reply that is over was not stopped");
+    }
+}
+
+#[tokio::test]
+async fn a_bot_is_given_the_conversation_and_what_it_needs_to_know() {
+    let stopped = [Act::Say("so f"), Act::Hang];
+    let refused = ReplyOutcome {
+        failure: Some(proto::Failure { code: "no_stock".into(), message: "Sold out".into() }),
+        ..Default::default()
+    };
+    let refused = [Act::Say("No"), Act::Outcome(refused)];
+    let mut bot = TestBot::start(&[&stopped, &refused, &[Act::Say("yes"), Act::done()]]).await;
+    let settings = grpc::Settings {
+        token: Some("s3cret".into()),
+        total_timeout: Duration::from_secs(77),
+        max_reply_size: 12_345,
+        ..calls(bot.addr)
+    };
+    let server = gateway(settings).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    let session = client.opened.session.clone().unwrap();
+
+    client.say("one", Some("m1")).await.unwrap();
+    client.delta().await;
+    client.stop().await;
+    let first = client.reply().await.1;
+    let (request, metadata) = bot.called().await;
+    assert_eq!((request.session_id, request.name), (session.id.clone(), "Ada".into()));
+    assert_eq!((request.reply_id, request.attempt), (first.id, 1));
+    assert_eq!((request.history, request.history_trimmed), (vec![], false));
+    assert_eq!(request.max_reply_bytes, 12_345);
+    let message = request.message.unwrap();
+    assert_eq!((message.seq, message.text.as_str()), (1, "one"));
+    assert_eq!(message.client_message_id.as_deref(), Some("m1"));
+    assert_eq!(metadata.get("authorization").unwrap(), "Bearer s3cret");
+    let timeout = metadata.get("grpc-timeout").unwrap().to_str().unwrap();
+    let millis = match timeout.split_at(timeout.len() - 1) {
+        (number, "n") => number.parse::<u64>().unwrap() / 1_000_000,
+        (number, "u") => number.parse::<u64>().unwrap() / 1000,
+        (number, "m") => number.parse::<u64>().unwrap(),
+        (number, "S") => number.parse::<u64>().unwrap() * 1000,
+        other => panic!("{other:?}"),
+    };
+    assert!((1..=77_000).contains(&millis), "{timeout}");
+
+    assert_eq!(turn(&mut client, "two").await, failed("No", "no_stock"));
+    let (request, _) = bot.called().await;
+    let seen: Vec<_> =
+        request.history.iter().map(|m| (m.seq, m.role(), m.text.as_str(), m.status())).collect();
+    let user = proto::Role::User;
+    let assistant = proto::Role::Assistant;
+    let none = MessageStatus::Unspecified;
+    assert_eq!(
+        seen,
+        [(1, user, "one", none), (2, assistant, "so f", MessageStatus::Stopped)],
+        "a reply that was stopped, too"
+    );
+    assert_eq!(turn(&mut client, "three").await, complete("yes"));
+    let (request, _) = bot.called().await;
+    assert_eq!(request.session_id, session.id);
+    assert_eq!(request.history.len(), 4);
+    assert_eq!(request.history[3].failure.as_ref().unwrap().code, "no_stock");
+}
+
+#[tokio::test]
+async fn a_bot_sees_so_much_of_a_conversation_and_clients_are_told_of_the_rest() {
+    let mut bot = TestBot::start(&[&[Act::Say("x"), Act::done()]]).await;
+    for (history, told) in [(2, true), (0, false)] {
+        let server = gateway(grpc::Settings { history, ..calls(bot.addr) }).await;
+        let mut client = attached(&server, Door::Json).await;
+        for turn in 0..3 {
+            client.say("x", None).await.unwrap();
+            assert_eq!(client.reply_started().await.context_trimmed, told && turn > 1);
+            client.reply().await;
+            let (request, _) = bot.called().await;
+            let seqs: Vec<_> = request.history.iter().map(|message| message.seq).collect();
+            let expected: Vec<u32> = (1..=2 * turn).collect();
+            let expected = &expected[expected.len().saturating_sub(history as usize)..];
+            assert_eq!(seqs, expected);
+            assert_eq!(request.history_trimmed, expected.len() < 2 * turn as usize);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_from_any_door_reaches_the_bot_also_before_its_first_word() {
+    let scripts: [&[Act]; 3] =
+        [&[Act::Hang], &[Act::Say(""), Act::Hang], &[Act::Say("so far"), Act::Hang]];
+    for script in scripts {
+        let mut bot = TestBot::start(&[script]).await;
+        let server = gateway(calls(bot.addr)).await;
+        for door in Door::ALL {
+            let mut client = attached(&server, door).await;
+            client.say("go", None).await.unwrap();
+            bot.called().await;
+            let spoke = matches!(script[0], Act::Say("so far"));
+            if spoke {
+                client.delta().await;
+            }
+            client.stop().await;
+            assert!(bot.let_go().await, "{door:?} {script:?}");
+            let reply = client.reply().await.1;
+            let text = if spoke { "so far" } else { "" };
+            assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Stopped, text));
+            assert!(reply.usage.is_some_and(|usage| usage.estimated), "{door:?}");
+        }
+    }
+}
+
+/// The table of docs/PROTOCOL.md.
+#[tokio::test]
+async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
+    let rows = [
+        (Code::Ok, "upstream_truncated", "upstream_truncated"),
+        (Code::Unavailable, "upstream_unavailable", "upstream_truncated"),
+        (Code::ResourceExhausted, "upstream_rate_limited", "upstream_rate_limited"),
+        (Code::DeadlineExceeded, "upstream_total_timeout", "upstream_total_timeout"),
+        (Code::Unauthenticated, "upstream_auth", "upstream_auth"),
+        (Code::PermissionDenied, "upstream_auth", "upstream_auth"),
+        (Code::Unimplemented, "upstream_rejected", "upstream_rejected"),
+        (Code::InvalidArgument, "upstream_rejected", "upstream_rejected"),
+        (Code::NotFound, "upstream_rejected", "upstream_rejected"),
+        (Code::FailedPrecondition, "upstream_rejected", "upstream_rejected"),
+        (Code::Cancelled, "upstream_failed", "upstream_failed"),
+        (Code::Unknown, "upstream_failed", "upstream_failed"),
+        (Code::AlreadyExists, "upstream_failed", "upstream_failed"),
+        (Code::Aborted, "upstream_failed", "upstream_failed"),
+        (Code::OutOfRange, "upstream_failed", "upstream_failed"),
+        (Code::Internal, "upstream_failed", "upstream_failed"),
+        (Code::DataLoss, "upstream_failed", "upstream_failed"),
+    ];
+    let status = |code| match code {
+        Code::Ok => vec![],
+        code => vec![Act::Fail(Status::new(code, "at db7.internal, password hunter2"))],
+    };
+    for (code, before, after) in rows {
+        let late = [vec![Act::Say("so far")], status(code)].concat();
+        let bot = TestBot::start(&[&status(code), &late]).await;
+        let server = gateway(calls(bot.addr)).await;
+        let mut client = attached(&server, Door::Json).await;
+        client.say("go", None).await.unwrap();
+        let reply = client.reply().await.1;
+        assert!(!format!("{reply:?}").contains("hunter2"), "{reply:?}");
+        let failure = reply.failure.unwrap();
+        assert_eq!((failure.code.as_str(), reply.text.as_str()), (before, ""), "{code:?}");
+        assert_eq!(turn(&mut client, "again").await, failed("so far", after), "{code:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bot_that_is_not_available_is_called_again_until_it_has_said_something() {
+    let away = [Act::Fail(Status::unavailable("not yet"))];
+    let well = [Act::Say("here"), Act::done()];
+    let mut bot = TestBot::start(&[&away, &well, &away, &away, &well]).await;
+    let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "one").await, complete("here"));
+    let (first, second) = (bot.called().await.0, bot.called().await.0);
+    assert_eq!(first, second, "the same reply under the same id");
+    assert_eq!(turn(&mut client, "two").await, failed("", "upstream_unavailable"));
+    assert_eq!(turn(&mut client, "three").await, complete("here"));
+}
+
+#[tokio::test]
+async fn an_exhausted_bot_is_called_again_when_it_says_so_and_else_not() {
+    let after = |wait| {
+        let details = ErrorDetails::with_retry_info(Some(wait));
+        Act::Fail(Status::with_error_details(Code::ResourceExhausted, "later", details))
+    };
+    let soon_again = [after(Duration::from_millis(1))];
+    let too_late = [after(Duration::from_secs(3600))];
+    let bare = [Act::Fail(Status::resource_exhausted("later"))];
+    let well = [Act::Say("here"), Act::done()];
+    let bot = TestBot::start(&[&soon_again, &well, &too_late, &bare, &well]).await;
+    let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "one").await, complete("here"));
+    assert_eq!(
+        turn(&mut client, "two").await,
+        failed("", "upstream_rate_limited"),
+        "the reply would be over by then"
+    );
+    assert_eq!(turn(&mut client, "three").await, failed("", "upstream_rate_limited"));
+    assert_eq!(turn(&mut client, "four").await, complete("here"));
+}
+
+#[tokio::test]
+async fn a_stop_is_heard_between_two_calls() {
+    let away = [Act::Fail(Status::unavailable("not yet"))];
+    let mut bot = TestBot::start(&[&away]).await;
+    let server = gateway(grpc::Settings { retries: 10, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    client.say("go", None).await.unwrap();
+    bot.called().await;
+    client.stop().await;
+    assert_eq!(client.reply().await.1.status(), MessageStatus::Stopped);
+}
+
+#[tokio::test]
+async fn each_wait_has_its_own_limit_and_its_own_word() {
+    let short = Duration::from_millis(200);
+    let cases: [(&[Act], &str, &str); 5] = [
+        (&[Act::Hang], "", "upstream_first_content_timeout"),
+        (&[Act::Say(""), Act::Babble, Act::Hang], "", "upstream_first_content_timeout"),
+        (&[Act::Say("so far"), Act::Hang], "so far", "upstream_chunk_timeout"),
+        (&[Act::Hang], "", "upstream_total_timeout"),
+        (&[Act::Say("so far"), Act::Hang], "so far", "upstream_total_timeout"),
+    ];
+    for (script, text, code) in cases {
+        let mut bot = TestBot::start(&[script]).await;
+        let all = calls(bot.addr);
+        let settings = match code {
+            "upstream_first_content_timeout" => {
+                grpc::Settings { first_content_timeout: short, ..all }
+            }
+            "upstream_chunk_timeout" => grpc::Settings { chunk_timeout: short, ..all },
+            _ => grpc::Settings { total_timeout: short, ..all },
+        };
+        let server = gateway(settings).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed(text, code));
+        assert!(bot.let_go().await, "{code}");
+    }
+}
+
+/// Each sign comes long before the silence would be too long, and together they last
+/// longer than it.
+#[tokio::test]
+async fn signs_of_life_keep_a_bot_that_thinks_in_the_middle_of_a_reply() {
+    let pause = [Act::Say(""), Act::Gate, Act::Babble, Act::Gate];
+    let thinking = pause.iter().cycle().take(24).cloned();
+    let script: Vec<_> =
+        [Act::Say("a")].into_iter().chain(thinking).chain([Act::Say("b"), Act::done()]).collect();
+    let bot = TestBot::start(&[&script]).await;
+    let gate = bot.gate.clone();
+    let chunk_timeout = Duration::from_secs(2);
+    let server = gateway(grpc::Settings { chunk_timeout, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    tokio::spawn(async move {
+        for _ in 0..12 {
+            tokio::time::sleep(chunk_timeout / 8).await;
+            gate.add_permits(1);
+        }
+    });
+    assert_eq!(turn(&mut client, "go").await, complete("ab"));
+}
+
+#[tokio::test]
+async fn the_first_outcome_counts_and_nothing_after_it() {
+    let outcome = |reason: &str| {
+        Act::Outcome(ReplyOutcome { finish_reason: Some(reason.into()), ..Default::default() })
+    };
+    let scripts: [&[Act]; 4] = [
+        &[Act::Say("a"), outcome("first"), Act::Say("b"), Act::Hang],
+        &[Act::Say("a"), outcome("first"), outcome("second")],
+        &[Act::Say("a"), outcome("first"), Act::Fail(Status::internal("too late"))],
+        &[Act::Say("a"), outcome("first"), Act::Hang],
+    ];
+    let bot = TestBot::start(&scripts).await;
+    let server = gateway(calls(bot.addr)).await;
+    let mut client = attached(&server, Door::Proto).await;
+    for script in scripts {
+        client.say("go", None).await.unwrap();
+        let reply = client.reply().await.1;
+        let said = (reply.status(), reply.text.as_str(), reply.finish_reason.as_deref());
+        assert_eq!(said, (MessageStatus::Complete, "a", Some("first")), "{script:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_bot_that_goes_on_after_its_outcome_is_let_go_of() {
+    let mut bot = TestBot::start(&[&[Act::done(), Act::Say("and"), Act::Hang]]).await;
+    let server = gateway(calls(bot.addr)).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "go").await, complete(""));
+    assert!(bot.let_go().await);
+}
+
+#[tokio::test]
+async fn what_a_bot_says_of_its_costs_counts_and_is_summed_up() {
+    let usage =
+        |input_tokens, estimated| proto::Usage { input_tokens, output_tokens: 5, estimated };
+    let outcome = |usage| Act::Outcome(ReplyOutcome { usage: Some(usage), ..Default::default() });
+    let (exact, rough) = ([outcome(usage(100, false))], [outcome(usage(7, true))]);
+    let bot = TestBot::start(&[&exact, &rough, &[Act::Say("12345678"), Act::done()]]).await;
+    let server = gateway(calls(bot.addr)).await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut replies = Vec::new();
+    for _ in 0..3 {
+        client.say("1234", None).await.unwrap();
+        replies.push(client.reply().await.1.usage.unwrap());
+    }
+    // Three messages of one token each, and the two empty replies between them.
+    let own = proto::Usage { input_tokens: 3, output_tokens: 2, estimated: true };
+    assert_eq!(replies, [usage(100, false), usage(7, true), own]);
+    let request = proto::RefreshTokenRequest { token, ..Default::default() };
+    let session = stub(&server).await.refresh_token(request).await.unwrap().into_inner();
+    let sum = proto::Usage { input_tokens: 110, output_tokens: 12, estimated: true };
+    assert_eq!(session.usage, Some(sum));
+}
+
+#[tokio::test]
+async fn a_reply_that_is_too_long_is_cut_and_the_bot_let_go_of() {
+    let scripts: [&[Act]; 2] =
+        [&[Act::Chatter("0123456789", 1_000_000), Act::done()], &[Act::Flood(3 << 20), Act::Hang]];
+    for script in scripts {
+        let mut bot = TestBot::start(&[script]).await;
+        let mut setup = Setup::answering(grpc::Bot::new(calls(bot.addr)).unwrap());
+        setup.session.max_reply_size = 1000;
+        let server = setup.start().await;
+        let mut client = attached(&server, Door::Grpc).await;
+        client.say("go", None).await.unwrap();
+        let reply = client.reply().await.1;
+        assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1000));
+        assert_eq!(reply.finish_reason.as_deref(), Some("max_reply_size"));
+        assert!(bot.let_go().await);
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_large_fails_the_reply_and_no_other() {
+    let bot = TestBot::start(&[
+        &[Act::Say("so far"), Act::Flood(5 << 20), Act::done()],
+        &[Act::Say("well"), Act::done()],
+    ])
+    .await;
+    let server = gateway(calls(bot.addr)).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "go").await, failed("so far", "upstream_failed"));
+    assert_eq!(turn(&mut client, "go").await, complete("well"));
+}
+
+/// Many small frames that wait unread are what HTTP/2 libraries close a connection for.
+#[tokio::test]
+async fn a_flood_of_small_words_in_many_replies_costs_no_connection() {
+    let bot = TestBot::start(&[&[Act::Chatter("x", 5000), Act::done()]]).await;
+    let server = gateway(calls(bot.addr)).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(attached(&server, Door::Grpc).await);
+    }
+    for client in &mut clients {
+        client.say("go", None).await.unwrap();
+    }
+    for client in &mut clients {
+        let reply = client.reply().await.1;
+        assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Complete, 5000));
+    }
+}
+
+#[tokio::test]
+async fn a_bot_that_panics_fails_its_reply_and_answers_the_next() {
+    let bot = TestBot::start(&[
+        &[Act::Say("so far"), Act::Gate, Act::Panic],
+        &[Act::Say("well"), Act::done()],
+    ])
+    .await;
+    let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    client.say("go", None).await.unwrap();
+    client.delta().await;
+    bot.gate.add_permits(1);
+    let reply = client.reply().await.1;
+    assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Failed, "so far"));
+    assert_eq!(turn(&mut client, "go").await, complete("well"));
+}
+
+#[tokio::test]
+async fn a_line_that_is_cut_before_the_first_word_costs_nothing() {
+    let mut bot = TestBot::start(&[&[Act::Hang], &[Act::Say("well"), Act::done()]]).await;
+    let (addr, control) = line(bot.addr).await;
+    let server = gateway(grpc::Settings { retries: 1, ..calls(addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    client.say("go", None).await.unwrap();
+    bot.called().await;
+    control.send(LineState::Cut).unwrap();
+    assert!(bot.let_go().await);
+    control.send(LineState::Good).unwrap();
+    let reply = client.reply().await.1;
+    assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Complete, "well"));
+}
+
+#[tokio::test]
+async fn a_line_that_is_cut_fails_the_reply_with_what_came_and_the_next_goes_over_a_new_one() {
+    let mut bot =
+        TestBot::start(&[&[Act::Say("so far"), Act::Hang], &[Act::Say("well"), Act::done()]]).await;
+    let (addr, control) = line(bot.addr).await;
+    let server = gateway(grpc::Settings { retries: 1, ..calls(addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    client.say("go", None).await.unwrap();
+    client.delta().await;
+    control.send(LineState::Cut).unwrap();
+    let reply = client.reply().await.1;
+    assert_eq!(
+        (reply.status(), reply.text.as_str(), reply.failure.unwrap().code.as_str()),
+        (MessageStatus::Failed, "so far", "upstream_truncated")
+    );
+    assert!(bot.let_go().await);
+    control.send(LineState::Good).unwrap();
+    assert_eq!(turn(&mut client, "go").await, complete("well"));
+}
+
+#[tokio::test]
+async fn a_line_that_has_gone_silent_is_noticed_by_a_ping() {
+    let bot = TestBot::start(&[&[Act::Say("so far"), Act::Hang]]).await;
+    let (addr, control) = line(bot.addr).await;
+    let keep_alive = Duration::from_millis(200);
+    let server = gateway(grpc::Settings { keep_alive, ..calls(addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    client.say("go", None).await.unwrap();
+    client.delta().await;
+    let early = tokio::time::timeout(keep_alive * 5, client.next()).await;
+    assert!(early.is_err(), "the bot answers its pings: {early:?}");
+    control.send(LineState::Silent).unwrap();
+    let reply = client.reply().await.1;
+    assert_eq!(reply.failure.unwrap().code, "upstream_truncated");
+}
+
+#[tokio::test]
+async fn the_gateway_does_not_wait_for_its_bot_and_finds_it_when_it_comes() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let server = gateway(calls(free)).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "one").await, failed("", "upstream_unavailable"));
+    let _bot = TestBot::start_at(free, &[&[Act::Say("here"), Act::done()]]).await;
+    assert_eq!(turn(&mut client, "two").await, complete("here"));
+}
+
+#[tokio::test]
+async fn what_is_no_bot_is_not_taken_for_one() {
+    // The gateway itself serves gRPC, and no bot.
+    let other = Setup::default().start().await;
+    let server = gateway(calls(other.addr)).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rejected"));
+
+    // Takes connections, and says nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = calls(silent.local_addr().unwrap());
+    let endpoint = format!("https://{}", silent.local_addr().unwrap());
+    let endpoint = grpc::Endpoint::parse(&endpoint).unwrap();
+    let connect_timeout = Duration::from_millis(200);
+    let folder = tempfile::tempdir().unwrap();
+    let ca_cert = folder.path().join("ca.pem");
+    std::fs::write(&ca_cert, CA).unwrap();
+    let settings = grpc::Settings { endpoint, ca_cert: Some(ca_cert), connect_timeout, ..settings };
+    let server = gateway(settings).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    assert_eq!(turn(&mut client, "go").await, failed("", "upstream_connect_timeout"));
+}
+
+#[tokio::test]
+async fn a_file_of_authorities_that_is_none_is_refused_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ca.pem");
+    let endpoint = grpc::Endpoint::parse("https://127.0.0.1:1").unwrap();
+    let settings = grpc::Settings { ca_cert: Some(path.clone()), ..grpc::Settings::new(endpoint) };
+    let broken = CA.replace("MIIB", "AAAA");
+    for content in [None, Some(""), Some("a letter"), Some(broken.as_str())] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        let refused = grpc::Bot::new(settings.clone()).unwrap_err();
+        assert!(refused.contains(path.to_str().unwrap()), "{content:?}: {refused}");
+    }
+    std::fs::write(&path, CA).unwrap();
+    assert!(grpc::Bot::new(settings).is_ok());
+}
+
+#[tokio::test]
+async fn nobody_is_told_that_the_gateway_calls_bots() {
+    let server = Setup::default().start().await;
+    let channel = tonic::transport::Channel::from_shared(server.url("")).unwrap();
+    let channel = channel.connect().await.unwrap();
+    let mut client = proto::responder_service_client::ResponderServiceClient::new(channel);
+    let answer = client.respond(proto::RespondRequest::default()).await;
+    assert_eq!(answer.unwrap_err().code(), Code::Unimplemented);
+    let descriptors = String::from_utf8_lossy(proto::DESCRIPTORS);
+    assert!(descriptors.contains("ChatService") && !descriptors.contains("ResponderService"));
+}

@@ -1,0 +1,239 @@
+//! A bot that does as the test says, behind a real socket; and a line to it that fails.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use duologue::{
+    proto::{
+        self, RespondRequest, RespondResponse,
+        respond_response::Event,
+        responder_service_server::{ResponderService, ResponderServiceServer},
+    },
+    responder::grpc,
+};
+use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
+
+use super::soon;
+
+/// What a bot does next.
+#[derive(Clone, Debug)]
+pub enum Act {
+    /// Says this; an empty text is a sign of life.
+    Say(&'static str),
+    /// Says this much.
+    Flood(usize),
+    /// Says this, so many times.
+    Chatter(&'static str, usize),
+    /// A frame of a kind that the gateway does not know.
+    Babble,
+    /// Says how it ended.
+    Outcome(proto::ReplyOutcome),
+    /// Ends with this status; as the first act, before the head of the answer.
+    Fail(Status),
+    /// Waits until the test lets it go on.
+    Gate,
+    /// Never goes on.
+    Hang,
+    /// Dies.
+    Panic,
+}
+
+impl Act {
+    /// Says that it has said all it had to say.
+    pub fn done() -> Self {
+        Self::Outcome(proto::ReplyOutcome {
+            finish_reason: Some("stop".into()),
+            ..Default::default()
+        })
+    }
+}
+
+/// What a bot sees.
+#[derive(Debug)]
+pub enum Seen {
+    Called(Box<RespondRequest>, MetadataMap),
+    /// The gateway let go of a call before its end.
+    LetGo,
+    /// A call came to its end.
+    Ended,
+}
+
+/// Plays one script a call; the last one again for all that follow.
+#[derive(Clone)]
+struct Player {
+    scripts: Arc<Mutex<VecDeque<Vec<Act>>>>,
+    gate: Arc<Semaphore>,
+    seen: mpsc::UnboundedSender<Seen>,
+}
+
+/// A bot that runs.
+pub struct TestBot {
+    pub addr: SocketAddr,
+    pub gate: Arc<Semaphore>,
+    seen: mpsc::UnboundedReceiver<Seen>,
+}
+
+impl TestBot {
+    pub async fn start(scripts: &[&[Act]]) -> Self {
+        Self::start_at(([127, 0, 0, 1], 0).into(), scripts).await
+    }
+
+    pub async fn start_at(addr: SocketAddr, scripts: &[&[Act]]) -> Self {
+        let listener = TcpListener::bind(addr).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let scripts = scripts.iter().map(|script| script.to_vec()).collect();
+        let gate = Arc::new(Semaphore::new(0));
+        let (tell, seen) = mpsc::unbounded_channel();
+        let player =
+            Player { scripts: Arc::new(Mutex::new(scripts)), gate: Arc::clone(&gate), seen: tell };
+        let service = ResponderServiceServer::new(player);
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        Self { addr, gate, seen }
+    }
+
+    pub async fn seen(&mut self) -> Seen {
+        soon("something that the bot sees", self.seen.recv()).await.unwrap()
+    }
+
+    /// The next call.
+    pub async fn called(&mut self) -> (RespondRequest, MetadataMap) {
+        loop {
+            if let Seen::Called(request, metadata) = self.seen().await {
+                return (*request, metadata);
+            }
+        }
+    }
+
+    /// How the next call ends: true where the gateway let go of it.
+    pub async fn let_go(&mut self) -> bool {
+        loop {
+            match self.seen().await {
+                Seen::Called(..) => {}
+                Seen::LetGo => return true,
+                Seen::Ended => return false,
+            }
+        }
+    }
+}
+
+/// How a gateway calls a bot there: once.
+pub fn calls(addr: SocketAddr) -> grpc::Settings {
+    let endpoint = grpc::Endpoint::parse(&format!("http://{addr}")).unwrap();
+    grpc::Settings { retries: 0, ..grpc::Settings::new(endpoint) }
+}
+
+struct Watched {
+    seen: mpsc::UnboundedSender<Seen>,
+    ended: bool,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let seen = if self.ended { Seen::Ended } else { Seen::LetGo };
+        let _nobody_asks = self.seen.send(seen);
+    }
+}
+
+#[tonic::async_trait]
+impl ResponderService for Player {
+    type RespondStream = BoxStream<'static, Result<RespondResponse, Status>>;
+
+    async fn respond(
+        &self,
+        request: Request<RespondRequest>,
+    ) -> Result<Response<Self::RespondStream>, Status> {
+        let (metadata, _, request) = request.into_parts();
+        let _nobody_asks = self.seen.send(Seen::Called(Box::new(request), metadata));
+        let mut watched = Watched { seen: self.seen.clone(), ended: false };
+        let script = {
+            let mut scripts = self.scripts.lock().unwrap();
+            let last = scripts.len() == 1;
+            VecDeque::from(if last { scripts[0].clone() } else { scripts.pop_front().unwrap() })
+        };
+        if let Some(Act::Fail(status)) = script.front() {
+            watched.ended = true;
+            return Err(status.clone());
+        }
+        if matches!(script.front(), Some(Act::Hang)) {
+            std::future::pending::<()>().await;
+        }
+        let frame = |event| Some(Ok(RespondResponse { event: Some(event) }));
+        let said = move |text: String| frame(Event::Delta(proto::ReplyDelta { text }));
+        let gate = Arc::clone(&self.gate);
+        let frames = stream::unfold((script, watched, gate), move |state| async move {
+            let (mut script, mut watched, gate) = state;
+            let item = loop {
+                break match script.pop_front() {
+                    Some(Act::Say(text)) => said(text.into()),
+                    Some(Act::Flood(size)) => said("x".repeat(size)),
+                    Some(Act::Chatter(_, 0)) => continue,
+                    Some(Act::Chatter(text, times)) => {
+                        script.push_front(Act::Chatter(text, times - 1));
+                        said(text.into())
+                    }
+                    Some(Act::Babble) => Some(Ok(RespondResponse { event: None })),
+                    Some(Act::Outcome(outcome)) => frame(Event::Outcome(outcome)),
+                    Some(Act::Fail(status)) => {
+                        watched.ended = true;
+                        script.clear();
+                        Some(Err(status))
+                    }
+                    Some(Act::Gate) => {
+                        gate.acquire().await.unwrap().forget();
+                        continue;
+                    }
+                    Some(Act::Hang) => std::future::pending().await,
+                    Some(Act::Panic) => panic!("as scripted"),
+                    None => {
+                        watched.ended = true;
+                        None
+                    }
+                };
+            };
+            item.map(|item| (item, (script, watched, gate)))
+        });
+        Ok(Response::new(frames.boxed()))
+    }
+}
+
+/// How a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineState {
+    Good,
+    /// Nothing comes through, and nobody is told.
+    Silent,
+    /// Gone.
+    Cut,
+}
+
+/// A line to a bot that fails when the test says so.
+pub async fn line(to: SocketAddr) -> (SocketAddr, watch::Sender<LineState>) {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (control, state) = watch::channel(LineState::Good);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut state = state.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                    _ = state.wait_for(|state| *state != LineState::Good) => {}
+                }
+                // Held open until then.
+                let _gone = state.wait_for(|state| *state == LineState::Cut).await;
+            });
+        }
+    });
+    (addr, control)
+}

@@ -23,16 +23,18 @@ def _generate() -> Path:
             f"--python_out={out}",
             f"--grpc_python_out={out}",
             "duologue/v1/chat.proto",
+            "duologue/v1/responder.proto",
         ]
     )
     assert status == 0, "protoc refused the wire contract"
     return out
 
 
-sys.path.insert(0, str(_generate()))
+GENERATED = _generate()
+sys.path.insert(0, str(GENERATED))
 
 # The generated modules exist only now.
 from duologue.v1 import chat_pb2 as pb  # noqa: E402
 from duologue.v1 import chat_pb2_grpc as rpc  # noqa: E402
 
-__all__ = ["PROTO", "pb", "rpc"]
+__all__ = ["GENERATED", "PROTO", "pb", "rpc"]

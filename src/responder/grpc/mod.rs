@@ -65,6 +65,9 @@ impl Bot {
     /// # Errors
     /// One sentence for the operator: the file of authorities cannot be read, or holds none.
     pub fn new(settings: Settings) -> Result<Self, String> {
+        if settings.token.is_some() && settings.endpoint.is_exposed() {
+            tracing::warn!("the bot's token can be read on its way: use https://");
+        }
         let channel = channel(&settings)?;
         let client = ResponderServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let authorization = settings.token.as_ref().map(|token| {

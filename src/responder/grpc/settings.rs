@@ -1,6 +1,6 @@
 //! Where the bot is, and how long it may take.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
@@ -135,6 +135,13 @@ impl Endpoint {
     pub fn is_tls(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
+
+    /// What is sent there can be read on the way.
+    pub(super) fn is_exposed(&self) -> bool {
+        let host = self.0.host().unwrap_or_default().trim_matches(['[', ']']);
+        let here = host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        !(self.is_tls() || here || host == "localhost")
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -178,6 +185,22 @@ mod tests {
                 Ok(endpoint) => panic!("{text} is taken for {endpoint}"),
                 Err(problem) => assert!(!problem.contains("hunter2"), "{problem}"),
             }
+        }
+    }
+
+    #[test]
+    fn only_what_leaves_the_host_without_tls_is_exposed() {
+        for (text, exposed) in [
+            ("http://localhost:1", false),
+            ("http://127.9.9.9:1", false),
+            ("http://[::1]:1", false),
+            ("https://bot", false),
+            ("http://bot", true),
+            ("http://[2001:db8::1]", true),
+            ("http://192.0.2.1", true),
+        ] {
+            let endpoint = Endpoint::parse(text).map(|endpoint| endpoint.is_exposed());
+            assert_eq!(endpoint, Ok(exposed), "{text}");
         }
     }
 

@@ -59,7 +59,7 @@ def test_json_frames_are_what_the_documentation_shows(gateway: Gateway) -> None:
     assert asked["clientMessageId"] == "m1"
     assert by_kind["replyStarted"] == {
         "replyId": answered["id"], "inReplyTo": asked["id"],
-        "attempt": 1, "text": "", "nextIndex": 0,
+        "attempt": 1, "text": "", "nextIndex": 0, "contextTrimmed": False,
     }  # fmt: skip
     assert by_kind["delta"] == {"replyId": answered["id"], "index": 0, "text": REPLY}
     assert (answered["seq"], answered["role"], answered["text"]) == (2, "ROLE_ASSISTANT", REPLY)

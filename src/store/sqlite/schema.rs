@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::Durability;
+use super::{Durability, wal};
 
 /// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
 const APPLICATION_ID: i32 = 0x4455_4f4c;
@@ -64,6 +64,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
         fs::create_dir_all(folder).map_err(|error| problem(&error))?;
     }
     let lock = lock(path).map_err(|error| problem(&error))?;
+    wal::check(path).map_err(|error| problem(&error))?;
     make_private(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
@@ -115,7 +116,6 @@ fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), St
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = {synchronous};
              PRAGMA foreign_keys = ON;
-             PRAGMA wal_autocheckpoint = 4000;
              PRAGMA journal_size_limit = 67108864;"
         ))
         .map_err(known)?;

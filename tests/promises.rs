@@ -8,7 +8,10 @@
 mod support;
 
 mod bounded;
+mod clock_jumps;
 mod crash;
+mod damaged_files;
+mod disk_errors;
 mod drain;
 mod expiry;
 mod grpc_calls;
@@ -17,6 +20,7 @@ mod logs;
 mod once;
 mod operations;
 mod order;
+mod power_cut;
 mod process;
 mod reply;
 mod rest_contract;
@@ -27,6 +31,7 @@ mod stop;
 mod store_contract;
 mod store_failures;
 mod tls;
+mod turns_in_flight;
 mod websocket;
 
 /// A file that is not listed above would never run.

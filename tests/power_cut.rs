@@ -59,6 +59,49 @@ async fn what_was_acknowledged_survives_the_loss_of_power() {
     assert!(figures.acknowledged > cuts, "there was hardly any load");
 }
 
+/// `relaxed` may lose what came last: an end, not something in the middle, and not the file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "mounts file systems; tests/run power-cuts"]
+async fn what_relaxed_durability_loses_is_an_end() {
+    let cuts = std::env::var("DUOLOGUE_TEST_CUTS").map_or(30, |cuts| cuts.parse().unwrap());
+    let disk = Disk::new();
+    let path = disk.folder().join("data/duologue.db");
+    let store = format!("sqlite:{}", path.display());
+    let reply = ["--simulated-reply", "You said: {text}", "--simulated-delay", "2ms"];
+    let flags = [&["--store", &store, "--durability", "relaxed"], &reply[..]].concat();
+    let (mut kept, mut lost) = (0, 0);
+    let mut switch = disk.mount();
+    let mut process = Process::start(&flags).await;
+    for cut in 0..cuts {
+        let mut load = Load::begin(&process.address(), SESSIONS).await;
+        let moment = || Duration::from_millis(rand::rng().random_range(5..100));
+        tokio::time::sleep(moment()).await;
+        if cut % 3 > 0 {
+            // The kernel writes by itself every half a minute, or sooner.
+            run(Command::new("sync").arg("-f").arg(disk.folder()));
+        }
+        tokio::time::sleep(moment()).await;
+        switch.off();
+        process.kill().await;
+        load.ended().await;
+        disk.unmount();
+        switch = disk.mount();
+        process = Process::start(&flags).await;
+        let (there, gone) = load.compare_but_for_the_end(&process.address()).await;
+        kept += there;
+        lost += gone;
+    }
+    process.kill().await;
+    assert_sound(&path);
+    drop(switch);
+    disk.unmount();
+    Figures::print(format_args!(
+        "{cuts} cuts of the power, relaxed: {kept} acknowledged messages kept, {lost} lost, \
+         each at an end; 0 twice, 0 gaps, 0 damaged files"
+    ));
+    assert!(kept > 0 && lost > 0, "nothing was tried: {kept} kept, {lost} lost");
+}
+
 /// A disk of its own: ext4 in a file.
 struct Disk {
     place: tempfile::TempDir,

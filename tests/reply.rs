@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use duologue::{
     responder::Simulated,
     session::{
-        self, Attachment, Checkpoint, Created, Draft, ErrorKind, Gateway, Message, Position,
-        Responder, Role, Settings, Status, Store as _,
+        self, Attachment, Checkpoint, Created, Draft, ErrorKind, Gateway, History, Message,
+        Position, Prompt, Reply, Responder, Role, Settings, Status, Store as _,
     },
 };
 use tokio::time::Instant;
@@ -229,4 +229,32 @@ async fn progress_is_noted_every_four_kib_or_two_seconds_and_not_more_often() {
     let times: Vec<_> = store.noted.lock().unwrap().iter().map(|note| note.0).collect();
     assert!((4..=5).contains(&times.len()), "in ten seconds: {times:?}");
     assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(2)), "{times:?}");
+}
+
+struct Clumsy;
+
+impl Responder for Clumsy {
+    fn history(&self) -> History {
+        History::NONE
+    }
+
+    fn respond(&self, _: Prompt) -> Reply {
+        panic!("tripped over {}", "a canary")
+    }
+}
+
+#[tokio::test]
+async fn a_panic_of_the_responder_is_logged_in_its_own_words() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let writer = Arc::new(log.reopen().unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+    let _logged = tracing::subscriber::set_default(subscriber);
+    let gateway = gateway(&Late::new(), Clumsy).await;
+    let token = gateway.create_token("Ada").await.unwrap().token;
+    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
+    let reply = reply(&mut attachment).await;
+    assert!(matches!(status(&reply), Status::Failed(_)));
+    let log = std::fs::read_to_string(log.path()).unwrap();
+    assert!(log.contains("tripped over a canary"), "{log}");
 }

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Address, Attached, Door, Entry, Event, create, history, proto, soon};
+use super::{Address, Attached, Door, Entry, Event, Rest, create, history, proto, soon};
 
 /// What a client was told is durable: its own id, the message's, its number, its text.
 type Acknowledged = Vec<(String, String, u32, String)>;
@@ -97,6 +97,40 @@ impl Load {
             told.truncate(talk.counted.unwrap_or(told.len()));
             talk.log = compare(address, &talk.token, &told, figures).await;
         }
+    }
+
+    /// As [`Self::compare`], where what was acknowledged last may be lost, and nothing before
+    /// it. How much is kept, and how much lost.
+    pub async fn compare_but_for_the_end(&mut self, address: &Address) -> (usize, usize) {
+        let (mut kept, mut lost) = (0, 0);
+        for talk in &mut self.sessions {
+            let told = talk.told.lock().unwrap().clone();
+            let path = format!("/refresh_token?token={}", talk.token);
+            match Rest::call(address, "GET", &path).await.status {
+                200 => {}
+                // The session itself is what was acknowledged last.
+                status => {
+                    assert_eq!(status, 400);
+                    lost += told.len();
+                    continue;
+                }
+            }
+            let log = answered(address, &talk.token, &mut Figures::default()).await;
+            let seqs: Vec<_> = log.iter().map(|entry| entry.0).collect();
+            assert_eq!(seqs, (1..=log.len() as u64).collect::<Vec<_>>(), "gapless");
+            let is_kept = |(_, id, seq, text): &(String, String, u32, String)| {
+                let entry = log.get(*seq as usize - 1);
+                entry.is_some_and(|entry| (&entry.1, &entry.3) == (id, text))
+            };
+            let there = told.iter().take_while(|told| is_kept(told)).count();
+            assert!(!told[there..].iter().any(is_kept), "a hole: {there} of {told:?} in {log:?}");
+            kept += there;
+            lost += told.len() - there;
+            for door in Door::ALL {
+                assert_eq!(log, replay(address, door, &talk.token, log.len()).await, "{door:?}");
+            }
+        }
+        (kept, lost)
     }
 
     /// Nothing has changed since [`Self::compare`].

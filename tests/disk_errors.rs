@@ -148,6 +148,30 @@ async fn a_failed_fsync_of_the_file_itself_is_final_and_loses_nothing() {
     }
 }
 
+/// What is durable in a file that has no durable name is not durable.
+#[tokio::test]
+async fn new_folders_are_on_the_disk_before_anything_is_acknowledged() {
+    let place = tempfile::tempdir().unwrap();
+    let top = place.path().canonicalize().unwrap();
+    let (log, file) = (top.join("strace"), top.join("one/two/duologue.db"));
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-e", "trace=fsync", "-o"]).arg(&log);
+    strace.args([env!("CARGO_BIN_EXE_duologue"), "--addr", "127.0.0.1:0", "--ops-addr", "off"]);
+    strace.args(["--store", &format!("sqlite:{}", file.display())]);
+    let child = strace.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let process = Process::listening(child).await.unwrap();
+    let calls = fs::read_to_string(&log).unwrap();
+    // Ended before anything is asserted: it would outlive its tracer.
+    let gateway = calls.split_whitespace().next().unwrap();
+    let ended = Command::new("kill").args(["-s", "TERM", gateway]).status();
+    assert!(ended.await.unwrap().success());
+    assert_eq!(process.ended().await.0, Some(0));
+    for folder in [&top, &top.join("one"), &top.join("one/two")] {
+        let synced = format!("<{}>)", folder.display());
+        assert!(calls.contains(&synced), "{synced} is not in\n{calls}");
+    }
+}
+
 #[tokio::test]
 async fn a_disk_that_is_full_for_a_moment_refuses_and_goes_on() {
     let place = Place::new();

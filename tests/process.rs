@@ -50,7 +50,7 @@ impl Process {
     }
 
     /// Waits until it listens; what it says if it ends before.
-    async fn listening(mut child: Child) -> Result<Self, String> {
+    pub async fn listening(mut child: Child) -> Result<Self, String> {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut before = Vec::new();
         let port = soon("the port", async {

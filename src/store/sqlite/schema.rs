@@ -61,7 +61,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
         )));
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|error| problem(&error))?;
+        make_folder(folder).map_err(|error| problem(&error))?;
     }
     let lock = lock(path).map_err(|error| problem(&error))?;
     wal::check(path).map_err(|error| problem(&error))?;
@@ -69,6 +69,20 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
     Ok(Opened { connection, lock })
+}
+
+/// Makes the folder when it is absent, and on the disk: the name of each that is new lies in
+/// the one above it. (For the names in the last one SQLite does so.)
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_named = |folder: &&Path| !folder.as_os_str().is_empty();
+    let missing = folder.ancestors().filter(is_named).take_while(|folder| !folder.exists());
+    let missing: Vec<_> = missing.collect();
+    fs::create_dir_all(folder)?;
+    for made in missing {
+        let above = made.parent().filter(is_named).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Makes the file when it is absent, for its owner alone: it holds what people said.

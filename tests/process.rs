@@ -19,6 +19,8 @@ pub struct Process {
 
 pub fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duologue"));
+    // They are for the tests, and the gateway would point them out as no settings.
+    command.env_remove("DUOLOGUE_TEST_KILLS").env_remove("DUOLOGUE_TEST_CUTS");
     command.args(flags).stderr(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     // Away from any `.env` of a developer's.
     command.current_dir(env!("CARGO_TARGET_TMPDIR"));
@@ -29,15 +31,31 @@ pub fn command(flags: &[&str]) -> Command {
 
 impl Process {
     pub async fn start(flags: &[&str]) -> Self {
+        Self::start_in(&[], flags).await
+    }
+
+    /// Starts it in this environment.
+    pub async fn start_in(environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let memory = ["--store", "memory"];
         let store = if flags.contains(&"--store") { &memory[..0] } else { &memory[..] };
         let flags = [&["--addr", "127.0.0.1:0"], store, flags].concat();
-        let mut child = command(&flags).spawn().unwrap();
+        let child = command(&flags).envs(environment.iter().copied()).spawn().unwrap();
+        Self::listening(child).await.unwrap_or_else(|log| panic!("it does not start: {log}"))
+    }
+
+    /// Starts it with these flags and no others; `None` if it refuses in one line.
+    pub async fn start_if_it_can(flags: &[&str]) -> Option<Self> {
+        let started = Self::listening(command(flags).spawn().unwrap()).await;
+        started.map_err(|log| assert_eq!(log.lines().count(), 1, "{log}")).ok()
+    }
+
+    /// Waits until it listens; what it says if it ends before.
+    pub async fn listening(mut child: Child) -> Result<Self, String> {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut before = Vec::new();
         let port = soon("the port", async {
             loop {
-                let line = lines.next_line().await.unwrap().expect("it listens before it ends");
+                let line = lines.next_line().await.unwrap()?;
                 let port = line.split("listening on 127.0.0.1:").nth(1).map(|port| {
                     port.chars()
                         .take_while(char::is_ascii_digit)
@@ -46,13 +64,13 @@ impl Process {
                         .unwrap()
                 });
                 before.push(line);
-                if let Some(port) = port {
+                if port.is_some() {
                     break port;
                 }
             }
-        })
-        .await;
-        Self { child, port, lines, before }
+        });
+        let Some(port) = port.await else { return Err(before.join("\n")) };
+        Ok(Self { child, port, lines, before })
     }
 
     pub async fn signal(&self, name: &str) {

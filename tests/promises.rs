@@ -9,7 +9,10 @@ mod support;
 
 mod bot;
 mod bounded;
+mod clock_jumps;
 mod crash;
+mod damaged_files;
+mod disk_errors;
 mod drain;
 mod expiry;
 mod grpc_calls;
@@ -18,6 +21,7 @@ mod logs;
 mod once;
 mod operations;
 mod order;
+mod power_cut;
 mod process;
 mod reply;
 mod rest_contract;
@@ -29,6 +33,7 @@ mod store_contract;
 mod store_failures;
 mod store_migration;
 mod tls;
+mod turns_in_flight;
 mod websocket;
 
 /// A file that is not listed above would never run.

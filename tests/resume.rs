@@ -11,7 +11,7 @@ use duologue::{
 };
 use tokio::time::{Instant, timeout};
 
-use crate::support::{Door, Event, Late, Scripted, Setup, Step, create, proto};
+use crate::support::{Call, Door, Event, Late, Scripted, Setup, Step, create, proto, soon, stub};
 
 #[tokio::test]
 async fn from_every_position_through_every_door_nothing_is_missed_and_nothing_comes_twice() {
@@ -194,4 +194,54 @@ async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
     store.reads_fail.store(true, Ordering::SeqCst);
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     Gateway::start(Settings::default(), store, responder).await.expect("the others are served");
+}
+
+/// The answer to what a stream said may lie before the place that it is opened anew at: it
+/// has been seen on another stream.
+#[tokio::test]
+async fn a_half_closed_stream_that_was_opened_anew_ends_wherever_its_answers_are() {
+    let store = Late::new();
+    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    for (seq, expected) in [(4, vec![]), (3, vec![4]), (2, vec![3, 4]), (0, vec![1, 2, 3, 4])] {
+        let token = create(&server).await;
+        let mut other = Door::Json.open(&server, &token, None).await;
+        other.say("first", None).await.unwrap();
+        other.reply().await;
+        let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();
+        let ask = |request| requests.send(proto::ChatRequest { request: Some(request) }).unwrap();
+        let start = other.at(0);
+        let open = |seq| {
+            let position = Some(proto::Position { seq, ..start.clone() });
+            let token = Some(token.clone());
+            proto::chat_request::Request::Open(proto::Open { token, position })
+        };
+        // Its replay waits for the store, and everything behind it waits, too.
+        store.hold(Call::Read);
+        ask(open(0));
+        let send = proto::Send { text: "second".into(), client_message_id: None };
+        ask(proto::chat_request::Request::Send(send));
+        let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing);
+        let mut stream = stub(&server).await.chat(outgoing).await.unwrap().into_inner();
+        other.reply().await;
+        ask(open(seq));
+        drop(requests);
+        let mut opened = 0;
+        let mut seen = Vec::new();
+        let end = loop {
+            let next = soon("the end", stream.message()).await;
+            match next.map(|response| response.and_then(|response| response.event)) {
+                Ok(Some(Event::Opened(_))) => {
+                    opened += 1;
+                    if opened == 2 {
+                        store.release();
+                    }
+                }
+                Ok(Some(Event::Message(message))) => seen.push(message.seq),
+                Ok(Some(_)) => {}
+                other => break other,
+            }
+        };
+        assert!(matches!(end, Ok(None)), "{seq}: {end:?}");
+        assert_eq!((opened, seen), (2, expected), "{seq}");
+    }
 }

@@ -1,6 +1,8 @@
 //! Promise 6: a stop reaches the responder, from any door, also before the first delta.
 
-use crate::support::{Door, Rest, Scripted, Setup, Step, create, proto::MessageStatus, soon};
+use crate::support::{
+    Call, Door, Late, Rest, Scripted, Setup, Step, create, proto::MessageStatus, soon,
+};
 
 #[tokio::test]
 async fn a_stop_from_any_door_lets_go_of_the_responder_and_keeps_the_text() {
@@ -75,5 +77,29 @@ async fn stopping_where_nothing_runs_does_nothing_and_says_so() {
         client.stop().await;
         client.say("hello", None).await.unwrap();
         assert_eq!(client.reply().await.1.status(), MessageStatus::Complete, "{door:?}");
+    }
+}
+
+/// Its text is whole, and it is on its way into the log.
+#[tokio::test]
+async fn a_stop_that_comes_too_late_says_so_and_does_not_hit_the_next_turn() {
+    let store = Late::new();
+    let (responder, _) = Scripted::new(&[Step::Gate, Step::Say("whole"), Step::End]);
+    let gate = responder.gate.clone();
+    let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    let token = create(&server).await;
+    let mut client = Door::Json.open(&server, &token, None).await;
+    client.say("one", None).await.unwrap();
+    client.say("two", None).await.unwrap();
+    store.hold(Call::Append);
+    gate.add_permits(1);
+    store.holds(1).await;
+    let answer = Rest::call(&server, "POST", &format!("/stop?token={token}")).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"stopped":false}"#));
+    store.release();
+    gate.add_permits(1);
+    for _ in 0..2 {
+        let reply = client.reply().await.1;
+        assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Complete, "whole"));
     }
 }

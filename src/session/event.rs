@@ -88,6 +88,8 @@ pub struct Opened {
     pub recovered: bool,
     /// Number of the last message at the time of the attach.
     pub head_seq: u32,
+    /// The user messages that waited for their reply then.
+    pub unanswered: Vec<MessageId>,
 }
 
 /// A user message is durable.

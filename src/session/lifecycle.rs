@@ -6,7 +6,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Clock, Error, ErrorKind, Event, Responder, Result, Settings, Store, Timestamp,
+    Clock, Error, ErrorKind, Event, Responder, Result, Settings, Store, Timestamp, Unfinished,
     gateway::{Core, Gateway, HEAD, come_back},
     live::Turn,
     metrics::Metrics,
@@ -15,9 +15,6 @@ use super::{
 /// How often expired sessions are looked for. A stream outlives its session by this
 /// at most.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How often a turn is tried. What dies with its process twice may be what kills it.
-const MAX_ATTEMPTS: u32 = 2;
 
 /// Sessions that a store deletes at a time.
 const SWEEP_BATCH: usize = 1000;
@@ -110,13 +107,9 @@ impl Gateway {
                     Err(error) if error.kind() == ErrorKind::SessionExpired => continue,
                     Err(error) => return Err(error),
                 };
-                if turn.attempt >= MAX_ATTEMPTS {
-                    tracing::warn!(session = %turn.session.id, "a turn that was tried twice is given up");
-                    self.give_up(&live, turn).await?;
-                    continue;
-                }
                 tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
-                let turn = Turn { message: turn.message, attempt: turn.attempt + 1 };
+                let Unfinished { message, attempt, text, .. } = turn;
+                let turn = Turn { message, attempt: attempt + 1, kept: text.into() };
                 self.run_turns(&live, live.resume(turn));
             }
         }

@@ -49,6 +49,8 @@ struct State {
 pub(super) struct Turn {
     pub(super) message: Arc<Message>,
     pub(super) attempt: u32,
+    /// What an earlier attempt had produced when it died.
+    pub(super) kept: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,8 @@ struct Reply {
     started: ReplyStarted,
     /// The watchers know that it has begun.
     announced: bool,
+    /// Its text is whole and is being committed.
+    ended: bool,
     cut: Arc<CutSwitch>,
 }
 
@@ -105,6 +109,11 @@ impl CutSwitch {
             Poll::Pending
         })
         .await
+    }
+
+    /// Why the reply was cut, if it was.
+    fn why(&self) -> Option<Cut> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).why
     }
 }
 
@@ -181,6 +190,7 @@ impl Live {
             },
             recovered: honoured.is_some(),
             head_seq: state.head_seq,
+            unanswered: state.unanswered(),
         };
         let mailbox = Arc::new(Mailbox::new(capacity, interest));
         state.watchers.push(Arc::clone(&mailbox));
@@ -260,7 +270,8 @@ impl Live {
             cut.throw(Cut::Stop);
         }
         let id = started.reply;
-        state.reply = Some(Reply { started, announced: false, cut: Arc::clone(&cut) });
+        state.reply =
+            Some(Reply { started, announced: false, ended: false, cut: Arc::clone(&cut) });
         Some((turn, id, cut))
     }
 
@@ -304,18 +315,30 @@ impl Live {
         fits
     }
 
+    /// The reply grows no more: from here on a stop comes too late. One that came before
+    /// is returned.
+    pub(super) fn end_reply(&self) -> Option<Cut> {
+        let mut state = self.state();
+        let reply = state.reply.as_mut()?;
+        reply.ended = true;
+        reply.cut.why()
+    }
+
     /// The text of the reply in progress.
     pub(super) fn reply_text(&self) -> Arc<str> {
         let state = self.state();
         state.reply.as_ref().map_or_else(|| "".into(), |reply| reply.started.text.as_str().into())
     }
 
-    /// Stops the reply in progress, or the next one. False if there is none.
+    /// Stops the reply in progress, or the next one. False if there is none, or if it has
+    /// ended and is being committed.
     pub(super) fn stop(&self) -> bool {
         let mut state = self.state();
         if let Some(reply) = &state.reply {
-            reply.cut.throw(Cut::Stop);
-            return true;
+            if !reply.ended {
+                reply.cut.throw(Cut::Stop);
+            }
+            return !reply.ended;
         }
         state.stop_next = !state.turns.is_empty();
         state.stop_next
@@ -377,13 +400,22 @@ impl State {
         self.tell(&Event::Message(Arc::clone(message)));
         match &message.role {
             Role::User { .. } => {
-                self.turns.push_back(Turn { message: Arc::clone(message), attempt: 1 })
+                let (message, kept) = (Arc::clone(message), Arc::default());
+                self.turns.push_back(Turn { message, attempt: 1, kept });
             }
             Role::Assistant { .. } => {
                 self.reply = None;
                 self.let_go_if_quiet();
             }
         }
+    }
+
+    /// User messages that wait for their reply, those included that nobody knows yet.
+    fn unanswered(&self) -> Vec<MessageId> {
+        let replying = self.reply.as_ref().map(|reply| reply.started.in_reply_to);
+        let waiting = self.turns.iter().map(|turn| turn.message.id);
+        let early = self.early.values().map(|message| message.id);
+        replying.into_iter().chain(waiting).chain(early).collect()
     }
 
     fn start_running(&mut self) -> Published {

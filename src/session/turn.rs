@@ -16,13 +16,16 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    Appended, Checkpoint, Chunk, Entry, ErrorKind, History, Message, MessageId, Outcome, Page,
-    Prompt, Reply, Result, Status, Unfinished, Usage, estimate_tokens,
+    Checkpoint, Chunk, Entry, ErrorKind, History, Message, MessageId, Outcome, Page, Prompt, Reply,
+    Result, Status, Usage, estimate_tokens,
     gateway::{Gateway, start},
     live::{Cut, CutSwitch, Published, Turn},
     metrics::Metrics,
     registry::LiveRef,
 };
+
+/// How often a turn is tried. What dies with its process twice may be what kills it.
+const MAX_ATTEMPTS: u32 = 2;
 
 /// Progress of a reply is kept when it is this much further, in bytes …
 const NOTE_SIZE: usize = 4096;
@@ -111,7 +114,15 @@ impl Gateway {
     }
 
     async fn answer(&self, live: &LiveRef, turn: Turn, id: MessageId, cut: &CutSwitch) {
+        if turn.attempt > MAX_ATTEMPTS {
+            return self.give_up(live, turn, id).await;
+        }
         let Produced { ending, input_tokens } = self.produce(live, &turn, id, cut).await;
+        // A stop that came in the last moment has been promised.
+        let ending = match live.end_reply() {
+            Some(cut @ (Cut::Stop | Cut::Ended)) => Ending::Cut(cut),
+            Some(Cut::Interrupt) | None => ending,
+        };
         let Some((status, finish_reason, usage)) = terminal(ending) else {
             return;
         };
@@ -127,55 +138,53 @@ impl Gateway {
         }
         let entry =
             Entry::Reply { id, text, in_reply_to: turn.message.id, status, finish_reason, usage };
-        match self.commit_reply(live, entry).await {
-            Ok(appended) => {
-                self.core.metrics.reply(&appended.message.role);
-                self.run_turns(live, live.publish(appended.message));
-            }
-            Err(error) => self.abandon(live, error),
-        }
+        self.commit_reply(live, entry).await;
     }
 
-    /// Commits a terminal message. A store that has no room may have some later; until
-    /// then the turn waits, rather than lose what was said. One that fails otherwise is
-    /// asked again, too: the entry is appended once, however often it is tried.
-    async fn commit_reply(&self, live: &LiveRef, entry: Entry) -> Result<Appended> {
+    /// Commits a terminal message and publishes it. A store that has no room may have
+    /// some later; until then the turn waits, rather than lose what was said. One that
+    /// fails otherwise is asked again, too, ever more seldom: the entry is appended once,
+    /// however often it is tried. Only the end of the session, or of the process, ends it.
+    async fn commit_reply(&self, live: &LiveRef, entry: Entry) {
         const RETRY: Duration = Duration::from_secs(1);
-        const MAX_FAILURES: u32 = 60;
-        let mut failures = 0;
+        const RARE_RETRY: Duration = Duration::from_secs(30);
+        let mut wait = RETRY;
         loop {
-            match self.store().append(live.session().id, entry.clone(), self.terms()).await {
-                Err(error) if error.kind() == ErrorKind::StoreFull => {}
-                Err(error) if error.kind() == ErrorKind::Internal && failures < MAX_FAILURES => {
-                    tracing::warn!(session = %live.session().id, cause = ?error, "a reply is committed again");
-                    failures += 1;
+            let id = live.session().id;
+            match self.store().append(id, entry.clone(), self.terms()).await {
+                Ok(appended) => {
+                    self.core.metrics.reply(&appended.message.role);
+                    return self.run_turns(live, live.publish(appended.message));
                 }
-                decided => return decided,
+                Err(error) if error.kind() == ErrorKind::StoreFull => wait = RETRY,
+                Err(error) if error.kind() == ErrorKind::Internal => {
+                    tracing::warn!(session = %id, cause = ?error, "a reply is committed again");
+                }
+                Err(error) => return self.abandon(live, error),
             }
-            sleep(RETRY).await;
+            sleep(wait).await;
+            wait = RARE_RETRY.min(2 * wait);
         }
     }
 
     /// Commits a turn as interrupted: it died twice with its process.
-    pub(super) async fn give_up(&self, live: &LiveRef, turn: Unfinished) -> Result<()> {
+    async fn give_up(&self, live: &LiveRef, turn: Turn, id: MessageId) {
+        tracing::warn!(session = %live.session().id, "a turn that was tried twice is given up");
         // What it read died with it; the message it surely did.
         let usage = Usage {
             input_tokens: estimate_tokens(&turn.message.text),
-            output_tokens: estimate_tokens(&turn.text),
+            output_tokens: estimate_tokens(&turn.kept),
             estimated: true,
         };
         let entry = Entry::Reply {
-            id: MessageId::generate(),
-            text: turn.text.into(),
+            id,
+            text: turn.kept,
             in_reply_to: turn.message.id,
             status: Status::Interrupted,
             finish_reason: None,
             usage: Some(usage),
         };
-        let appended = self.store().append(live.session().id, entry, self.terms()).await?;
-        self.core.metrics.reply(&appended.message.role);
-        self.run_turns(live, live.publish(appended.message));
-        Ok(())
+        self.commit_reply(live, entry).await;
     }
 
     /// Feeds the reply to those who watch until it ends, however it does. The
@@ -201,7 +210,8 @@ impl Gateway {
             };
             let mut notes = Notes::start(turn, running.started);
             if turn.attempt > 1 {
-                self.note(live, &notes).await;
+                // What was seen of the attempt before is kept until this one says something.
+                self.note(live, &notes, Arc::clone(&turn.kept)).await;
             }
             let reply = self.respond(prompt);
             *input_tokens = reply.input_tokens;
@@ -212,7 +222,7 @@ impl Gateway {
                     biased;
                     chunk = chunks.next() => chunk,
                     () = sleep_until(notes.due), if notes.behind > 0 => {
-                        self.note(live, &notes).await;
+                        self.note(live, &notes, live.reply_text()).await;
                         notes.taken();
                         continue;
                     }
@@ -230,7 +240,7 @@ impl Gateway {
                         // watch it.
                         tokio::task::coop::consume_budget().await;
                         if notes.are_due() {
-                            self.note(live, &notes).await;
+                            self.note(live, &notes, live.reply_text()).await;
                             notes.taken();
                         }
                     }
@@ -256,8 +266,8 @@ impl Gateway {
 
     /// Keeps what a reply has produced, for the next process. Failing at it is no reason
     /// to end the reply.
-    async fn note(&self, live: &LiveRef, notes: &Notes) {
-        let at = Checkpoint { seq: notes.seq, attempt: notes.attempt, text: live.reply_text() };
+    async fn note(&self, live: &LiveRef, notes: &Notes, text: Arc<str>) {
+        let at = Checkpoint { seq: notes.seq, attempt: notes.attempt, text };
         let noted = self.store().checkpoint(live.session().id, self.clock().now(), at).await;
         if let Err(error) = noted {
             tracing::warn!(session = %live.session().id, %error, "a reply's progress was not noted");
@@ -267,9 +277,10 @@ impl Gateway {
     /// The responder's reply; its panic is a failed reply, not the end of the task.
     fn respond(&self, prompt: Prompt) -> Reply {
         let crashed = |cause: Box<dyn Any + Send>| {
-            let formatted = || cause.downcast_ref::<String>().map(String::as_str);
-            let cause = cause.downcast_ref::<&str>().copied().or_else(formatted);
-            tracing::error!(cause = cause.unwrap_or("unknown"), "the responder panicked");
+            // A message that was put together may hold what a text held: that of a slice
+            // out of bounds quotes it. The hook has logged the place.
+            let cause = cause.downcast_ref::<&str>().copied().unwrap_or("not shown");
+            tracing::error!(cause, "the responder panicked");
             Chunk::End(Outcome::failed("internal", "The responder failed"))
         };
         match catch_unwind(AssertUnwindSafe(|| self.responder().respond(prompt))) {

@@ -284,8 +284,11 @@ impl Conversation {
         match done {
             Done::Attached(Ok((attachment, opened))) => {
                 self.restart_timer();
-                // A half-closed stream ends when it has the replay that it asked for.
+                // A half-closed stream ends when it has the replay that it asked for …
                 self.awaited.seq = self.awaited.seq.max(opened.head_seq);
+                // … and one that is opened again does not wait for answers that are in it,
+                // or before it.
+                self.awaited.turns.retain(|turn| opened.unanswered.contains(turn));
                 self.attachment = Some(attachment);
                 Output::Opened(Box::new(opened))
             }

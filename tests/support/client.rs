@@ -133,9 +133,14 @@ impl Attached {
     /// The next event.
     pub async fn next(&mut self) -> Event {
         let door = self.door;
+        self.try_next().await.unwrap_or_else(|end| panic!("{door:?} ended: {end}"))
+    }
+
+    /// The next event, or the protocol's own word for the end.
+    pub async fn try_next(&mut self) -> Result<Event, String> {
         match self.early.pop_front() {
-            Some(event) => event,
-            None => self.read().await.unwrap_or_else(|end| panic!("{door:?} ended: {end}")),
+            Some(event) => Ok(event),
+            None => self.read().await,
         }
     }
 

@@ -3,6 +3,7 @@
 mod bot;
 mod client;
 mod gateway;
+mod load;
 mod responders;
 mod rest;
 mod stores;
@@ -13,8 +14,9 @@ pub use client::stub;
 pub use client::{Attached, Door};
 pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Address, Running, Setup};
+pub use load::{Figures, Load};
 pub use responders::{Scripted, Step};
-pub use rest::{Rest, create, history};
+pub use rest::{Entry, Rest, create, history};
 pub use stores::{Call, Late};
 pub use websocket::{Socket, handshake};
 

@@ -11,12 +11,12 @@ use std::{
 use async_trait::async_trait;
 use duologue::{
     session::{
-        Appended, Checkpoint, Entry, Error, NewSession, Page, Result, Session, SessionId, Snapshot,
-        Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
+        Appended, Checkpoint, Entry, Error, ErrorKind, NewSession, Page, Result, Session,
+        SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
     },
     store::MemoryStore,
 };
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 
 /// What may be late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,10 @@ pub struct Late {
     pub reads_fail: AtomicBool,
     /// Pages of messages that were asked for.
     pub reads: AtomicUsize,
+    /// The next appends fail, each with one of these.
+    pub refuse_appends: Mutex<Vec<ErrorKind>>,
+    /// When the progress of a reply was noted, and how much there was of it.
+    pub noted: Mutex<Vec<(Instant, usize)>>,
 }
 
 impl Late {
@@ -55,6 +59,8 @@ impl Late {
             lose_answer: AtomicBool::new(false),
             reads_fail: AtomicBool::new(false),
             reads: AtomicUsize::new(0),
+            refuse_appends: Mutex::default(),
+            noted: Mutex::default(),
         })
     }
 
@@ -118,6 +124,10 @@ impl Store for Late {
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+        let refusal = self.refuse_appends.lock().unwrap().pop();
+        if let Some(kind) = refusal {
+            return Err(kind.into());
+        }
         let appended = self.inner.append(id, entry, terms).await;
         self.answer(Call::Append).await;
         if self.lose_answer.swap(false, Ordering::SeqCst) {
@@ -136,7 +146,7 @@ impl Store for Late {
             }
         }
         if self.reads_fail.load(Ordering::SeqCst) {
-            return Err(duologue::session::ErrorKind::SessionExpired.into());
+            return Err(ErrorKind::SessionExpired.into());
         }
         self.answer(Call::Read).await;
         snapshot
@@ -152,6 +162,7 @@ impl Store for Late {
     }
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
+        self.noted.lock().unwrap().push((Instant::now(), at.text.len()));
         self.inner.checkpoint(id, now, at).await
     }
 

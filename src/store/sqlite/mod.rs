@@ -5,9 +5,11 @@
 //! snapshot, and wait for nobody (WAL). Not an embedded key-value store: half as fast
 //! here, and nobody could open the file with a tool that every system has.
 
+mod failure;
 mod reader;
 mod rows;
 mod schema;
+mod wal;
 mod writer;
 
 use std::{
@@ -23,7 +25,7 @@ use crate::session::{
     Swept, Terms, Timestamp, TokenHash, Unfinished,
 };
 pub use schema::OpenError;
-use {reader::Readers, writer::Writer};
+use {failure::Trust, reader::Readers, writer::Writer};
 
 /// When an acknowledged write is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +64,7 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
     readers: Readers,
+    trust: Trust,
 }
 
 impl SqliteStore {
@@ -72,9 +75,11 @@ impl SqliteStore {
     /// the file, the file is damaged, newer, or something else.
     pub fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
         let connection = schema::open(path, durability)?;
-        let readers = Readers::open(path)?;
-        let writer = Writer::start(connection).map_err(|error| OpenError::new(path, error))?;
-        Ok(Self { path: path.to_owned(), writer, readers })
+        let trust = Trust::new();
+        let readers = Readers::open(path, trust.clone())?;
+        let writer = Writer::start(connection, trust.clone());
+        let writer = writer.map_err(|error| OpenError::new(path, error))?;
+        Ok(Self { path: path.to_owned(), writer, readers, trust })
     }
 
     /// Where the sessions are.
@@ -133,6 +138,6 @@ impl Store for SqliteStore {
     }
 
     async fn failed(&self) -> crate::session::Error {
-        self.writer.failed().await
+        self.trust.lost().await
     }
 }

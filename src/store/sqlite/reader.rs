@@ -9,9 +9,9 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use tokio::sync::Semaphore;
 
 use super::{
+    failure::{Refused, Tried, Trust, failure, is_final},
     rows::{self, At, Id},
     schema::{self, OpenError},
-    writer::failure,
 };
 use crate::session::{
     Error, ErrorKind, Message, Page, Result, Session, SessionId, Snapshot, Timestamp, TokenHash,
@@ -25,58 +25,82 @@ const READERS: usize = 4;
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    trust: Trust,
+}
+
+/// A connection that comes back however the read ends, also by a panic.
+struct Lent {
+    connection: Option<Connection>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.extend(self.connection.take());
+    }
 }
 
 impl Readers {
-    pub(super) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, trust: Trust) -> Result<Self, OpenError> {
         let idle = (0..READERS).map(|_| schema::open_reader(path)).collect::<Result<_, _>>()?;
-        Ok(Self { idle: Arc::new(Mutex::new(idle)), permits: Arc::new(Semaphore::new(READERS)) })
+        Ok(Self {
+            idle: Arc::new(Mutex::new(idle)),
+            permits: Arc::new(Semaphore::new(READERS)),
+            trust,
+        })
     }
 
     /// Reads on a thread that may block, in one transaction.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+        read: impl FnOnce(&Connection) -> Tried<T> + Send + 'static,
     ) -> Result<T> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
         let idle = Arc::clone(&self.idle);
         let reading = tokio::task::spawn_blocking(move || {
-            let take = || idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut connection = take().ok_or_else(|| Error::internal("a reader is missing"))?;
-            let result = connection
-                .transaction()
-                .map_err(|error| failure(&error))
-                .and_then(|transaction| read(&transaction));
-            idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-            drop(permit);
-            result
+            // Given back after the connection is.
+            let _permit = permit;
+            let connection = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let mut lent = Lent { connection, idle };
+            let missing = || Error::internal("a reader is missing");
+            let connection = lent.connection.as_mut().ok_or_else(missing)?;
+            let transaction = connection.transaction()?;
+            read(&transaction)
         });
-        reading.await.map_err(Error::internal)?
+        reading.await.map_err(Error::internal)?.map_err(|refused| match refused {
+            Refused::ByRule(error) => error,
+            Refused::Failed(error) => {
+                if is_final(&error) {
+                    self.trust.lose(&error.to_string());
+                }
+                failure(&error)
+            }
+        })
     }
 }
 
-pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> Result<Session> {
+pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> Tried<Session> {
     let sql =
         format!("SELECT {} FROM sessions WHERE token = ?1 AND expires_at > ?2", rows::SESSION);
     one(db, &sql, params![token.as_bytes(), At(now)])
 }
 
 /// A session that lives.
-pub(super) fn session(db: &Connection, id: SessionId, now: Timestamp) -> Result<Session> {
+pub(super) fn session(db: &Connection, id: SessionId, now: Timestamp) -> Tried<Session> {
     let sql = format!("SELECT {} FROM sessions WHERE id = ?1 AND expires_at > ?2", rows::SESSION);
     one(db, &sql, params![Id(id), At(now)])
 }
 
-fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Result<Session> {
-    let mut statement = db.prepare_cached(sql).map_err(|error| failure(&error))?;
-    let found = statement.query_row(params, rows::session).optional();
-    found.map_err(|error| failure(&error))?.ok_or_else(|| ErrorKind::SessionExpired.into())
+fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Tried<Session> {
+    let found = db.prepare_cached(sql)?.query_row(params, rows::session).optional()?;
+    found.ok_or_else(|| ErrorKind::SessionExpired.into())
 }
 
-pub(super) fn read(db: &Connection, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
+pub(super) fn read(db: &Connection, id: SessionId, now: Timestamp, page: Page) -> Tried<Snapshot> {
     let session = session(db, id, now)?;
-    let (head_seq, usage) = head(db, id).map_err(|error| failure(&error))?;
-    let (messages, has_more) = messages(db, id, page).map_err(|error| failure(&error))?;
+    let (head_seq, usage) = head(db, id)?;
+    let (messages, has_more) = messages(db, id, page)?;
     Ok(Snapshot { session, messages, head_seq, usage, has_more })
 }
 
@@ -130,7 +154,7 @@ pub(super) fn unfinished(
     now: Timestamp,
     after: Option<(SessionId, u32)>,
     limit: usize,
-) -> Result<Vec<Unfinished>> {
+) -> Tried<Vec<Unfinished>> {
     let (first, seq) = after.unwrap_or((SessionId::from_bytes([0; 16]), 0));
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let list = || {
@@ -150,7 +174,6 @@ pub(super) fn unfinished(
         })?;
         turns.collect::<rusqlite::Result<Vec<_>>>()
     };
-    let turns = list().map_err(|error| failure(&error))?;
     let turn = |(id, seq, attempt, text): (SessionId, u32, u32, String)| {
         let page = Page { after: Some(seq - 1), until: seq, limit: 1, max_size: usize::MAX };
         let mut look = read(db, id, now, page)?;
@@ -158,5 +181,27 @@ pub(super) fn unfinished(
             look.messages.pop().ok_or_else(|| Error::internal("a turn without its message"))?;
         Ok(Unfinished { session: look.session, message, attempt, text })
     };
-    turns.into_iter().map(turn).collect()
+    list()?.into_iter().map(turn).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_read_that_panics_costs_no_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("duologue.db");
+        schema::open(&path, super::super::Durability::Full).unwrap();
+        let readers = Readers::open(&path, Trust::new()).unwrap();
+        for _ in 0..2 * READERS {
+            let panicked = readers.read(|_| -> Tried<()> { panic!("as the test wants it") }).await;
+            assert!(panicked.is_err());
+        }
+        let tables = |db: &Connection| -> Tried<u32> {
+            Ok(db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?)
+        };
+        assert!(readers.read(tables).await.unwrap() > 0);
+        assert_eq!(readers.idle.lock().unwrap().len(), READERS);
+    }
 }

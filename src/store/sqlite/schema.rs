@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::Durability;
+use super::{Durability, wal};
 
 /// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
 const APPLICATION_ID: i32 = 0x4455_4f4c;
@@ -61,13 +61,28 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
         )));
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(|error| problem(&error))?;
+        make_folder(folder).map_err(|error| problem(&error))?;
     }
     let lock = lock(path).map_err(|error| problem(&error))?;
+    wal::check(path).map_err(|error| problem(&error))?;
     make_private(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
     Ok(Opened { connection, lock })
+}
+
+/// Makes the folder when it is absent, and on the disk: the name of each that is new lies in
+/// the one above it. (For the names in the last one SQLite does so.)
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let is_named = |folder: &&Path| !folder.as_os_str().is_empty();
+    let missing = folder.ancestors().filter(is_named).take_while(|folder| !folder.exists());
+    let missing: Vec<_> = missing.collect();
+    fs::create_dir_all(folder)?;
+    for made in missing {
+        let above = made.parent().filter(is_named).unwrap_or(Path::new("."));
+        File::open(above)?.sync_all()?;
+    }
+    Ok(())
 }
 
 /// Makes the file when it is absent, for its owner alone: it holds what people said.
@@ -115,7 +130,6 @@ fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), St
              PRAGMA journal_mode = WAL;
              PRAGMA synchronous = {synchronous};
              PRAGMA foreign_keys = ON;
-             PRAGMA wal_autocheckpoint = 4000;
              PRAGMA journal_size_limit = 67108864;"
         ))
         .map_err(known)?;

@@ -1,13 +1,23 @@
 //! Writes: one thread, one transaction for whatever waits, one fsync for all of it.
 
-use std::{fmt, io, sync::Arc, thread};
+use std::{
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    thread,
+};
 
 use rusqlite::{
-    Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, ffi, params,
+    Connection, OptionalExtension as _, Transaction, TransactionBehavior, config::DbConfig,
+    hooks::Wal, params,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    failure::{Refused, Tried, Trust, failure, is_final},
     reader,
     rows::{self, At, Id},
     schema::Opened,
@@ -41,37 +51,9 @@ struct Done {
     answer: Answer,
 }
 
-/// Why a write is not done: a rule, which concerns it alone, or a failure, which ends
-/// the whole transaction. A rule is looked at before anything is written.
-pub(super) enum Refused {
-    ByRule(Error),
-    Failed(rusqlite::Error),
-}
-
-pub(super) type Written<T> = std::result::Result<T, Refused>;
-
-impl From<rusqlite::Error> for Refused {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl From<Error> for Refused {
-    fn from(error: Error) -> Self {
-        Self::ByRule(error)
-    }
-}
-
-impl From<ErrorKind> for Refused {
-    fn from(kind: ErrorKind) -> Self {
-        Self::ByRule(kind.into())
-    }
-}
-
 /// A handle on the writing thread, which ends with its last handle.
 pub(super) struct Writer {
     queue: mpsc::Sender<Job>,
-    failed: watch::Receiver<Option<Arc<str>>>,
 }
 
 impl fmt::Debug for Writer {
@@ -81,19 +63,22 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn start(opened: Opened) -> io::Result<Self> {
+    pub(super) fn start(opened: Opened, trust: Trust) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let (tell, failed) = watch::channel(None);
-        thread::Builder::new()
-            .name("sqlite-writer".into())
-            .spawn(move || write_until_closed(opened, waiting, &tell))?;
-        Ok(Self { queue, failed })
+        let write = move || {
+            let write = AssertUnwindSafe(|| write_until_closed(opened, waiting, &trust));
+            if catch_unwind(write).is_err() {
+                trust.lose("the thread that writes panicked");
+            }
+        };
+        thread::Builder::new().name("sqlite-writer".into()).spawn(write)?;
+        Ok(Self { queue })
     }
 
     /// Writes; returns when it is durable.
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&Transaction<'_>) -> Written<T> + Send + 'static,
+        write: impl FnOnce(&Transaction<'_>) -> Tried<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Write = Box::new(move |transaction| {
@@ -122,23 +107,31 @@ impl Writer {
         self.queue.send(Job::Close(answer)).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
-
-    /// Waits until the file can no longer be trusted to keep what is written.
-    pub(super) async fn failed(&self) -> Error {
-        let mut failed = self.failed.clone();
-        if failed.wait_for(Option::is_some).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        let cause = failed.borrow().as_deref().unwrap_or_default().to_owned();
-        Error::internal(cause)
-    }
 }
+
+/// The log of changes is written back into the file when it has this many pages.
+const WRITE_BACK_PAGES: i32 = 4000;
 
 fn write_until_closed(
     Opened { mut connection, lock }: Opened,
     mut waiting: mpsc::Receiver<Job>,
-    tell: &watch::Sender<Option<Arc<str>>>,
+    trust: &Trust,
 ) {
+    let lose_trust = |connection: &Connection, error: &rusqlite::Error| {
+        // Closing it would write the log of changes back, with one more fsync.
+        drop(connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true));
+        trust.lose(&error.to_string());
+    };
+    // SQLite's own write-back would keep its failures to itself.
+    let pages = Arc::new(AtomicI32::new(0));
+    let count = Arc::clone(&pages);
+    let hooked = connection.wal_hook(Some(move |_: &mut Wal, pages: i32| {
+        count.store(pages, Ordering::Relaxed);
+        Ok(())
+    }));
+    if let Err(error) = hooked {
+        return lose_trust(&connection, &error);
+    }
     let mut group = Vec::new();
     while let Some(first) = waiting.blocking_recv() {
         let mut close = None;
@@ -152,24 +145,33 @@ fn write_until_closed(
                 next = waiting.try_recv().ok();
             }
         }
-        if let Err(error) = commit(&mut connection, group.drain(..))
+        let mut result = commit(&mut connection, group.drain(..));
+        if result.is_ok() && pages.load(Ordering::Relaxed) >= WRITE_BACK_PAGES {
+            // The next commit says how many are left.
+            pages.store(0, Ordering::Relaxed);
+            result = write_back(&connection, "PASSIVE");
+        }
+        if let Err(error) = result
             && is_final(&error)
         {
-            // An fsync that failed may have lost pages that the next one would call
-            // written: nothing more is acknowledged from here on.
-            tracing::error!(%error, "the store has failed");
-            tell.send_replace(Some(error.to_string().into()));
-            return;
+            return lose_trust(&connection, &error);
         }
         if let Some(answer) = close {
-            let written_back =
-                connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            let written_back = write_back(&connection, "TRUNCATE");
+            if let Some(error) = written_back.as_ref().err().filter(|error| is_final(error)) {
+                lose_trust(&connection, error);
+            }
             // Whoever hears that it is closed may open it.
             drop((connection, lock));
             drop(answer.send(written_back.map_err(|error| failure(&error))));
             return;
         }
     }
+}
+
+/// Writes the log of changes back into the file.
+fn write_back(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
 }
 
 /// Writes a group, commits it, and answers everybody in it.
@@ -196,22 +198,7 @@ fn commit(connection: &mut Connection, group: impl Iterator<Item = Write>) -> ru
     result
 }
 
-/// The core's word for a failure of the library.
-pub(super) fn failure(error: &rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => ErrorKind::StoreFull.into(),
-        _ => Error::internal(error.to_string()),
-    }
-}
-
-fn is_final(error: &rusqlite::Error) -> bool {
-    let Some(error) = error.sqlite_error() else { return false };
-    let of_memory = error.extended_code == ffi::SQLITE_IOERR_SHMSIZE;
-    (error.code == ErrorCode::SystemIoFailure && !of_memory)
-        || error.code == ErrorCode::DatabaseCorrupt
-}
-
-pub(super) fn create(tx: &Transaction<'_>, new: &NewSession) -> Written<()> {
+pub(super) fn create(tx: &Transaction<'_>, new: &NewSession) -> Tried<()> {
     let session = &new.session;
     tx.prepare_cached(
         "INSERT INTO sessions (id, token, name, epoch, created_at, expires_at, ends_at)
@@ -234,7 +221,7 @@ pub(super) fn renew(
     id: SessionId,
     now: Timestamp,
     expires_at: Timestamp,
-) -> Written<Session> {
+) -> Tried<Session> {
     let session = reader::session(tx, id, now)?;
     let expires_at = session.expires_at.max(expires_at).min(session.ends_at);
     if expires_at != session.expires_at {
@@ -244,7 +231,7 @@ pub(super) fn renew(
     Ok(Session { expires_at, ..session })
 }
 
-pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> Written<()> {
+pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> Tried<()> {
     reader::session(tx, id, now)?;
     Ok(delete(tx, id)?)
 }
@@ -255,7 +242,7 @@ const SWEEP_MESSAGES: u32 = 1000;
 /// Pages that a sweep gives back to the file system at most.
 const SWEEP_PAGES: u32 = 256;
 
-pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Written<Swept> {
+pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Tried<Swept> {
     let due: Vec<(SessionId, u32)> = tx
         .prepare_cached(
             "SELECT id, head_seq FROM sessions WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
@@ -308,7 +295,7 @@ pub(super) fn checkpoint(
     id: SessionId,
     now: Timestamp,
     at: &Checkpoint,
-) -> Written<()> {
+) -> Tried<()> {
     reader::session(tx, id, now)?;
     tx.prepare_cached("UPDATE turns SET attempt = ?3, text = ?4 WHERE session = ?1 AND seq = ?2")?
         .execute(params![Id(id), at.seq, at.attempt, at.text.as_ref()])?;
@@ -320,7 +307,7 @@ pub(super) fn append(
     id: SessionId,
     entry: &Entry,
     terms: &Terms,
-) -> Written<Appended> {
+) -> Tried<Appended> {
     let session = reader::session(tx, id, terms.now)?;
     if let Some((message, reply_seq)) = appended_before(tx, id, entry)? {
         return Ok(Appended {
@@ -364,7 +351,7 @@ pub(super) fn append(
     Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
 }
 
-fn check(tx: &Transaction<'_>, id: SessionId, head: u32, terms: &Terms) -> Written<()> {
+fn check(tx: &Transaction<'_>, id: SessionId, head: u32, terms: &Terms) -> Tried<()> {
     let waiting: u32 = tx
         .prepare_cached("SELECT count(*) FROM turns WHERE session = ?1")?
         .query_row([Id(id)], |row| row.get(0))?;
@@ -382,7 +369,7 @@ fn appended_before(
     tx: &Transaction<'_>,
     id: SessionId,
     entry: &Entry,
-) -> Written<Option<(Arc<Message>, Option<u32>)>> {
+) -> Tried<Option<(Arc<Message>, Option<u32>)>> {
     match entry {
         Entry::User { client_message_id: None, .. } => Ok(None),
         Entry::User { client_message_id: Some(key), text, .. } => {
@@ -450,4 +437,23 @@ fn insert(tx: &Transaction<'_>, id: SessionId, message: &Message) -> rusqlite::R
         usage.map(|usage| usage.estimated),
     ])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Durability, sqlite::schema};
+
+    #[tokio::test]
+    async fn a_write_that_panics_is_the_end_of_the_store_and_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let opened = schema::open(&folder.path().join("duologue.db"), Durability::Full).unwrap();
+        let trust = Trust::new();
+        let writer = Writer::start(opened, trust.clone()).unwrap();
+        let panicked = writer.write(|_| -> Tried<()> { panic!("as the test wants it") }).await;
+        assert!(panicked.is_err());
+        let cause = trust.lost().await;
+        assert_eq!(cause.kind(), ErrorKind::Internal);
+        assert!(writer.write(|_| Ok(())).await.is_err());
+    }
 }

@@ -129,6 +129,9 @@ async fn a_call_with_one_request_does_not_wait_for_it_for_ever() {
 async fn server_sent_events_that_nobody_reads_are_ended() {
     let mut setup = Setup::default();
     setup.server.write_timeout = 5 * BRIEF;
+    // Where the stream lags so early that the kernel holds all of it, nothing is left to
+    // be written, and the connection is idle.
+    setup.server.idle_timeout = 5 * BRIEF;
     let server = setup.start().await;
     let token = create(&server).await;
     let secret = duologue::session::Token::parse(&token).unwrap();

@@ -342,3 +342,31 @@ async fn one_who_pings_and_does_not_read_is_not_read_either() {
     }
     panic!("{taken} bytes of pings were read and none of the answers taken");
 }
+
+/// The model is as fast as it can be; its readers are told as much at a time as they can
+/// take.
+#[tokio::test]
+async fn who_is_slower_than_the_model_is_told_more_at_a_time_and_all_of_it() {
+    const WORDS: usize = 2000;
+    let script = [vec![Step::Say("word "); WORDS], vec![Step::End]].concat();
+    let server = Setup::answering(Scripted::new(&script).0).start().await;
+    for door in Door::ALL {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("go", None).await.unwrap();
+        let (events, reply) = client.reply().await;
+        let deltas = events.iter().filter_map(|event| match event {
+            Event::Delta(delta) => Some(delta),
+            _ => None,
+        });
+        let (mut told, mut text) = (0, String::new());
+        for delta in deltas {
+            assert_eq!(delta.index, told, "{door:?}");
+            told += 1;
+            text.push_str(&delta.text);
+        }
+        assert_eq!(text, reply.text, "{door:?}");
+        assert_eq!(text.len(), WORDS * "word ".len(), "{door:?}");
+        assert!((told as usize) < WORDS / 10, "{told} pieces on {door:?}");
+    }
+}

@@ -3,10 +3,12 @@
 //! Every setting is a flag, an environment variable and a line of `.env.example`; the
 //! flag wins. A value that does not parse stops the start with one line.
 
+mod openai;
+
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{ArgAction, CommandFactory, Parser, error::ErrorKind};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand, error::ErrorKind};
 use secrecy::SecretString;
 
 use crate::{
@@ -21,6 +23,10 @@ use crate::{
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
+    /// Without one it serves.
+    #[command(subcommand)]
+    task: Option<Task>,
+
     /// Where it runs: `development`, or `production` (JSON logs; reflection and /docs off)
     #[arg(long, env = "APP_ENV", default_value_t = Environment::Development)]
     app_env: Environment,
@@ -59,8 +65,9 @@ pub struct Cli {
     #[arg(long, env = "DUOLOGUE_SESSION_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration)]
     session_max_age: Duration,
 
-    /// What answers: `simulated`, or `grpc`, a bot of your own
-    #[arg(long, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated", "grpc"])]
+    /// What answers: `simulated`, `openai` (any OpenAI-compatible model), or `grpc`, a bot of
+    /// your own
+    #[arg(long, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated", "openai", "grpc"])]
     responder: String,
 
     /// What the simulated responder says; may hold {text} and {name}
@@ -70,6 +77,9 @@ pub struct Cli {
     /// Between two words of it; 0ms says all at once
     #[arg(long, env = "DUOLOGUE_SIMULATED_DELAY", default_value = "0ms", value_parser = humantime::parse_duration)]
     simulated_delay: Duration,
+
+    #[command(flatten)]
+    openai: openai::OpenAi,
 
     /// Where the bot is: `http://HOST[:PORT]`, or `https://HOST[:PORT]`
     #[arg(long, env = "DUOLOGUE_BOT_ENDPOINT", hide_env_values = true)]
@@ -183,11 +193,20 @@ pub struct Cli {
     check_config: bool,
 }
 
+/// What else it can do.
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Task {
+    /// Try the configured upstreams, and say how they behave
+    CheckUpstream,
+}
+
 /// What the command line asks for.
 #[derive(Debug)]
 pub enum Command {
     /// Serve.
     Serve(Box<Config>),
+    /// Try these upstreams.
+    CheckUpstream(Box<responder::openai::Settings>),
     /// Print this and exit with success.
     Print(String),
 }
@@ -224,6 +243,12 @@ impl Cli {
 
     fn into_command(self) -> Result<Command, String> {
         let store = self.store.parse().map_err(|problem| format!("--store: {problem}"))?;
+        match self.task {
+            Some(Task::CheckUpstream) => {
+                return Ok(Command::CheckUpstream(Box::new(self.openai.settings()?)));
+            }
+            None => {}
+        }
         let config = self.config(store, self.responder()?);
         config.validate()?;
         if self.check_config {
@@ -239,6 +264,7 @@ impl Cli {
             "grpc" => {
                 Ok(responder::Settings::Grpc(bot.ok_or("--responder grpc needs a --bot-endpoint")?))
             }
+            "openai" => Ok(responder::Settings::OpenAi(self.openai.settings()?)),
             _ => Ok(responder::Settings::Simulated {
                 reply: self.simulated_reply.clone(),
                 delay: self.simulated_delay,
@@ -364,10 +390,9 @@ impl Cli {
             ("DUOLOGUE_DOCS", Some(self.docs.unwrap_or(development).to_string())),
         ];
         let mut lines = String::new();
-        for (name, value) in values {
+        for (name, value) in values.into_iter().chain(self.openai.effective()) {
             let _infallible = match value {
-                Some(value) if value.contains(' ') => writeln!(lines, "{name}={value:?}"),
-                Some(value) => writeln!(lines, "{name}={value}"),
+                Some(value) => writeln!(lines, "{name}={}", quoted(value)),
                 None => writeln!(lines, "# {name}="),
             };
         }
@@ -407,6 +432,23 @@ fn in_units(size: ByteSize) -> String {
     let unit = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let whole = unit.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
     whole.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+/// A value as an `.env` file has it.
+fn quoted(value: String) -> String {
+    if !value.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
+        return value;
+    }
+    let mut text = String::from('"');
+    for c in value.chars() {
+        match c {
+            '\n' => text.push_str("\\n"),
+            '"' | '\\' | '$' => text.extend(['\\', c]),
+            _ => text.push(c),
+        }
+    }
+    text.push('"');
+    text
 }
 
 /// clap explains over several lines; the first says what is wrong.

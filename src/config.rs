@@ -85,6 +85,10 @@ impl Config {
                 bot.validate()?;
                 Duration::ZERO
             }
+            responder::Settings::OpenAi(settings) => {
+                settings.validate()?;
+                Duration::ZERO
+            }
         };
         let durations = [
             ("--session-max-age", session.session_max_age),

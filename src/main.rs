@@ -9,7 +9,7 @@ use std::{
 use duologue::{
     cli::{Cli, Command},
     config::Config,
-    responder,
+    responder::{self, openai},
     server::{Operations, Server},
     session::Gateway,
     store, telemetry,
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
     match Cli::command() {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Serve(config)) => run(&config),
+        Ok(Command::CheckUpstream(settings)) => check_upstream(&settings),
         Err(line) => refuse(&line),
     }
 }
@@ -46,6 +47,20 @@ fn print(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn check_upstream(settings: &openai::Settings) -> ExitCode {
+    let checked = Runtime::new()
+        .and_then(|runtime| runtime.block_on(openai::check(settings, &mut io::stdout())));
+    match checked {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => refuse(&error.to_string()),
+        Err(error) => {
+            eprintln!("duologue: {error}");
+            ExitCode::FAILURE
+        }
     }
 }
 

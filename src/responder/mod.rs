@@ -1,6 +1,7 @@
 //! What answers.
 
 pub mod grpc;
+pub mod openai;
 mod settings;
 mod simulated;
 

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Simulated, grpc};
+use super::{Simulated, grpc, openai};
 use crate::session::Responder;
 
 /// A responder and what it needs.
@@ -15,6 +15,8 @@ pub enum Settings {
         /// Between words; zero sends the whole text as one delta.
         delay: Duration,
     },
+    /// A model behind an OpenAI-compatible endpoint.
+    OpenAi(openai::Settings),
     /// A bot that is called over gRPC.
     Grpc(grpc::Settings),
 }
@@ -37,6 +39,7 @@ impl Default for Settings {
 pub fn connect(settings: &Settings) -> Result<Arc<dyn Responder>, String> {
     Ok(match settings {
         Settings::Simulated { reply, delay } => Arc::new(Simulated::new(reply, *delay)),
+        Settings::OpenAi(settings) => Arc::new(openai::OpenAi::new(settings)?),
         Settings::Grpc(settings) => Arc::new(grpc::Bot::new(settings.clone())?),
     })
 }

@@ -313,9 +313,27 @@ impl Gateway {
         if messages == 0 || message.seq == 1 {
             return Ok(Vec::new());
         }
-        let page = Page { after: None, until: message.seq - 1, limit: messages, max_size: size };
+        // Messages that wait behind this one stand before the replies to those ahead of
+        // it: the page has to reach over them.
+        let settings = self.settings();
+        let waiting = settings.max_queued_turns;
+        let page = Page {
+            after: None,
+            until: u32::MAX,
+            limit: messages.saturating_add(waiting),
+            max_size: size.saturating_add(waiting as usize * settings.max_message_size),
+        };
         let now = self.clock().now();
-        Ok(self.store().read(live.session().id, now, page).await?.messages)
+        let mut log = self.store().read(live.session().id, now, page).await?.messages;
+        log.retain(|other| other.seq < message.seq || other.in_reply_to().is_some());
+        let mut left = size;
+        let fits = log.iter().rev().take(messages as usize).take_while(|other| {
+            let room = left.checked_sub(other.text.len());
+            left = room.unwrap_or(0);
+            room.is_some()
+        });
+        let fits = fits.count();
+        Ok(log.split_off(log.len() - fits))
     }
 
     /// The log took no terminal message: those who watch must come back to a log that

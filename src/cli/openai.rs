@@ -1,0 +1,271 @@
+//! The flags of the `openai` responder.
+//!
+//! One upstream fits into flags and environment. Several come from a file; flags then
+//! hold what an upstream of the file leaves out.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use clap::{ArgAction, Args};
+use secrecy::{ExposeSecret as _, SecretString};
+
+use crate::responder::openai::{Defaults, Endpoint, Settings, UpstreamSettings, settings};
+
+// They are global, so that they can stand behind `check-upstream`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct OpenAi {
+    /// A TOML file with several upstreams, `[[upstream]]`, in order of preference
+    #[arg(long, global = true, env = "DUOLOGUE_CONFIG")]
+    config: Option<PathBuf>,
+
+    /// Where the model is: `http://localhost:8080`, `https://api.openai.com/v1` …
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_BASE_URL")]
+    openai_base_url: Option<String>,
+
+    /// Its key; better in the environment, since everybody on the machine can read flags
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_API_KEY", hide_env_values = true)]
+    openai_api_key: Option<SecretString>,
+
+    /// Which model; a server that has one only may need no name
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_MODEL")]
+    openai_model: Option<String>,
+
+    /// Said before every conversation; may hold {name}
+    #[arg(long, global = true, env = "DUOLOGUE_SYSTEM_PROMPT")]
+    system_prompt: Option<String>,
+
+    /// Tokens that the model reads and writes for one reply; the oldest turns are left out
+    #[arg(long, global = true, env = "DUOLOGUE_CONTEXT_TOKENS", default_value_t = Settings::CONTEXT_TOKENS)]
+    context_tokens: u32,
+
+    /// How freely it speaks [default: the model's own]
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_TEMPERATURE")]
+    openai_temperature: Option<f32>,
+
+    /// Tokens of a reply [default: the model's own limit]
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_MAX_TOKENS")]
+    openai_max_tokens: Option<u32>,
+
+    /// More headers of every request, as a JSON object
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_HEADERS", hide_env_values = true)]
+    openai_headers: Option<SecretString>,
+
+    /// More fields of every request, as a JSON object; `null` takes one away
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_BODY")]
+    openai_body: Option<String>,
+
+    /// Until there is a connection
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CONNECT_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
+    openai_connect_timeout: Duration,
+
+    /// From the request to the first text
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_FIRST_CONTENT_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
+    openai_first_content_timeout: Duration,
+
+    /// Longest silence within an answer
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CHUNK_TIMEOUT", default_value = "1m", value_parser = humantime::parse_duration)]
+    openai_chunk_timeout: Duration,
+
+    /// Longest time for a reply, waits and retries included
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_TOTAL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
+    openai_total_timeout: Duration,
+
+    /// Attempts after the first one, before the first text
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_RETRIES", default_value_t = Defaults::default().retries)]
+    openai_retries: u32,
+
+    /// Replies at a time
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CONCURRENCY", default_value_t = Defaults::default().concurrency)]
+    openai_concurrency: u32,
+
+    /// Replies that may wait for one of these places …
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_WAITING_ROOM", default_value_t = Defaults::default().waiting_room)]
+    openai_waiting_room: u32,
+
+    /// … and how long
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_WAITING_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
+    openai_waiting_timeout: Duration,
+
+    /// Take an answer for whole that ends with [DONE] and gives no reason
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_ACCEPT_MISSING_FINISH_REASON", action = ArgAction::Set, default_value_t = false)]
+    openai_accept_missing_finish_reason: bool,
+}
+
+impl OpenAi {
+    /// Reads the file, if there is one.
+    ///
+    /// # Errors
+    /// One line that names the setting, or the file and its line.
+    pub(super) fn settings(&self) -> Result<Settings, String> {
+        let upstreams = match &self.config {
+            Some(path) => {
+                if let Some(name) = self.of_one_upstream() {
+                    return Err(format!(
+                        "--config and {name} contradict: upstreams come from one place"
+                    ));
+                }
+                settings::read_file(path, &self.defaults())?
+            }
+            None => self.upstream()?.into_iter().collect(),
+        };
+        let settings = Settings {
+            upstreams,
+            system_prompt: self.system_prompt.clone(),
+            context_tokens: self.context_tokens,
+            total_timeout: self.openai_total_timeout,
+        };
+        settings.validate()?;
+        Ok(settings)
+    }
+
+    /// What is set and makes sense for a single upstream only.
+    fn of_one_upstream(&self) -> Option<&'static str> {
+        let set = [
+            ("--openai-base-url", self.openai_base_url.is_some()),
+            ("--openai-api-key", self.openai_api_key.is_some()),
+            ("--openai-model", self.openai_model.is_some()),
+            ("--openai-headers", self.openai_headers.is_some()),
+            ("--openai-body", self.openai_body.is_some()),
+        ];
+        set.into_iter().find_map(|(name, is_set)| is_set.then_some(name))
+    }
+
+    fn upstream(&self) -> Result<Option<UpstreamSettings>, String> {
+        let Some(base_url) = &self.openai_base_url else { return Ok(None) };
+        let endpoint =
+            Endpoint::parse(base_url).map_err(|line| format!("--openai-base-url: {line}"))?;
+        let named = match &self.openai_headers {
+            // serde's own words would repeat what is wrong with a value.
+            Some(json) => serde_json::from_str::<BTreeMap<String, String>>(json.expose_secret())
+                .map_err(|_| "--openai-headers: expected a JSON object of texts")?,
+            None => BTreeMap::new(),
+        };
+        let body = match &self.openai_body {
+            Some(json) => serde_json::from_str(json)
+                .map_err(|error| format!("--openai-body: expected a JSON object: {error}"))?,
+            None => BTreeMap::new(),
+        };
+        Ok(Some(UpstreamSettings {
+            api_key: self.openai_api_key.clone().filter(|key| !key.expose_secret().is_empty()),
+            model: self.openai_model.clone(),
+            headers: settings::headers(&named)
+                .map_err(|line| format!("--openai-headers: {line}"))?,
+            body,
+            defaults: self.defaults(),
+            ..UpstreamSettings::new("openai", endpoint)
+        }))
+    }
+
+    const fn defaults(&self) -> Defaults {
+        Defaults {
+            temperature: self.openai_temperature,
+            max_tokens: self.openai_max_tokens,
+            connect_timeout: self.openai_connect_timeout,
+            first_content_timeout: self.openai_first_content_timeout,
+            chunk_timeout: self.openai_chunk_timeout,
+            retries: self.openai_retries,
+            concurrency: self.openai_concurrency,
+            waiting_room: self.openai_waiting_room,
+            waiting_timeout: self.openai_waiting_timeout,
+            accept_missing_finish_reason: self.openai_accept_missing_finish_reason,
+        }
+    }
+
+    /// The settings by their variables; `None` where one is not set, or is secret.
+    pub(super) fn effective(&self) -> Vec<(&'static str, Option<String>)> {
+        let duration = |duration| Some(humantime::format_duration(duration).to_string());
+        vec![
+            ("DUOLOGUE_CONFIG", self.config.as_ref().map(|path| path.display().to_string())),
+            ("DUOLOGUE_OPENAI_BASE_URL", self.openai_base_url.clone()),
+            ("DUOLOGUE_OPENAI_API_KEY", None),
+            ("DUOLOGUE_OPENAI_MODEL", self.openai_model.clone()),
+            ("DUOLOGUE_SYSTEM_PROMPT", self.system_prompt.clone()),
+            ("DUOLOGUE_CONTEXT_TOKENS", Some(self.context_tokens.to_string())),
+            (
+                "DUOLOGUE_OPENAI_TEMPERATURE",
+                self.openai_temperature.map(|number| number.to_string()),
+            ),
+            ("DUOLOGUE_OPENAI_MAX_TOKENS", self.openai_max_tokens.map(|number| number.to_string())),
+            ("DUOLOGUE_OPENAI_HEADERS", None),
+            ("DUOLOGUE_OPENAI_BODY", self.openai_body.clone()),
+            ("DUOLOGUE_OPENAI_CONNECT_TIMEOUT", duration(self.openai_connect_timeout)),
+            ("DUOLOGUE_OPENAI_FIRST_CONTENT_TIMEOUT", duration(self.openai_first_content_timeout)),
+            ("DUOLOGUE_OPENAI_CHUNK_TIMEOUT", duration(self.openai_chunk_timeout)),
+            ("DUOLOGUE_OPENAI_TOTAL_TIMEOUT", duration(self.openai_total_timeout)),
+            ("DUOLOGUE_OPENAI_RETRIES", Some(self.openai_retries.to_string())),
+            ("DUOLOGUE_OPENAI_CONCURRENCY", Some(self.openai_concurrency.to_string())),
+            ("DUOLOGUE_OPENAI_WAITING_ROOM", Some(self.openai_waiting_room.to_string())),
+            ("DUOLOGUE_OPENAI_WAITING_TIMEOUT", duration(self.openai_waiting_timeout)),
+            (
+                "DUOLOGUE_OPENAI_ACCEPT_MISSING_FINISH_REASON",
+                Some(self.openai_accept_missing_finish_reason.to_string()),
+            ),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, Command, one_line};
+    use clap::Parser as _;
+
+    fn parse(flags: &[&str]) -> Result<Command, String> {
+        let cli = Cli::try_parse_from([&["duologue"], flags].concat());
+        cli.map_err(|error| one_line(&error.render().to_string()))?.into_command()
+    }
+
+    const UPSTREAM: [&str; 4] =
+        ["--responder", "openai", "--openai-base-url", "http://localhost:8080"];
+
+    #[test]
+    fn one_upstream_fits_into_flags() {
+        let more =
+            ["--openai-api-key", "sk-canary-123", "--openai-headers", r#"{"X-Title":"canary"}"#];
+        let flags = [&UPSTREAM[..], &more, &["--openai-body", r#"{"top_p":0.5}"#]].concat();
+        let command = parse(&flags).unwrap();
+        let shown = format!("{command:?}");
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("/v1/chat/completions") && shown.contains("top_p"), "{shown}");
+        let checked = [&flags[..], &["--check-config"]].concat();
+        let Command::Print(shown) = parse(&checked).unwrap() else { panic!("it serves") };
+        assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("\nDUOLOGUE_OPENAI_BODY=\"{\\\"top_p\\\":0.5}\"\n"), "{shown}");
+        assert!(shown.contains("\nDUOLOGUE_OPENAI_BASE_URL=http://localhost:8080\n"), "{shown}");
+    }
+
+    #[test]
+    fn wrong_upstreams_are_told_in_one_line() {
+        let with = |more: &[&'static str]| [&UPSTREAM[..], more].concat();
+        for (flags, told) in [
+            (vec!["--responder", "openai"], "--openai-base-url is missing"),
+            (vec!["--responder", "openai", "--openai-base-url", "nowhere"], "--openai-base-url: "),
+            (with(&["--config", "/no/such/file.toml"]), "contradict"),
+            (
+                vec!["--responder", "openai", "--config", "/no/such/file.toml"],
+                "/no/such/file.toml: ",
+            ),
+            (with(&["--openai-headers", "canary"]), "--openai-headers: "),
+            (with(&["--openai-headers", r#"{"a b":"canary"}"#]), "--openai-headers: "),
+            (with(&["--openai-api-key", "canary\n"]), "API key"),
+            (with(&["--openai-body", "[]"]), "--openai-body: "),
+            (with(&["--openai-body", r#"{"stream":false}"#]), "stream"),
+            (with(&["--openai-chunk-timeout", "0s"]), "chunk_timeout"),
+            (with(&["--openai-concurrency", "0"]), "concurrency"),
+            (with(&["--openai-max-tokens", "8192"]), "max_tokens"),
+        ] {
+            let Err(line) = parse(&flags) else { panic!("{flags:?}") };
+            assert!(line.contains(told) && !line.contains('\n'), "{flags:?}: {line}");
+            assert!(!line.contains("canary"), "{line}");
+        }
+    }
+
+    #[test]
+    fn flags_of_the_upstream_may_stand_behind_the_command() {
+        let url = ["--openai-base-url", "http://localhost:8080"];
+        for flags in
+            [[&["check-upstream"], &url[..]].concat(), [&url[..], &["check-upstream"]].concat()]
+        {
+            assert!(matches!(parse(&flags), Ok(Command::CheckUpstream(_))), "{flags:?}");
+        }
+        assert!(parse(&["check-upstream"]).is_err_and(|line| line.contains("--openai-base-url")));
+    }
+}

@@ -1,0 +1,204 @@
+//! One answer of an upstream, from its head to its end.
+//!
+//! It is whole only if the upstream said why it ended: `[DONE]` alone proves nothing, and
+//! neither does a connection that closes in good order.
+
+use std::{sync::Arc, time::Duration};
+
+use reqwest::Response;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout, timeout_at},
+};
+
+use super::{
+    failure::{Failed, Reason},
+    sse::Framer,
+    wire::{self, Piece, Said},
+};
+use crate::session::Usage;
+
+/// After its reason, an answer may still tell what it cost. That is worth so much.
+const USAGE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a connection may take to come to the end of a body that is over, to be used
+/// again.
+const REUSE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What an answer has to keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Longest silence.
+    pub(super) chunk_timeout: Duration,
+    /// When the first text must be there.
+    pub(super) first_content: Instant,
+    /// `[DONE]` without a reason is an end, too.
+    pub(super) accept_missing_finish_reason: bool,
+}
+
+/// An answer under way. Dropping it drops the connection.
+#[derive(Debug)]
+pub(super) struct Answer {
+    /// `None` once the body is over.
+    response: Option<Response>,
+    framer: Framer,
+    limits: Limits,
+    /// Since when nothing has come that counts.
+    silent_since: Instant,
+    has_content: bool,
+    has_event: bool,
+    finish_reason: Option<Arc<str>>,
+    usage: Option<Usage>,
+    /// Its place among those that the upstream serves.
+    _place: [OwnedSemaphorePermit; 2],
+}
+
+impl Answer {
+    pub(super) fn new(
+        response: Response,
+        limits: Limits,
+        place: [OwnedSemaphorePermit; 2],
+    ) -> Self {
+        Self {
+            response: Some(response),
+            framer: Framer::default(),
+            limits,
+            silent_since: Instant::now(),
+            has_content: false,
+            has_event: false,
+            finish_reason: None,
+            usage: None,
+            _place: place,
+        }
+    }
+
+    /// Why it ended.
+    pub(super) fn finish_reason(&self) -> Option<Arc<str>> {
+        self.finish_reason.clone()
+    }
+
+    /// What it cost, if the upstream has said.
+    pub(super) const fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
+    /// More text, which is never empty; `None` at the end of an answer that is whole.
+    pub(super) async fn next(&mut self) -> Result<Option<String>, Failed> {
+        loop {
+            match self.event()? {
+                Some(Said::Piece(piece)) => {
+                    if let Some(text) = self.take(piece) {
+                        return Ok(Some(text));
+                    }
+                }
+                Some(Said::Error(body)) => return Err(Failed::of_upstream(None, &body)),
+                Some(Said::Done) => {
+                    self.let_finish();
+                    let accepted = self.limits.accept_missing_finish_reason;
+                    return self
+                        .ended(accepted && self.has_event, "[DONE] without a finish_reason");
+                }
+                None if self.response.is_none() => {
+                    return self.ended(false, "the body ended without a finish_reason");
+                }
+                None => match self.read().await {
+                    Ok(()) => {}
+                    // All that mattered was said before.
+                    Err(_) if self.finish_reason.is_some() => return Ok(None),
+                    Err(failed) => return Err(failed),
+                },
+            }
+        }
+    }
+
+    fn event(&mut self) -> Result<Option<Said>, Failed> {
+        let event = match self.framer.next() {
+            Ok(None) if self.response.is_none() => self.framer.finish(),
+            Ok(event) => event,
+            Err(_) => return Err(Failed::new(Reason::Protocol, "an event is too long")),
+        };
+        let Some(event) = event else { return Ok(None) };
+        let said = wire::read(&event).map_err(|error| {
+            Failed::new(Reason::Protocol, format_args!("an event is not as expected: {error}"))
+        });
+        self.has_event = true;
+        said.map(Some)
+    }
+
+    fn take(&mut self, piece: Piece) -> Option<String> {
+        if piece.advances() {
+            self.silent_since = Instant::now();
+        }
+        self.finish_reason = piece.finish_reason.map(Into::into).or(self.finish_reason.take());
+        self.usage = piece.usage.or(self.usage);
+        self.has_content |= !piece.text.is_empty();
+        (!piece.text.is_empty()).then_some(piece.text)
+    }
+
+    fn ended(&self, accepted: bool, otherwise: &str) -> Result<Option<String>, Failed> {
+        if self.finish_reason.is_some() || accepted {
+            return Ok(None);
+        }
+        let mut failed = Failed::new(Reason::Truncated, otherwise);
+        // How some servers say that a prompt is too long.
+        failed.is_empty = !self.has_event;
+        Err(failed)
+    }
+
+    /// Reads more of the body, or its end.
+    async fn read(&mut self) -> Result<(), Failed> {
+        let Some(response) = &mut self.response else { return Ok(()) };
+        let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
+        let (limit, reason) = if self.finish_reason.is_some() {
+            (silence.0.min(self.silent_since + USAGE_PATIENCE), Reason::ChunkTimeout)
+        } else if self.has_content {
+            silence
+        } else {
+            silence.min_by_time((self.limits.first_content, Reason::FirstContentTimeout))
+        };
+        // A body that is always ready would never let a timeout look at the clock.
+        let read = if Instant::now() < limit {
+            timeout_at(limit, response.chunk()).await.ok()
+        } else {
+            None
+        };
+        match read {
+            Some(Ok(Some(bytes))) => {
+                self.framer.push(&bytes);
+                // Before the first text, any byte is a sign of life; later only more of
+                // the answer is.
+                if !self.has_content && self.finish_reason.is_none() {
+                    self.silent_since = Instant::now();
+                }
+                Ok(())
+            }
+            Some(Ok(None)) => {
+                self.response = None;
+                Ok(())
+            }
+            Some(Err(error)) => Err(Failed::of_client(error, Reason::Truncated)),
+            None => Err(Failed::new(reason, "the body stalled")),
+        }
+    }
+
+    /// Lets the connection come to its body's end, so that it can be used again.
+    fn let_finish(&mut self) {
+        if let Some(mut response) = self.response.take() {
+            tokio::spawn(async move {
+                let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
+                timeout(REUSE_PATIENCE, rest).await
+            });
+        }
+    }
+}
+
+/// The earlier of two limits.
+trait Earlier {
+    fn min_by_time(self, other: Self) -> Self;
+}
+
+impl Earlier for (Instant, Reason) {
+    fn min_by_time(self, other: Self) -> Self {
+        if other.0 < self.0 { other } else { self }
+    }
+}

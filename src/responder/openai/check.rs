@@ -1,0 +1,225 @@
+//! Tries upstreams for real and says in words how they behave.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    time::Duration,
+};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    answer::Answer,
+    context::Line,
+    failure::{Failed, Reason},
+    settings::Settings,
+    upstream::Upstream,
+};
+use crate::session::estimate_tokens;
+
+const SHORT: &str = "Count from one to ten, in words.";
+const LONG: &str = "Tell me a very long story, of at least two thousand words.";
+
+/// Asks each upstream four times (for a short answer, for a long one that it drops, for a
+/// short one again, and for nonsense) and writes what it found, line by line. `true` if
+/// all of them are usable.
+///
+/// # Errors
+/// If nothing can be written, or, as an error of kind `InvalidInput`, if the settings are
+/// impossible.
+pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Result<bool> {
+    let impossible = |line: String| io::Error::new(io::ErrorKind::InvalidInput, line);
+    settings.validate().map_err(impossible)?;
+    let mut all = true;
+    for one in &settings.upstreams {
+        let upstream = Upstream::new(one.clone()).map_err(impossible)?;
+        let model = one.model.as_deref().unwrap_or("the server's own");
+        writeln!(out, "upstream `{}`: {}, model {model}", one.name, one.endpoint)?;
+        let until = Instant::now() + settings.total_timeout;
+        let probed = timeout_at(until, probe(&upstream, out)).await;
+        let doubts = match probed.unwrap_or_else(|_| {
+            Ok(Err(Failed::new(Reason::TotalTimeout, "the total timeout is over")))
+        })? {
+            Ok(doubts) => doubts,
+            Err(failed) => {
+                let cause = failed.in_log(upstream.secrets(), std::iter::empty());
+                writeln!(out, "  failed         {} ({cause})", failed.reason.code())?;
+                writeln!(out, "  verdict        not usable: {}", advice(failed.reason))?;
+                all = false;
+                continue;
+            }
+        };
+        let verdict = if doubts.is_empty() {
+            "usable".into()
+        } else {
+            format!("usable, but {}", doubts.join("; "))
+        };
+        writeln!(out, "  verdict        {verdict}")?;
+    }
+    Ok(all)
+}
+
+type Probed = io::Result<Result<Vec<String>, Failed>>;
+
+async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
+    let mut doubts = Vec::new();
+    let first = match Short::ask(upstream).await {
+        Ok(first) => first,
+        Err(failed) => return Ok(Err(failed)),
+    };
+    writeln!(out, "  first token    after {}", milliseconds(first.until_first))?;
+    writeln!(out, "  speed          {}", first.speed())?;
+    let reason = first.finish_reason.as_deref();
+    writeln!(out, "  finish_reason  {}", reason.unwrap_or("missing, which the settings accept"))?;
+    writeln!(out, "  usage          {}", first.usage())?;
+    if !first.exact {
+        doubts.push("it does not say what a reply costs, so that is estimated".into());
+    }
+    if first.tokens == 0 {
+        doubts.push("it answered without any text".into());
+    }
+
+    writeln!(
+        out,
+        "  stop           {}",
+        match stop(upstream).await {
+            Ok(Stop { again, whole: false }) => {
+                format!(
+                    "the connection was dropped; the next first token came after {}",
+                    milliseconds(again)
+                )
+            }
+            Ok(Stop { whole: true, .. }) => "not tried: the long answer came at once".into(),
+            Err(failed) => {
+                doubts.push("it did not answer after a stop".into());
+                format!("then: {}", failed.reason.code())
+            }
+        }
+    )?;
+
+    writeln!(
+        out,
+        "  errors         {}",
+        match upstream.provoke().await {
+            Ok((status @ 400..500, body)) if !body.message.is_empty() => {
+                format!("status {status} with a message, as expected")
+            }
+            Ok((status, body)) => {
+                doubts.push("it does not refuse a wrong request as OpenAI does".into());
+                let message =
+                    if body.message.is_empty() { "without a message" } else { "with a message" };
+                format!("a wrong request was answered with status {status}, {message}")
+            }
+            Err(failed) => {
+                doubts.push("it does not answer a wrong request".into());
+                failed.reason.code().into()
+            }
+        }
+    )?;
+    Ok(Ok(doubts))
+}
+
+/// A short answer, and what it took.
+struct Short {
+    until_first: Duration,
+    /// From the first text to the last.
+    saying: Duration,
+    /// Exact, or else estimated.
+    tokens: u32,
+    exact: bool,
+    input_tokens: u32,
+    finish_reason: Option<String>,
+}
+
+impl Short {
+    async fn ask(upstream: &Upstream) -> Result<Self, Failed> {
+        let asked = Instant::now();
+        let (mut answer, first) = begin(upstream, SHORT).await?;
+        let until_first = asked.elapsed();
+        let mut text = first.unwrap_or_default();
+        let mut last = Instant::now();
+        while let Some(more) = answer.next().await? {
+            text.push_str(&more);
+            last = Instant::now();
+        }
+        let usage = answer.usage();
+        Ok(Self {
+            until_first,
+            saying: last.saturating_duration_since(asked + until_first),
+            tokens: usage.map_or_else(|| estimate_tokens(&text), |usage| usage.output_tokens),
+            exact: usage.is_some(),
+            input_tokens: usage.map_or(0, |usage| usage.input_tokens),
+            finish_reason: answer.finish_reason().map(|reason| reason.as_ref().into()),
+        })
+    }
+
+    fn speed(&self) -> String {
+        // The first one was there before the clock ran.
+        let rate = f64::from(self.tokens.saturating_sub(1)) / self.saying.as_secs_f64();
+        let mut text = format!("{} tokens", self.tokens);
+        if rate.is_finite() && rate > 0.0 {
+            let _infallible = write!(text, ", {rate:.0} per second after the first");
+        }
+        text
+    }
+
+    fn usage(&self) -> String {
+        if self.exact {
+            format!("{} tokens in, {} out", self.input_tokens, self.tokens)
+        } else {
+            "missing".into()
+        }
+    }
+}
+
+struct Stop {
+    /// Until the first text of a request right after it.
+    again: Duration,
+    /// There was nothing left to stop.
+    whole: bool,
+}
+
+async fn stop(upstream: &Upstream) -> Result<Stop, Failed> {
+    let (answer, first) = begin(upstream, LONG).await?;
+    let whole = first.is_none();
+    drop(answer);
+    let again = Instant::now();
+    begin(upstream, SHORT).await?;
+    Ok(Stop { again: again.elapsed(), whole })
+}
+
+async fn begin(upstream: &Upstream, text: &str) -> Result<(Answer, Option<String>), Failed> {
+    let lines = [Line { role: "user", content: text.into() }];
+    let mut answer = upstream.ask(&lines, Duration::ZERO).await?;
+    let first = answer.next().await?;
+    Ok((answer, first))
+}
+
+const fn advice(reason: Reason) -> &'static str {
+    match reason {
+        Reason::ConnectTimeout | Reason::Unavailable => {
+            "it cannot be reached, or is not well; is the base URL right, does the server run?"
+        }
+        Reason::FirstContentTimeout => {
+            "it takes too long to begin; raise the first-content timeout"
+        }
+        Reason::ChunkTimeout => "it falls silent; raise the chunk timeout",
+        Reason::TotalTimeout => "it takes too long; raise the total timeout",
+        Reason::RateLimited => "it has too much to do; try again later",
+        Reason::Quota => "the account's quota is used up",
+        Reason::Auth => "it refuses the API key",
+        Reason::Rejected => "it refuses the request; are the model and the base URL right?",
+        Reason::Truncated => {
+            "its answers do not say why they end; if that is its way, set \
+             accept_missing_finish_reason"
+        }
+        Reason::Failed => "it reports an error",
+        Reason::Protocol => "it does not stream chat completions as OpenAI does",
+        Reason::ContextTooLong => "its context is too small for a single sentence",
+        Reason::Overloaded => "no place became free",
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{} ms", time.as_millis())
+}

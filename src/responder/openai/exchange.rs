@@ -1,0 +1,191 @@
+//! One reply: which upstream is asked, how often, and when to give up.
+//!
+//! Until the first text has come, every failure is ours to mend: the next upstream is
+//! asked at once, and when all have failed, those that may have recovered are asked
+//! again after a while. After it none is: people have seen the text.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Pool,
+    answer::Answer,
+    context::Context,
+    failure::{Failed, Reason},
+    report::Report,
+    retry,
+};
+use crate::session::{Chunk, Outcome};
+
+/// Longest wait before a retry. Who would have to wait longer is told that it failed.
+const MAX_WAIT: Duration = Duration::from_secs(60);
+
+/// A reply that is asked for.
+pub(super) struct Exchange {
+    pool: Arc<Pool>,
+    context: Context,
+    report: Report,
+    /// When it has to be over.
+    deadline: Instant,
+    /// The upstreams, as far as this reply has used them up.
+    tries: Vec<Tries>,
+    /// It was trimmed after an upstream refused it.
+    halved: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Tries {
+    made: u32,
+    /// It is not asked again.
+    over: bool,
+}
+
+/// A reply that is being said.
+pub(super) struct Speech {
+    answer: Answer,
+    report: Report,
+    context: Context,
+    pool: Arc<Pool>,
+    upstream: usize,
+    deadline: Instant,
+}
+
+impl Exchange {
+    pub(super) fn new(pool: Arc<Pool>, context: Context, report: Report) -> Self {
+        let deadline = Instant::now() + pool.total_timeout;
+        let tries = vec![Tries::default(); pool.upstreams.len()];
+        Self { pool, context, report, deadline, tries, halved: false }
+    }
+
+    /// Asks until an upstream answers: what comes before and with the first text, and
+    /// what says the rest. Without the latter the reply is over.
+    pub(super) async fn begin(mut self) -> (Vec<Chunk>, Option<Speech>) {
+        let begun = match timeout_at(self.deadline, self.attempts()).await {
+            Ok(begun) => begun,
+            Err(_) => Err(too_late()),
+        };
+        let mut chunks = Vec::new();
+        if self.halved {
+            chunks.push(Chunk::ContextTrimmed { input_tokens: self.context.tokens() });
+        }
+        match begun {
+            Err(failed) => {
+                self.report.gave_up(&failed);
+                chunks.push(Chunk::End(failed.outcome()));
+                (chunks, None)
+            }
+            Ok((upstream, answer, first)) => {
+                let Self { pool, context, report, deadline, .. } = self;
+                let mut speech = Speech { answer, report, context, pool, upstream, deadline };
+                let (chunk, is_over) = speech.chunk(Ok(first));
+                chunks.push(chunk);
+                (chunks, (!is_over).then_some(speech))
+            }
+        }
+    }
+
+    async fn attempts(&mut self) -> Result<(usize, Answer, Option<String>), Failed> {
+        let mut last = None;
+        while let Some((n, wait)) = self.choose(&mut last) {
+            let pool = Arc::clone(&self.pool);
+            let upstream = &pool.upstreams[n];
+            self.report.attempt(upstream);
+            if upstream.health.is_avoided() {
+                upstream.health.probe();
+            }
+            let failed = match self.attempt(n, wait).await {
+                Ok((answer, first)) => {
+                    upstream.health.succeeded();
+                    return Ok((n, answer, first));
+                }
+                Err(failed) => failed,
+            };
+            self.report.failed_attempt(upstream, &failed, &self.context);
+            let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
+            if is_context && !self.halved && self.context.halve() {
+                self.halved = true;
+                self.report.trimmed(self.context.tokens());
+                continue;
+            }
+            upstream.health.failed(&failed);
+            self.tries[n].made += 1;
+            self.tries[n].over = !failed.reason.passes() || self.tries[n].made > upstream.retries();
+            last = Some(failed);
+        }
+        Err(last.unwrap_or_else(too_late))
+    }
+
+    async fn attempt(&self, n: usize, wait: Duration) -> Result<(Answer, Option<String>), Failed> {
+        let mut answer = self.pool.upstreams[n].ask(&self.context.lines(), wait).await?;
+        let first = answer.next().await?;
+        Ok((answer, first))
+    }
+
+    /// Which upstream is next, and how long to wait before: the one that this reply has
+    /// tried least, of these the first that is well, of these the one preferred.
+    fn choose(&mut self, last: &mut Option<Failed>) -> Option<(usize, Duration)> {
+        loop {
+            let upstreams = self.pool.upstreams.iter().zip(&self.tries).enumerate();
+            let open = upstreams.filter(|(_, (_, tries))| !tries.over);
+            let (n, (upstream, tries)) = open.min_by_key(|(n, (upstream, tries))| {
+                (
+                    tries.made,
+                    !upstream.health.cooldown().is_zero(),
+                    upstream.health.is_avoided(),
+                    *n,
+                )
+            })?;
+            let cooldown = upstream.health.cooldown();
+            let floor = if cooldown.is_zero() { cooldown } else { retry::after(cooldown) };
+            let back_off =
+                if tries.made == 0 { Duration::ZERO } else { retry::back_off(tries.made) };
+            let wait = floor.max(back_off);
+            if wait <= MAX_WAIT && Instant::now() + wait < self.deadline {
+                return Some((n, wait));
+            }
+            self.tries[n].over = true;
+            last.get_or_insert_with(|| {
+                Failed::new(Reason::RateLimited, "the cooldown is too long")
+            });
+        }
+    }
+}
+
+impl Speech {
+    /// The next piece, and whether it was the last.
+    pub(super) async fn next(&mut self) -> (Chunk, bool) {
+        // Text that is always ready would never let a timeout look at the clock.
+        let late = Instant::now() >= self.deadline;
+        let said =
+            if late { None } else { timeout_at(self.deadline, self.answer.next()).await.ok() };
+        self.chunk(said.unwrap_or_else(|| Err(too_late())))
+    }
+
+    fn chunk(&mut self, said: Result<Option<String>, Failed>) -> (Chunk, bool) {
+        let failed = match said {
+            Ok(Some(text)) => {
+                self.report.text(&text);
+                return (Chunk::Delta(text), false);
+            }
+            Ok(None) => None,
+            Err(failed) => Some(failed),
+        };
+        if let Some(failed) = &failed {
+            let upstream = &self.pool.upstreams[self.upstream];
+            self.report.failed_attempt(upstream, failed, &self.context);
+            upstream.health.failed(failed);
+        }
+        self.report.ended(&self.answer, failed.as_ref());
+        let outcome = Outcome {
+            usage: self.answer.usage(),
+            finish_reason: self.answer.finish_reason(),
+            ..failed.map_or(Outcome::complete(None, None), |failed| failed.outcome())
+        };
+        (Chunk::End(outcome), true)
+    }
+}
+
+fn too_late() -> Failed {
+    Failed::new(Reason::TotalTimeout, "the total timeout is over")
+}

@@ -1,0 +1,109 @@
+//! What the operator is told about a reply.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{answer::Answer, context::Context, failure::Failed, upstream::Upstream};
+use crate::session::{MessageId, SessionId, estimate_tokens};
+
+/// Written to the log when it is dropped, which is when the reply ends, however it does.
+#[derive(Debug)]
+pub(super) struct Report {
+    session: SessionId,
+    reply: MessageId,
+    began: Instant,
+    upstream: String,
+    attempts: u32,
+    /// Until the first text.
+    first_content: Option<Duration>,
+    status: &'static str,
+    input_tokens: u32,
+    output_tokens: u32,
+    estimated: bool,
+}
+
+impl Report {
+    pub(super) fn new(session: SessionId, reply: MessageId, input_tokens: u32) -> Self {
+        Self {
+            session,
+            reply,
+            began: Instant::now(),
+            upstream: String::new(),
+            attempts: 0,
+            first_content: None,
+            // What it is if nobody says otherwise: the core let go of it.
+            status: "cancelled",
+            input_tokens,
+            output_tokens: 0,
+            estimated: true,
+        }
+    }
+
+    pub(super) fn attempt(&mut self, upstream: &Upstream) -> u32 {
+        upstream.name().clone_into(&mut self.upstream);
+        self.attempts += 1;
+        self.attempts
+    }
+
+    /// An attempt has failed; not what becomes of the reply.
+    pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &Failed, context: &Context) {
+        let cause = failed.in_log(upstream.secrets(), context.texts());
+        tracing::warn!(
+            session = %self.session,
+            reply = %self.reply,
+            upstream = upstream.name(),
+            attempt = self.attempts,
+            code = failed.reason.code(),
+            cause,
+            retry_after_ms = failed.retry_after.map(milliseconds),
+            "an upstream failed",
+        );
+    }
+
+    pub(super) fn trimmed(&mut self, input_tokens: u32) {
+        self.input_tokens = input_tokens;
+    }
+
+    pub(super) fn text(&mut self, text: &str) {
+        self.first_content.get_or_insert(self.began.elapsed());
+        self.output_tokens = self.output_tokens.saturating_add(estimate_tokens(text));
+    }
+
+    /// The upstream came to an end.
+    pub(super) fn ended(&mut self, answer: &Answer, failed: Option<&Failed>) {
+        self.status = failed.map_or("complete", |failed| failed.reason.code());
+        if let Some(usage) = answer.usage() {
+            self.input_tokens = usage.input_tokens;
+            self.output_tokens = usage.output_tokens;
+            self.estimated = usage.estimated;
+        }
+    }
+
+    /// None did answer.
+    pub(super) fn gave_up(&mut self, failed: &Failed) {
+        self.status = failed.reason.code();
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        tracing::info!(
+            session = %self.session,
+            reply = %self.reply,
+            upstream = self.upstream,
+            status = self.status,
+            attempts = self.attempts,
+            first_content_ms = self.first_content.map(milliseconds),
+            total_ms = milliseconds(self.began.elapsed()),
+            input_tokens = self.input_tokens,
+            output_tokens = self.output_tokens,
+            estimated = self.estimated,
+            "upstream let go",
+        );
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

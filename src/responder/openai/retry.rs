@@ -1,0 +1,83 @@
+//! When to ask again.
+
+use std::time::{Duration, SystemTime};
+
+use http::HeaderMap;
+use rand::RngExt as _;
+
+/// Before the first retry; doubled before each that follows …
+const BASE: Duration = Duration::from_millis(500);
+
+/// … up to this.
+const LONGEST: Duration = Duration::from_secs(16);
+
+/// An upstream that asks for more is believed up to this.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// How long to wait after so many failures in a row. A quarter of it, up or down, is
+/// chance: enough to spread those who failed together, and each wait is still longer than
+/// the one before.
+pub(super) fn back_off(failures: u32) -> Duration {
+    let doubled = BASE.saturating_mul(1 << failures.saturating_sub(1).min(16));
+    doubled.min(LONGEST).mul_f64(rand::rng().random_range(0.75..1.25))
+}
+
+/// A little more than what an upstream asked for: those who wait for the same moment must
+/// not all come at it.
+pub(super) fn after(floor: Duration) -> Duration {
+    let spread = (floor / 10).clamp(Duration::from_millis(20), Duration::from_secs(2));
+    floor + spread.mul_f64(rand::rng().random_range(0.0..1.0))
+}
+
+/// What an answer says about when to come back: `retry-after-ms`, or `Retry-After` in
+/// seconds (RFC 9110 section 10.2.3; fractions are seen, too) or as a date.
+pub(super) fn asked_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
+    let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
+    let milliseconds = text("retry-after-ms").and_then(number).map(|ms| ms / 1000.0);
+    let seconds = milliseconds.or_else(|| text("retry-after").and_then(number));
+    let asked = match seconds {
+        Some(seconds) => Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(MAX_RETRY_AFTER),
+        None => {
+            let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
+            date.duration_since(now).unwrap_or_default()
+        }
+    };
+    Some(asked.min(MAX_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_differ_and_have_an_end() {
+        for _ in 0..100 {
+            let waits: Vec<_> = (1..5).map(back_off).collect();
+            assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+            assert!(waits[0] >= BASE * 3 / 4 && back_off(u32::MAX) <= LONGEST * 5 / 4);
+            assert!(after(BASE) >= BASE);
+        }
+        assert_ne!(back_off(3), back_off(3));
+    }
+
+    #[test]
+    fn every_form_of_retry_after_is_read() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        for (name, value, seconds) in [
+            ("retry-after", "3", Some(3.0)),
+            ("retry-after", " 0.5 ", Some(0.5)),
+            ("retry-after-ms", "1500", Some(1.5)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:47 GMT", Some(10.0)),
+            ("retry-after", "Sun, 06 Nov 1994 08:49:07 GMT", Some(0.0)),
+            ("retry-after", "-1", Some(0.0)),
+            ("retry-after", "1e300", Some(3600.0)),
+            ("retry-after", "inf", None),
+            ("retry-after", "soon", None),
+            ("retry", "3", None),
+        ] {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+            assert_eq!(asked_for(&headers, now), seconds.map(Duration::from_secs_f64), "{value}");
+        }
+    }
+}

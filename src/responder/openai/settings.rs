@@ -1,0 +1,553 @@
+//! Which upstreams, and how they are used.
+
+use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::Url;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
+
+use super::wire::RESERVED;
+
+/// What the responder needs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// In order of preference; at least one.
+    pub upstreams: Vec<UpstreamSettings>,
+    /// Said before every conversation; `{name}` stands for the visitor's name.
+    pub system_prompt: Option<String>,
+    /// Tokens that the model reads and writes for one reply, as the gateway estimates them.
+    pub context_tokens: u32,
+    /// Longest time for one reply, waits and retries included.
+    pub total_timeout: Duration,
+}
+
+/// One upstream.
+#[derive(Clone, Debug)]
+pub struct UpstreamSettings {
+    /// Names it in logs.
+    pub name: String,
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Sent as `Authorization: Bearer`.
+    pub api_key: Option<SecretString>,
+    /// Sent as it is; a server with one model may need none.
+    pub model: Option<String>,
+    /// More headers of every request; marked as sensitive, so that `Debug` hides them.
+    pub headers: HeaderMap,
+    /// More fields of every request; `null` takes one away that the gateway would send.
+    pub body: BTreeMap<String, Value>,
+    /// What holds for every upstream unless it has its own.
+    pub defaults: Defaults,
+}
+
+/// How an upstream is used.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// 0 to 2 with most models; `None` is the model's own.
+    pub temperature: Option<f32>,
+    /// Tokens of an answer; `None` is the model's own limit.
+    pub max_tokens: Option<u32>,
+    /// Until there is a connection, TLS included.
+    pub connect_timeout: Duration,
+    /// From the request to the first text.
+    pub first_content_timeout: Duration,
+    /// Longest silence in an answer.
+    pub chunk_timeout: Duration,
+    /// Attempts after the first one.
+    pub retries: u32,
+    /// Replies at a time.
+    pub concurrency: u32,
+    /// Replies that may wait for one of these places …
+    pub waiting_room: u32,
+    /// … and how long.
+    pub waiting_timeout: Duration,
+    /// An answer that ends with `[DONE]` and no `finish_reason` is a whole one.
+    pub accept_missing_finish_reason: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            temperature: None,
+            max_tokens: None,
+            connect_timeout: Duration::from_secs(10),
+            first_content_timeout: Duration::from_secs(120),
+            chunk_timeout: Duration::from_secs(60),
+            retries: 2,
+            concurrency: 64,
+            waiting_room: 256,
+            waiting_timeout: Duration::from_secs(30),
+            accept_missing_finish_reason: false,
+        }
+    }
+}
+
+impl Settings {
+    /// Context unless another is configured, in tokens.
+    pub const CONTEXT_TOKENS: u32 = 8192;
+
+    /// Total timeout unless another is configured.
+    pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(600);
+
+    /// One upstream, used as the defaults say.
+    #[must_use]
+    pub fn one(upstream: UpstreamSettings) -> Self {
+        Self {
+            upstreams: vec![upstream],
+            system_prompt: None,
+            context_tokens: Self::CONTEXT_TOKENS,
+            total_timeout: Self::TOTAL_TIMEOUT,
+        }
+    }
+
+    /// Finds values that are impossible or contradict each other.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.upstreams.is_empty() {
+            return Err("--openai-base-url is missing: which upstream shall answer?".into());
+        }
+        if self.context_tokens == 0 || self.total_timeout.is_zero() {
+            return Err("--context-tokens and --openai-total-timeout must be more than zero".into());
+        }
+        let mut names: Vec<_> = self.upstreams.iter().map(|upstream| &upstream.name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("two upstreams are called `{}`", twice[0]));
+        }
+        self.upstreams.iter().try_for_each(|upstream| {
+            upstream
+                .validate(self)
+                .map_err(|problem| format!("upstream `{}`: {problem}", upstream.name))
+        })
+    }
+}
+
+impl UpstreamSettings {
+    /// An upstream that needs no key, used as the defaults say.
+    #[must_use]
+    pub fn new(name: &str, endpoint: Endpoint) -> Self {
+        Self {
+            name: name.into(),
+            endpoint,
+            api_key: None,
+            model: None,
+            headers: HeaderMap::new(),
+            body: BTreeMap::new(),
+            defaults: Defaults::default(),
+        }
+    }
+
+    /// The header that carries the key.
+    pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
+        let Some(key) = &self.api_key else { return Ok(None) };
+        let value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()));
+        let mut value = value.map_err(|_| "the API key is not valid".to_owned())?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    fn validate(&self, settings: &Settings) -> Result<(), String> {
+        const LONGEST: Duration = Duration::from_secs(24 * 3600);
+        let Defaults { temperature, max_tokens, concurrency, retries, .. } = self.defaults;
+        let timeouts = [
+            ("connect_timeout", self.defaults.connect_timeout),
+            ("first_content_timeout", self.defaults.first_content_timeout),
+            ("chunk_timeout", self.defaults.chunk_timeout),
+            ("waiting_timeout", self.defaults.waiting_timeout),
+            ("total_timeout", settings.total_timeout),
+        ];
+        if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero() || *time > LONGEST)
+        {
+            return Err(format!("{name} must be more than zero and not more than a day"));
+        }
+        if temperature.is_some_and(|temperature| !(0.0..=100.0).contains(&temperature)) {
+            return Err("temperature must be a number from 0".into());
+        }
+        if max_tokens.is_some_and(|tokens| tokens == 0 || tokens >= settings.context_tokens) {
+            return Err(
+                "max_tokens must be more than zero and less than the context's tokens".into()
+            );
+        }
+        // Beyond that, tokio's semaphore panics on some platforms, and nobody means it.
+        if concurrency == 0 || concurrency > 1 << 20 || self.defaults.waiting_room > 1 << 20 {
+            return Err("concurrency must be 1 to 1048576, waiting_room not more".into());
+        }
+        self.authorization()?;
+        if retries > 10 {
+            return Err("retries must not be more than 10".into());
+        }
+        if let Some(name) = RESERVED.iter().find(|name| self.body.contains_key(**name)) {
+            return Err(format!("body must not hold `{name}`, which is the gateway's"));
+        }
+        Ok(())
+    }
+}
+
+/// The address of an upstream's `chat/completions`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint(Url);
+
+impl Endpoint {
+    /// Reads a base URL: of the host alone (`/v1` is added), or up to where
+    /// `/chat/completions` follows. A slash at the end changes nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, without repeating it: it may hold a password.
+    pub fn parse(base_url: &str) -> Result<Self, String> {
+        let mut url: Url = base_url.parse().map_err(|_| "the base URL is not a URL".to_owned())?;
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err("the base URL must begin with http:// or https:// and a host".into());
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(
+                "the base URL must hold no user or password: there is a setting for the key".into(),
+            );
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("the base URL must have no query and no fragment".into());
+        }
+        let path = url.path().trim_end_matches('/');
+        let path = path.strip_suffix("/chat/completions").unwrap_or(path);
+        let path = if path.is_empty() { "/v1" } else { path };
+        let path = format!("{path}/chat/completions");
+        url.set_path(&path);
+        Ok(Self(url))
+    }
+
+    /// The URL that requests go to.
+    #[must_use]
+    pub const fn url(&self) -> &Url {
+        &self.0
+    }
+
+    /// A key that is sent there can be read on the way.
+    pub(super) fn is_exposed(&self) -> bool {
+        let here = self.0.host_str().is_some_and(|host| {
+            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+        });
+        self.0.scheme() == "http" && !here
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Reads headers by name.
+///
+/// # Errors
+/// The name that is no header's, or whose value is none; the value is not repeated.
+pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
+    // They frame the message, or are the gateway's own.
+    const RESERVED: [&str; 7] = [
+        "connection",
+        "content-length",
+        "content-type",
+        "accept",
+        "host",
+        "te",
+        "transfer-encoding",
+    ];
+    let mut headers = HeaderMap::new();
+    for (name, value) in named {
+        let invalid = || format!("header `{name}` is not valid");
+        let mut value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+        value.set_sensitive(true);
+        let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
+        if RESERVED.contains(&parsed.as_str()) {
+            return Err(format!("header `{name}` is the gateway's"));
+        }
+        headers.insert(parsed, value);
+    }
+    Ok(headers)
+}
+
+/// Reads `[[upstream]]` entries from a TOML file. What an entry leaves out is as in
+/// `defaults`.
+///
+/// # Errors
+/// One line that names the file and, where it can be, the line.
+pub fn read_file(path: &Path, defaults: &Defaults) -> Result<Vec<UpstreamSettings>, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
+    let file: File = toml::from_str(&text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let message = error.message().lines().collect::<Vec<_>>().join(" ");
+        format!("{shown}:{}: {message}", before.matches('\n').count() + 1)
+    })?;
+    if file.upstream.is_empty() {
+        return Err(format!("{shown}: there is no [[upstream]]"));
+    }
+    let entries = file.upstream.into_iter().map(|entry| {
+        let line = text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1;
+        entry
+            .into_inner()
+            .settings(defaults)
+            .map_err(|problem| format!("{shown}:{line}: {problem}"))
+    });
+    entries.collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    upstream: Vec<toml::Spanned<Entry>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: String,
+    base_url: String,
+    api_key: Option<SecretText>,
+    api_key_env: Option<String>,
+    api_key_file: Option<std::path::PathBuf>,
+    model: Option<String>,
+    temperature: Option<f32>,
+    max_tokens: Option<u32>,
+    #[serde(default)]
+    headers: BTreeMap<String, SecretText>,
+    #[serde(default)]
+    body: BTreeMap<String, Value>,
+    connect_timeout: Option<Span>,
+    first_content_timeout: Option<Span>,
+    chunk_timeout: Option<Span>,
+    retries: Option<u32>,
+    concurrency: Option<u32>,
+    waiting_room: Option<u32>,
+    waiting_timeout: Option<Span>,
+    accept_missing_finish_reason: Option<bool>,
+}
+
+impl Entry {
+    fn settings(self, defaults: &Defaults) -> Result<UpstreamSettings, String> {
+        let time = |own: Option<Span>, default| own.map_or(default, |Span(time)| time);
+        let api_key = self.key()?;
+        let named =
+            self.headers.into_iter().map(|(name, SecretText(value))| (name, value)).collect();
+        Ok(UpstreamSettings {
+            endpoint: Endpoint::parse(&self.base_url)?,
+            api_key,
+            model: self.model,
+            headers: headers(&named)?,
+            body: self.body,
+            defaults: Defaults {
+                temperature: self.temperature.or(defaults.temperature),
+                max_tokens: self.max_tokens.or(defaults.max_tokens),
+                connect_timeout: time(self.connect_timeout, defaults.connect_timeout),
+                first_content_timeout: time(
+                    self.first_content_timeout,
+                    defaults.first_content_timeout,
+                ),
+                chunk_timeout: time(self.chunk_timeout, defaults.chunk_timeout),
+                retries: self.retries.unwrap_or(defaults.retries),
+                concurrency: self.concurrency.unwrap_or(defaults.concurrency),
+                waiting_room: self.waiting_room.unwrap_or(defaults.waiting_room),
+                waiting_timeout: time(self.waiting_timeout, defaults.waiting_timeout),
+                accept_missing_finish_reason: self
+                    .accept_missing_finish_reason
+                    .unwrap_or(defaults.accept_missing_finish_reason),
+            },
+            name: self.name,
+        })
+    }
+
+    fn key(&self) -> Result<Option<SecretString>, String> {
+        match (&self.api_key, &self.api_key_env, &self.api_key_file) {
+            (None, None, None) => Ok(None),
+            (Some(SecretText(key)), None, None) => Ok(Some(key.as_str().into())),
+            (None, Some(name), None) => match std::env::var(name) {
+                Ok(key) if !key.is_empty() => Ok(Some(key.into())),
+                _ => Err(format!("api_key_env: there is no variable {name}")),
+            },
+            (None, None, Some(path)) => match std::fs::read_to_string(path) {
+                Ok(key) => Ok(Some(key.trim().into())),
+                Err(error) => Err(format!("api_key_file: {}: {error}", path.display())),
+            },
+            _ => Err("give one of api_key, api_key_env and api_key_file".into()),
+        }
+    }
+}
+
+/// A text whose wrong form is told without showing it.
+struct SecretText(String);
+
+impl<'de> Deserialize<'de> for SecretText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match Value::deserialize(deserializer) {
+            Ok(Value::String(text)) => Ok(Self(text)),
+            _ => Err(D::Error::custom("expected a text in quotes")),
+        }
+    }
+}
+
+/// A duration as `500ms`, `30s`, `1h`.
+struct Span(Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Self).map_err(D::Error::custom)
+    }
+}
+
+/// What must not stand in a log: the key and the values of the operator's headers.
+pub(super) fn secrets(settings: &UpstreamSettings) -> Vec<String> {
+    let key = settings.api_key.iter().map(|key| key.expose_secret().to_owned());
+    let values = settings.headers.values().filter_map(|value| value.to_str().ok());
+    // A short value is no secret, and would be found everywhere.
+    key.chain(values.map(Into::into)).filter(|secret| secret.len() >= 8).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<UpstreamSettings>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upstreams.toml");
+        std::fs::write(&path, text).unwrap();
+        let shown = format!("{}", path.display());
+        read_file(&path, &Defaults::default()).map_err(|line| line.replace(&shown, "FILE"))
+    }
+
+    #[test]
+    fn base_urls_are_taken_with_and_without_their_ends() {
+        for (base_url, url) in [
+            ("http://localhost:8080", "http://localhost:8080/v1/chat/completions"),
+            ("http://localhost:8080/", "http://localhost:8080/v1/chat/completions"),
+            ("http://localhost:8080/v1", "http://localhost:8080/v1/chat/completions"),
+            ("http://localhost:8080/v1/", "http://localhost:8080/v1/chat/completions"),
+            ("https://h/openai/v1//", "https://h/openai/v1/chat/completions"),
+            ("https://h/v1beta/openai", "https://h/v1beta/openai/chat/completions"),
+            ("https://h/v1/chat/completions", "https://h/v1/chat/completions"),
+        ] {
+            assert_eq!(Endpoint::parse(base_url).unwrap().url().as_str(), url, "{base_url}");
+        }
+        for wrong in [
+            "",
+            "localhost:8080",
+            "ftp://h/v1",
+            "file:///etc/passwd",
+            "http://",
+            "/v1",
+            "https://user:secret@h/v1",
+            "https://secret@h/v1",
+            "https://h/v1?key=secret",
+            "https://h/#secret",
+        ] {
+            let refused = Endpoint::parse(wrong);
+            assert!(
+                refused.as_ref().is_err_and(|line| !line.contains("secret")),
+                "{wrong}: {refused:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn keys_are_exposed_on_plain_http_to_elsewhere() {
+        for (base_url, exposed) in [
+            ("http://localhost:1", false),
+            ("http://127.0.0.1:1", false),
+            ("http://[::1]:1", false),
+            ("https://example.com", false),
+            ("http://example.com", true),
+            ("http://10.0.0.1", true),
+        ] {
+            assert_eq!(Endpoint::parse(base_url).unwrap().is_exposed(), exposed, "{base_url}");
+        }
+    }
+
+    #[test]
+    fn a_file_names_upstreams_in_order_and_inherits_what_it_leaves_out() {
+        let key = std::env::temp_dir().join(format!("duologue-key-{}", std::process::id()));
+        std::fs::write(&key, "from-a-file\n").unwrap();
+        let text = format!(
+            r#"
+[[upstream]]
+name = "near"
+base_url = "http://localhost:8080"
+retries = 0
+chunk_timeout = "5s"
+headers = {{ X-Title = "Chat with someone" }}
+body = {{ top_p = 0.9, stop = ["a"], stream_options = {{ include_usage = false }} }}
+
+[[upstream]]
+name = "far"
+base_url = "https://api.example.com/v1"
+api_key_file = {key:?}
+model = "large"
+"#
+        );
+        let [near, far] = <[_; 2]>::try_from(read(&text).unwrap()).unwrap();
+        std::fs::remove_file(&key).unwrap();
+        assert_eq!((near.name.as_str(), far.name.as_str()), ("near", "far"));
+        assert_eq!((near.defaults.retries, far.defaults.retries), (0, 2));
+        assert_eq!(near.defaults.chunk_timeout, Duration::from_secs(5));
+        assert_eq!(near.headers["x-title"], "Chat with someone");
+        assert_eq!(near.body["stop"], serde_json::json!(["a"]));
+        assert_eq!(far.api_key.as_ref().unwrap().expose_secret(), "from-a-file");
+        let shown = format!("{near:?} {far:?}");
+        assert!(!shown.contains("from-a-file") && !shown.contains("someone"), "{shown}");
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_with_its_line_and_without_its_secrets() {
+        const GOOD: &str = "[[upstream]]\nname = \"a\"\nbase_url = \"http://h\"\n";
+        for (text, told) in [
+            ("", "FILE: there is no [[upstream]]"),
+            ("[[upstream]]\nname = \"a\"\n", "FILE:1: missing field `base_url`"),
+            ("[[upstream]]\nname = \"a\"\nbase_url = \"nowhere\"\n", "FILE:1: the base URL"),
+            ("\n[[downstream]]\n", "FILE:2: unknown field `downstream`"),
+            ("[[upstream]\n", "FILE:1: "),
+            (&format!("{GOOD}retrys = 3\n"), "FILE:4: unknown field `retrys`"),
+            (&format!("{GOOD}retries = -3\n"), "FILE:4: "),
+            (&format!("{GOOD}chunk_timeout = \"soon\"\n"), "FILE:4: "),
+            (&format!("{GOOD}api_key = 99887766\n"), "FILE:4: expected a text"),
+            (&format!("{GOOD}api_key = \"99887766\"\napi_key_env = \"X\"\n"), "FILE:1: give one"),
+            (&format!("{GOOD}api_key_env = \"DUOLOGUE_NO_SUCH_KEY\"\n"), "FILE:1: api_key_env"),
+            (&format!("{GOOD}api_key_file = \"/no/such/file\"\n"), "FILE:1: api_key_file"),
+            (&format!("{GOOD}headers = {{ \"a b\" = \"99887766\" }}\n"), "FILE:1: header `a b`"),
+            (&format!("{GOOD}headers = {{ Host = \"99887766\" }}\n"), "FILE:1: header `Host`"),
+        ] {
+            let refused = read(text).map(|_| ()).unwrap_err();
+            assert!(refused.starts_with(told), "{text}: {refused}");
+            assert!(!refused.contains('\n') && !refused.contains("99887766"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn impossible_values_are_refused() {
+        let upstream = UpstreamSettings::new("a", Endpoint::parse("http://h").unwrap());
+        assert_eq!(Settings::one(upstream.clone()).validate(), Ok(()));
+        let with = |change: &dyn Fn(&mut UpstreamSettings)| {
+            let mut changed = upstream.clone();
+            change(&mut changed);
+            Settings::one(changed)
+        };
+        let mut twins = Settings::one(upstream.clone());
+        twins.upstreams.push(upstream.clone());
+        for wrong in [
+            twins,
+            Settings { upstreams: Vec::new(), ..Settings::one(upstream.clone()) },
+            Settings { context_tokens: 0, ..Settings::one(upstream.clone()) },
+            with(&|one| one.defaults.concurrency = 0),
+            with(&|one| one.defaults.waiting_room = u32::MAX),
+            with(&|one| one.defaults.retries = 99),
+            with(&|one| one.defaults.chunk_timeout = Duration::ZERO),
+            with(&|one| one.defaults.temperature = Some(f32::NAN)),
+            with(&|one| one.defaults.max_tokens = Some(Settings::CONTEXT_TOKENS)),
+            with(&|one| drop(one.body.insert("stream".into(), Value::from(false)))),
+        ] {
+            assert!(wrong.validate().is_err_and(|line| !line.contains('\n')), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! One upstream: its connections, its places, its health.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, HeaderValue, header};
+use reqwest::{Client, Response, redirect, retry as client_retry};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::{
+    answer::{Answer, Limits},
+    context::Line,
+    failure::{Failed, Reason},
+    health::Health,
+    retry,
+    settings::{self, UpstreamSettings},
+    wire::{self, ErrorBody, Parameters},
+};
+
+/// As much of an error's body as is read.
+const MAX_ERROR_BODY: usize = 64 << 10;
+
+/// Longer than servers keep an idle connection, mostly, is a request on a dead one.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    settings: UpstreamSettings,
+    parameters: Parameters,
+    client: Client,
+    /// Those that are served, and those that wait for it.
+    room: Arc<Semaphore>,
+    /// Those that are served.
+    places: Arc<Semaphore>,
+    pub(super) health: Health,
+    secrets: Vec<String>,
+}
+
+impl Upstream {
+    pub(super) fn new(settings: UpstreamSettings) -> Result<Self, String> {
+        let defaults = &settings.defaults;
+        let (places, waiting) = (defaults.concurrency as usize, defaults.waiting_room as usize);
+        let client = Client::builder()
+            .default_headers(headers(&settings)?)
+            .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(defaults.connect_timeout)
+            // A redirect could carry the key and the conversation elsewhere.
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            // A variable of the environment must not send them elsewhere, either.
+            .no_proxy()
+            // Ours are the only retries.
+            .retry(client_retry::never())
+            .pool_max_idle_per_host(places)
+            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .build()
+            .map_err(|error| format!("no HTTP client can be made: {error}"))?;
+        if settings.endpoint.is_exposed() && settings.api_key.is_some() {
+            tracing::warn!(upstream = settings.name, "the API key travels without TLS");
+        }
+        Ok(Self {
+            parameters: Parameters {
+                model: settings.model.clone(),
+                temperature: defaults.temperature,
+                max_tokens: defaults.max_tokens,
+                extra: settings.body.clone(),
+            },
+            client,
+            room: Arc::new(Semaphore::new(places + waiting)),
+            places: Arc::new(Semaphore::new(places)),
+            health: Health::default(),
+            secrets: settings::secrets(&settings),
+            settings,
+        })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    pub(super) const fn retries(&self) -> u32 {
+        self.settings.defaults.retries
+    }
+
+    /// Waits for a place, and this long at least; asks; and gives the answer once its
+    /// head is there. Dropping the future lets go of the upstream at once, wherever it is.
+    pub(super) async fn ask(&self, lines: &[Line<'_>], wait: Duration) -> Result<Answer, Failed> {
+        let overloaded = |why| Failed::new(Reason::Overloaded, why);
+        let waiting = Arc::clone(&self.room).try_acquire_owned();
+        let waiting = waiting.map_err(|_| overloaded("the waiting room is full"))?;
+        if !wait.is_zero() {
+            sleep(wait).await;
+        }
+        let place = loop {
+            let free = Arc::clone(&self.places).acquire_owned();
+            let place = match timeout(self.settings.defaults.waiting_timeout, free).await {
+                Ok(Ok(place)) => place,
+                Ok(Err(_)) | Err(_) => return Err(overloaded("no place became free in time")),
+            };
+            // While this one waited, another may have been told to wait.
+            let cooldown = self.health.cooldown();
+            if cooldown.is_zero() {
+                break place;
+            }
+            drop(place);
+            sleep(retry::after(cooldown)).await;
+        };
+        let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
+        let response = self.post(lines, first_content).await?;
+        let limits = Limits {
+            chunk_timeout: self.settings.defaults.chunk_timeout,
+            first_content,
+            accept_missing_finish_reason: self.settings.defaults.accept_missing_finish_reason,
+        };
+        Ok(Answer::new(response, limits, [waiting, place]))
+    }
+
+    async fn post(&self, lines: &[Line<'_>], limit: Instant) -> Result<Response, Failed> {
+        let body = wire::request(&self.parameters, lines)
+            .map_err(|error| Failed::new(Reason::Rejected, error))?;
+        let late = |_| Failed::new(Reason::FirstContentTimeout, "no status came");
+        let sent = self.client.post(self.settings.endpoint.url().clone()).body(body).send();
+        let response = timeout_at(limit, sent).await.map_err(late)?;
+        let response = response.map_err(|error| Failed::of_client(error, Reason::Unavailable))?;
+        let status = response.status();
+        let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
+            kind.as_bytes().trim_ascii_start().starts_with(b"application/json")
+        });
+        if status == 200 && !is_json {
+            return Ok(response);
+        }
+        let retry_after = retry::asked_for(response.headers(), SystemTime::now());
+        let patience = limit.min(Instant::now() + self.settings.defaults.chunk_timeout);
+        let body = timeout_at(patience, beginning(response)).await.unwrap_or_default();
+        let body = ErrorBody::read(&body);
+        if status == 200 && !body.says_something() {
+            return Err(Failed::new(Reason::Protocol, "the answer is no stream"));
+        }
+        let status = (status != 200).then_some(status.as_u16());
+        Err(Failed { retry_after, ..Failed::of_upstream(status, &body) })
+    }
+
+    /// What must not stand in a log.
+    pub(super) fn secrets(&self) -> &[String] {
+        &self.secrets
+    }
+
+    /// Sends what no server takes, to see how it refuses.
+    pub(super) async fn provoke(&self) -> Result<(u16, ErrorBody), Failed> {
+        let nonsense = r#"{"model":"duologue-asks-for-no-model","messages":"none","stream":true}"#;
+        let sent = self.client.post(self.settings.endpoint.url().clone()).body(nonsense).send();
+        let patience = self.settings.defaults.first_content_timeout;
+        let response = timeout(patience, sent).await;
+        let response = response
+            .map_err(|_| Failed::new(Reason::FirstContentTimeout, "no status came"))?
+            .map_err(|error| Failed::of_client(error, Reason::Unavailable))?;
+        let status = response.status().as_u16();
+        let body = timeout(patience, beginning(response)).await.unwrap_or_default();
+        Ok((status, ErrorBody::read(&body)))
+    }
+}
+
+fn headers(settings: &UpstreamSettings) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
+    if let Some(value) = settings.authorization()? {
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    headers.extend(settings.headers.clone());
+    Ok(headers)
+}
+
+/// The first bytes of a body; what there is of it, if it breaks.
+async fn beginning(mut response: Response) -> Vec<u8> {
+    let mut body = Vec::new();
+    while let Ok(Some(bytes)) = response.chunk().await {
+        let room = MAX_ERROR_BODY - body.len();
+        body.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if body.len() == MAX_ERROR_BODY {
+            break;
+        }
+    }
+    body
+}

@@ -1,0 +1,345 @@
+//! The messages of `POST …/chat/completions`, as far as they concern us.
+//!
+//! Read leniently, since servers differ: fields may be absent or null, an error's code a
+//! string or a number, and what is unknown is passed over. Only JSON that is no JSON is
+//! an error.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{context::Line, sse::Event};
+use crate::session::Usage;
+
+/// What the operator adds to a request, and what is asked of the model.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parameters {
+    pub(super) model: Option<String>,
+    pub(super) temperature: Option<f32>,
+    pub(super) max_tokens: Option<u32>,
+    /// Fields that are sent as they are; `null` takes one of ours away.
+    pub(super) extra: BTreeMap<String, Value>,
+}
+
+/// Fields that are not for the operator to set: without them there is no stream of one
+/// answer to this conversation.
+pub(super) const RESERVED: [&str; 3] = ["messages", "stream", "n"];
+
+/// The body of a request.
+pub(super) fn request(
+    parameters: &Parameters,
+    lines: &[Line<'_>],
+) -> Result<Bytes, serde_json::Error> {
+    #[derive(Serialize)]
+    struct Request<'a> {
+        messages: &'a [Line<'a>],
+        stream: bool,
+        #[serde(flatten)]
+        others: Map<String, Value>,
+    }
+    let mut others = Map::new();
+    if let Some(model) = &parameters.model {
+        others.insert("model".into(), Value::from(model.as_str()));
+    }
+    others.insert("stream_options".into(), serde_json::json!({"include_usage": true}));
+    if let Some(temperature) = parameters.temperature {
+        // Through text: 0.7 as a 32-bit number would become 0.699999988079071.
+        others.insert("temperature".into(), serde_json::from_str(&temperature.to_string())?);
+    }
+    if let Some(max_tokens) = parameters.max_tokens {
+        others.insert("max_tokens".into(), Value::from(max_tokens));
+    }
+    for (name, value) in &parameters.extra {
+        if value.is_null() {
+            others.remove(name);
+        } else {
+            others.insert(name.clone(), value.clone());
+        }
+    }
+    serde_json::to_vec(&Request { messages: lines, stream: true, others }).map(Bytes::from)
+}
+
+/// What one event says.
+#[derive(Debug, PartialEq)]
+pub(super) enum Said {
+    /// A piece of the answer, or of what surrounds it.
+    Piece(Piece),
+    /// The upstream reports an error.
+    Error(ErrorBody),
+    /// `[DONE]`.
+    Done,
+}
+
+/// A piece of the answer.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Piece {
+    /// More text; may be empty.
+    pub(super) text: String,
+    /// The model thinks; what it thinks is no part of the answer.
+    pub(super) reasons: bool,
+    /// Why it ended, in the upstream's own words.
+    pub(super) finish_reason: Option<String>,
+    /// What it cost so far.
+    pub(super) usage: Option<Usage>,
+}
+
+impl Piece {
+    /// The answer, or the way to it, is further than before.
+    pub(super) fn advances(&self) -> bool {
+        !self.text.is_empty()
+            || self.reasons
+            || self.finish_reason.is_some()
+            || self.usage.is_some()
+    }
+}
+
+/// Reads an event.
+pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
+    if event.data.trim_ascii() == b"[DONE]" {
+        return Ok(Said::Done);
+    }
+    if event.is_error {
+        return Ok(Said::Error(ErrorBody::read(event.data)));
+    }
+    let chunk: Chunk = serde_json::from_slice(event.data)?;
+    if chunk.error.as_ref().is_some_and(|error| !error.is_null())
+        || chunk.object.as_deref() == Some("error")
+    {
+        return Ok(Said::Error(ErrorBody::read(event.data)));
+    }
+    let mut piece = Piece { usage: chunk.usage.map(Into::into), ..Piece::default() };
+    if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().next() {
+        let delta = choice.delta.unwrap_or_default();
+        piece.text = delta.content.map(Content::text).or(delta.refusal).unwrap_or_default();
+        let thinks = |text: Option<Value>| text.is_some_and(|text| text != "" && !text.is_null());
+        piece.reasons = thinks(delta.reasoning_content) || thinks(delta.reasoning);
+        piece.finish_reason = choice.finish_reason.filter(|reason| !reason.is_empty());
+    }
+    Ok(Said::Piece(piece))
+}
+
+#[derive(Deserialize)]
+struct Chunk {
+    choices: Option<Vec<Choice>>,
+    usage: Option<Tokens>,
+    error: Option<Value>,
+    object: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    delta: Option<Delta>,
+    finish_reason: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Delta {
+    content: Option<Content>,
+    /// Said in the place of an answer.
+    refusal: Option<String>,
+    reasoning_content: Option<Value>,
+    reasoning: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    Text(String),
+    /// Some servers write a list, in which thinking has its own type.
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    text: Option<String>,
+}
+
+impl Content {
+    fn text(self) -> String {
+        match self {
+            Self::Text(text) => text,
+            Self::Parts(parts) => {
+                let texts = parts.into_iter().filter(|part| part.kind == "text");
+                texts.filter_map(|part| part.text).collect()
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    #[serde(default)]
+    prompt_tokens: u32,
+    #[serde(default)]
+    completion_tokens: u32,
+}
+
+impl From<Tokens> for Usage {
+    fn from(tokens: Tokens) -> Self {
+        Self {
+            input_tokens: tokens.prompt_tokens,
+            output_tokens: tokens.completion_tokens,
+            estimated: false,
+        }
+    }
+}
+
+/// What an upstream says about an error, in whichever form.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ErrorBody {
+    pub(super) message: String,
+    pub(super) kind: String,
+    pub(super) code: String,
+}
+
+impl ErrorBody {
+    /// There is an error in it at all.
+    pub(super) fn says_something(&self) -> bool {
+        !(self.message.is_empty() && self.kind.is_empty() && self.code.is_empty())
+    }
+
+    /// Reads `{"error":{message,type,code}}`, `{"error":"…"}`, the same without `error`
+    /// around it, `{"detail":…}`, or a text that is no JSON.
+    pub(super) fn read(body: &[u8]) -> Self {
+        let Ok(value) = serde_json::from_slice::<Value>(body) else {
+            let message = String::from_utf8_lossy(body).into_owned();
+            return Self { message, ..Self::default() };
+        };
+        let inner = match value.get("error") {
+            None | Some(Value::Null) => &value,
+            Some(error) => error,
+        };
+        let text = |names: &[&str]| {
+            let found = names.iter().find_map(|name| inner.get(name).filter(|v| !v.is_null()));
+            found.map(|found| found.as_str().map_or_else(|| found.to_string(), Into::into))
+        };
+        let message = inner.as_str().map(Into::into).or_else(|| text(&["message", "detail"]));
+        Self {
+            message: message.unwrap_or_default(),
+            kind: text(&["type"]).unwrap_or_default(),
+            code: text(&["code"]).unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(data: &str) -> Said {
+        let event = Event { data: data.as_bytes(), is_error: false };
+        read(&event).unwrap_or_else(|error| panic!("{data}: {error}"))
+    }
+
+    fn piece(data: &str) -> Piece {
+        match said(data) {
+            Said::Piece(piece) => piece,
+            other => panic!("{data}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn pieces_of_all_servers_are_read() {
+        for (data, text) in [
+            (r#"{"choices":[{"delta":{"content":"a"}}]}"#, "a"),
+            (
+                r#"{"choices":[{"index":0,"delta":{"role":"assistant","content":null},"finish_reason":null}]}"#,
+                "",
+            ),
+            (r#"{"choices":[{"delta":{}}]}"#, ""),
+            (r#"{"choices":[{}]}"#, ""),
+            (r#"{"choices":[],"prompt_filter_results":[]}"#, ""),
+            (r#"{"choices":null,"error":null}"#, ""),
+            (r#"{"choices":[{"delta":{"refusal":"No."}}]}"#, "No."),
+            (
+                r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"b"}]}}]}"#,
+                "b",
+            ),
+        ] {
+            assert_eq!(piece(data).text, text, "{data}");
+            assert_eq!(piece(data).advances(), !text.is_empty(), "{data}");
+        }
+    }
+
+    #[test]
+    fn reasoning_is_no_text() {
+        for name in ["reasoning_content", "reasoning"] {
+            let piece =
+                piece(&format!(r#"{{"choices":[{{"delta":{{"{name}":"hm","content":""}}}}]}}"#));
+            assert!(piece.reasons && piece.text.is_empty());
+        }
+        assert!(
+            !piece(r#"{"choices":[{"delta":{"reasoning":null,"reasoning_content":""}}]}"#).reasons
+        );
+    }
+
+    #[test]
+    fn endings_and_usage_are_read() {
+        let end = piece(r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"eos_token"}]}"#);
+        assert_eq!((end.text.as_str(), end.finish_reason.as_deref()), ("x", Some("eos_token")));
+        assert_eq!(piece(r#"{"choices":[{"delta":{},"finish_reason":""}]}"#).finish_reason, None);
+        let usage = piece(
+            r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#,
+        );
+        let exact = Usage { input_tokens: 3, output_tokens: 4, estimated: false };
+        assert_eq!(usage.usage, Some(exact));
+        assert_eq!(said(" [DONE] "), Said::Done);
+    }
+
+    #[test]
+    fn errors_of_all_forms_are_read() {
+        for (data, message, kind, code) in [
+            (r#"{"error":{"message":"m","type":"t","param":null,"code":"c"}}"#, "m", "t", "c"),
+            (r#"{"error":{"message":"m","code":503}}"#, "m", "", "503"),
+            (r#"{"error":"m"}"#, "m", "", ""),
+            (r#"{"object":"error","message":"m","type":"t","code":40303}"#, "m", "t", "40303"),
+        ] {
+            let expected =
+                ErrorBody { message: message.into(), kind: kind.into(), code: code.into() };
+            assert_eq!(said(data), Said::Error(expected.clone()), "{data}");
+            let event = Event { data: data.as_bytes(), is_error: true };
+            assert_eq!(read(&event).ok(), Some(Said::Error(expected)), "{data}");
+        }
+        assert_eq!(ErrorBody::read(b"Bad Gateway").message, "Bad Gateway");
+        assert_eq!(ErrorBody::read(br#"{"detail":"Not Found"}"#).message, "Not Found");
+        assert_eq!(ErrorBody::read(br#"{"detail":[{"msg":"x"}]}"#).message, r#"[{"msg":"x"}]"#);
+    }
+
+    #[test]
+    fn what_is_no_json_of_this_form_is_refused() {
+        let invalid: [&[u8]; 4] = [
+            b"{\"choices\":[",
+            b"hello",
+            b"{\"choices\":[{\"delta\":{\"content\":\"\xff\"}}]}",
+            b"",
+        ];
+        for data in invalid {
+            assert!(read(&Event { data, is_error: false }).is_err());
+        }
+    }
+
+    #[test]
+    fn a_request_holds_what_was_configured_and_nothing_twice() {
+        let extra = [
+            ("top_p".to_owned(), Value::from(0.5)),
+            ("max_tokens".to_owned(), Value::Null),
+            ("max_completion_tokens".to_owned(), Value::from(9)),
+        ];
+        let parameters = Parameters {
+            model: Some("m".into()),
+            temperature: Some(0.7),
+            max_tokens: Some(5),
+            extra: extra.into(),
+        };
+        let lines = [Line { role: "user", content: "Hi \"you\"".into() }];
+        let body = request(&parameters, &lines).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(
+            body,
+            r#"{"messages":[{"role":"user","content":"Hi \"you\""}],"stream":true,"max_completion_tokens":9,"model":"m","stream_options":{"include_usage":true},"temperature":0.7,"top_p":0.5}"#
+        );
+    }
+}

@@ -34,6 +34,9 @@ mod store_failures;
 mod store_migration;
 mod tls;
 mod turns_in_flight;
+mod upstream;
+mod upstream_failures;
+mod upstream_timeouts;
 mod websocket;
 
 /// A file that is not listed above would never run.

@@ -2,16 +2,19 @@
 
 mod bot;
 mod client;
+mod clock;
 mod gateway;
 mod load;
 mod responders;
 mod rest;
 mod stores;
+pub mod upstream;
 mod websocket;
 
 pub use bot::{Act, LineState, TestBot, calls, line};
 pub use client::stub;
 pub use client::{Attached, Door};
+pub use clock::Clock;
 pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Address, Running, Setup};
 pub use load::{Figures, Load};

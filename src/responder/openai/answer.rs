@@ -46,7 +46,7 @@ pub(super) struct Answer {
     /// Since when nothing has come that counts.
     silent_since: Instant,
     has_content: bool,
-    has_event: bool,
+    has_piece: bool,
     finish_reason: Option<Arc<str>>,
     usage: Option<Usage>,
     /// Its place among those that the upstream serves.
@@ -65,7 +65,7 @@ impl Answer {
             limits,
             silent_since: Instant::now(),
             has_content: false,
-            has_event: false,
+            has_piece: false,
             finish_reason: None,
             usage: None,
             _place: place,
@@ -96,7 +96,7 @@ impl Answer {
                     self.let_finish();
                     let accepted = self.limits.accept_missing_finish_reason;
                     return self
-                        .ended(accepted && self.has_event, "[DONE] without a finish_reason");
+                        .ended(accepted && self.has_piece, "[DONE] without a finish_reason");
                 }
                 None if self.response.is_none() => {
                     return self.ended(false, "the body ended without a finish_reason");
@@ -121,7 +121,7 @@ impl Answer {
         let said = wire::read(&event).map_err(|error| {
             Failed::new(Reason::Protocol, format_args!("an event is not as expected: {error}"))
         });
-        self.has_event = true;
+        self.has_piece |= matches!(said, Ok(Said::Piece(_)));
         said.map(Some)
     }
 
@@ -141,7 +141,7 @@ impl Answer {
         }
         let mut failed = Failed::new(Reason::Truncated, otherwise);
         // How some servers say that a prompt is too long.
-        failed.is_empty = !self.has_event;
+        failed.is_empty = !self.has_piece;
         Err(failed)
     }
 

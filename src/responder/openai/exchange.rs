@@ -91,9 +91,7 @@ impl Exchange {
             let pool = Arc::clone(&self.pool);
             let upstream = &pool.upstreams[n];
             self.report.attempt(upstream);
-            if upstream.health.is_avoided() {
-                upstream.health.probe();
-            }
+            upstream.health.probe();
             let failed = match self.attempt(n, wait).await {
                 Ok((answer, first)) => {
                     upstream.health.succeeded();

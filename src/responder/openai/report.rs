@@ -99,7 +99,7 @@ impl Drop for Report {
             input_tokens = self.input_tokens,
             output_tokens = self.output_tokens,
             estimated = self.estimated,
-            "upstream let go",
+            "upstream released",
         );
     }
 }

@@ -1,0 +1,52 @@
+//! Time that passes when the test says so.
+
+use std::{sync::mpsc, time::Duration};
+
+/// Stops the clock of this test. Sockets go on, which a clock that was merely paused
+/// would not wait for: it jumps to the next timer whenever all tasks wait.
+pub struct Clock {
+    /// While a blocking task runs, the clock does not jump.
+    _held: mpsc::Sender<()>,
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        tokio::time::resume();
+    }
+}
+
+impl Clock {
+    pub fn hold() -> Self {
+        tokio::time::pause();
+        let (held, until) = mpsc::channel::<()>();
+        // A test that hangs gets its timers back after a minute, and fails by them.
+        tokio::task::spawn_blocking(move || until.recv_timeout(Duration::from_secs(60)));
+        Self { _held: held }
+    }
+
+    /// Lets time pass, once everything that is under way has come to rest.
+    pub async fn pass(&self, time: Duration) {
+        self.rest().await;
+        tokio::time::advance(time).await;
+        self.rest().await;
+    }
+
+    /// Lets time pass until this happens.
+    pub async fn until<T>(&self, event: impl Future<Output = T>) -> T {
+        tokio::pin!(event);
+        loop {
+            tokio::select! {
+                biased;
+                happened = &mut event => return happened,
+                () = self.pass(Duration::from_millis(50)) => {}
+            }
+        }
+    }
+
+    /// Each yield lets every task run and looks at every socket.
+    pub async fn rest(&self) {
+        for _ in 0..50 {
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -16,7 +16,7 @@ use duologue::{
 };
 use tokio::{
     runtime::Runtime,
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -129,7 +129,8 @@ async fn serve(config: &Config) -> Result<(), Error> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tokio::spawn(exit_at_second_signal());
+        // With these very streams: new ones would miss a signal that comes in between.
+        tokio::spawn(exit_at_second_signal(terminate, interrupt));
     };
     let failed = gateway.clone();
     tokio::select! {
@@ -149,12 +150,7 @@ fn operations(addr: Option<SocketAddr>) -> Result<Option<Operations>, Error> {
 }
 
 /// Whoever asks twice does not want to wait.
-async fn exit_at_second_signal() {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return;
-    };
+async fn exit_at_second_signal(mut terminate: Signal, mut interrupt: Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

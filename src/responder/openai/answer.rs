@@ -119,7 +119,10 @@ impl Answer {
         };
         let Some(event) = event else { return Ok(None) };
         let said = wire::read(&event).map_err(|error| {
-            Failed::new(Reason::Protocol, format_args!("an event is not as expected: {error}"))
+            // Not the error's own words, which quote what it found.
+            let (kind, column) = (error.classify(), error.column());
+            let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
+            Failed::new(Reason::Protocol, cause)
         });
         self.has_piece |= matches!(said, Ok(Said::Piece(_)));
         said.map(Some)

@@ -3,14 +3,14 @@
 import argparse
 import http.client
 import json
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
-
-LISTENS = "model server at "
 
 
 class Llama:
@@ -22,27 +22,23 @@ class Llama:
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, *self._flags, str(self.port)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._log: list[str] = []
-        self._ready = threading.Event()
-        threading.Thread(target=self._read, args=[self._process], daemon=True).start()
-        assert self._ready.wait(30) and self.port, "no model server:\n" + "".join(self._log)
-
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                self._log.append(line)
-                if line.startswith(LISTENS):
-                    self.port = int(line.rsplit(":", 1)[1])
-                    self._ready.set()
-        self._ready.set()
+        # The port comes through a pipe of its own: the server writes its log from
+        # several threads, without regard for lines.
+        ours, theirs = os.pipe()
+        with tempfile.TemporaryFile("w+") as log, open(ours) as port:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, *self._flags, str(self.port), str(theirs)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs],
+            )
+            os.close(theirs)
+            told = port.read()  # until it has been told, or the server is gone
+            if not told:
+                log.seek(0)
+                raise AssertionError(f"no model server:\n{log.read()}")
+            self.port = int(told)
 
     def kill(self) -> None:
         self._process.kill()
@@ -73,7 +69,7 @@ class Llama:
             time.sleep(0.01)
 
 
-def serve(model: Path, context: int, slots: int, port: int) -> None:
+def serve(model: Path, context: int, slots: int, port: int, told: int) -> None:
     import xllamacpp
 
     settings = xllamacpp.CommonParams()
@@ -86,7 +82,8 @@ def serve(model: Path, context: int, slots: int, port: int) -> None:
     settings.endpoint_slots = True
     settings.port = port
     server = xllamacpp.Server(settings)
-    print(LISTENS + server.listening_address, flush=True)
+    with open(told, "w") as pipe:
+        pipe.write(server.listening_address.rsplit(":", 1)[1])
     threading.Event().wait()
 
 
@@ -96,4 +93,5 @@ if __name__ == "__main__":
     parser.add_argument("context", type=int)
     parser.add_argument("slots", type=int)
     parser.add_argument("port", type=int)
+    parser.add_argument("told", type=int)
     serve(**vars(parser.parse_args()))

@@ -259,6 +259,7 @@ impl Cli {
 
     fn responder(&self) -> Result<responder::Settings, String> {
         // Looked at even where nothing calls it: what is wrong with it must not be printed.
+        self.openai.check()?;
         let bot = self.bot_endpoint.as_deref().map(|endpoint| self.bot(endpoint)).transpose()?;
         match self.responder.as_str() {
             "grpc" => {
@@ -533,7 +534,7 @@ mod tests {
         let bot = ["--responder", "grpc", "--bot-endpoint", "http://bot:50051", "--bot-token"];
         let shown = match parse(&[&bot[..], &["hunter2", "--check-config"]].concat())? {
             Command::Print(shown) => shown,
-            Command::Serve(config) => return Err(format!("it serves {config:?}")),
+            other => return Err(format!("it would {other:?}")),
         };
         assert!(shown.contains("\n# DUOLOGUE_BOT_TOKEN=(hidden)\n"), "{shown}");
         assert!(shown.contains("\nDUOLOGUE_BOT_ENDPOINT=http://bot:50051\n"), "{shown}");

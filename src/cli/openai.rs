@@ -117,6 +117,14 @@ impl OpenAi {
         Ok(settings)
     }
 
+    /// Looks at what must not be printed if it is wrong, whatever answers.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub(super) fn check(&self) -> Result<(), String> {
+        self.upstream().map(|_| ())
+    }
+
     /// What is set and makes sense for a single upstream only.
     fn of_one_upstream(&self) -> Option<&'static str> {
         let set = [
@@ -170,13 +178,17 @@ impl OpenAi {
         }
     }
 
-    /// The settings by their variables; `None` where one is not set, or is secret.
+    /// The settings by their variables; `None` where one is not set.
     pub(super) fn effective(&self) -> Vec<(&'static str, Option<String>)> {
         let duration = |duration| Some(humantime::format_duration(duration).to_string());
+        let hidden = |secret: &Option<SecretString>| {
+            Some(secret.as_ref().map_or("", |_| "(hidden)").to_owned())
+        };
         vec![
             ("DUOLOGUE_CONFIG", self.config.as_ref().map(|path| path.display().to_string())),
             ("DUOLOGUE_OPENAI_BASE_URL", self.openai_base_url.clone()),
-            ("DUOLOGUE_OPENAI_API_KEY", None),
+            // A secret is not shown, and so cannot be read again.
+            ("# DUOLOGUE_OPENAI_API_KEY", hidden(&self.openai_api_key)),
             ("DUOLOGUE_OPENAI_MODEL", self.openai_model.clone()),
             ("DUOLOGUE_SYSTEM_PROMPT", self.system_prompt.clone()),
             ("DUOLOGUE_CONTEXT_TOKENS", Some(self.context_tokens.to_string())),
@@ -185,7 +197,7 @@ impl OpenAi {
                 self.openai_temperature.map(|number| number.to_string()),
             ),
             ("DUOLOGUE_OPENAI_MAX_TOKENS", self.openai_max_tokens.map(|number| number.to_string())),
-            ("DUOLOGUE_OPENAI_HEADERS", None),
+            ("# DUOLOGUE_OPENAI_HEADERS", hidden(&self.openai_headers)),
             ("DUOLOGUE_OPENAI_BODY", self.openai_body.clone()),
             ("DUOLOGUE_OPENAI_CONNECT_TIMEOUT", duration(self.openai_connect_timeout)),
             ("DUOLOGUE_OPENAI_FIRST_CONTENT_TIMEOUT", duration(self.openai_first_content_timeout)),
@@ -228,6 +240,7 @@ mod tests {
         let checked = [&flags[..], &["--check-config"]].concat();
         let Command::Print(shown) = parse(&checked).unwrap() else { panic!("it serves") };
         assert!(!shown.contains("canary"), "{shown}");
+        assert!(shown.contains("\n# DUOLOGUE_OPENAI_API_KEY=(hidden)\n"), "{shown}");
         assert!(shown.contains("\nDUOLOGUE_OPENAI_BODY=\"{\\\"top_p\\\":0.5}\"\n"), "{shown}");
         assert!(shown.contains("\nDUOLOGUE_OPENAI_BASE_URL=http://localhost:8080\n"), "{shown}");
     }
@@ -238,6 +251,10 @@ mod tests {
         for (flags, told) in [
             (vec!["--responder", "openai"], "--openai-base-url is missing"),
             (vec!["--responder", "openai", "--openai-base-url", "nowhere"], "--openai-base-url: "),
+            (
+                vec!["--check-config", "--openai-base-url", "http://ada:canary@h"],
+                "--openai-base-url: ",
+            ),
             (with(&["--config", "/no/such/file.toml"]), "contradict"),
             (
                 vec!["--responder", "openai", "--config", "/no/such/file.toml"],

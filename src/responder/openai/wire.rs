@@ -105,17 +105,17 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
     }
     let chunk: Chunk = serde_json::from_slice(event.data)?;
     if chunk.error.as_ref().is_some_and(|error| !error.is_null())
-        || chunk.object.as_deref() == Some("error")
+        || chunk.object.is_some_and(|object| object == "error")
     {
         return Ok(Said::Error(ErrorBody::read(event.data)));
     }
-    let mut piece = Piece { usage: chunk.usage.map(Into::into), ..Piece::default() };
+    let mut piece = Piece { usage: chunk.usage.as_ref().and_then(tokens), ..Piece::default() };
     if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().next() {
         let delta = choice.delta.unwrap_or_default();
         piece.text = delta.content.map(Content::text).or(delta.refusal).unwrap_or_default();
         let thinks = |text: Option<Value>| text.is_some_and(|text| text != "" && !text.is_null());
         piece.reasons = thinks(delta.reasoning_content) || thinks(delta.reasoning);
-        piece.finish_reason = choice.finish_reason.filter(|reason| !reason.is_empty());
+        piece.finish_reason = choice.finish_reason.and_then(reason);
     }
     Ok(Said::Piece(piece))
 }
@@ -123,15 +123,15 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
 #[derive(Deserialize)]
 struct Chunk {
     choices: Option<Vec<Choice>>,
-    usage: Option<Tokens>,
+    usage: Option<Value>,
     error: Option<Value>,
-    object: Option<String>,
+    object: Option<Value>,
 }
 
 #[derive(Deserialize)]
 struct Choice {
     delta: Option<Delta>,
-    finish_reason: Option<String>,
+    finish_reason: Option<Value>,
 }
 
 #[derive(Default, Deserialize)]
@@ -170,22 +170,19 @@ impl Content {
     }
 }
 
-#[derive(Deserialize)]
-struct Tokens {
-    #[serde(default)]
-    prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: u32,
+/// Some servers write a reason that is no text, or an empty one for none.
+fn reason(value: Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => (!text.is_empty()).then_some(text),
+        other => Some(other.to_string()),
+    }
 }
 
-impl From<Tokens> for Usage {
-    fn from(tokens: Tokens) -> Self {
-        Self {
-            input_tokens: tokens.prompt_tokens,
-            output_tokens: tokens.completion_tokens,
-            estimated: false,
-        }
-    }
+fn tokens(usage: &Value) -> Option<Usage> {
+    let count = |name| usage.get(name)?.as_u64()?.try_into().ok();
+    let (input_tokens, output_tokens) = (count("prompt_tokens")?, count("completion_tokens")?);
+    Some(Usage { input_tokens, output_tokens, estimated: false })
 }
 
 /// What an upstream says about an error, in whichever form.
@@ -254,6 +251,8 @@ mod tests {
             (r#"{"choices":[{}]}"#, ""),
             (r#"{"choices":[],"prompt_filter_results":[]}"#, ""),
             (r#"{"choices":null,"error":null}"#, ""),
+            (r#"{"choices":[],"usage":null}"#, ""),
+            (r#"{"choices":[],"usage":{"prompt_tokens":null,"completion_tokens":-1}}"#, ""),
             (r#"{"choices":[{"delta":{"refusal":"No."}}]}"#, "No."),
             (
                 r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"b"}]}}]}"#,
@@ -282,6 +281,8 @@ mod tests {
         let end = piece(r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"eos_token"}]}"#);
         assert_eq!((end.text.as_str(), end.finish_reason.as_deref()), ("x", Some("eos_token")));
         assert_eq!(piece(r#"{"choices":[{"delta":{},"finish_reason":""}]}"#).finish_reason, None);
+        let number = piece(r#"{"choices":[{"delta":{},"finish_reason":2}]}"#);
+        assert_eq!(number.finish_reason.as_deref(), Some("2"));
         let usage = piece(
             r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#,
         );

@@ -107,10 +107,11 @@ impl Context {
         lines
     }
 
-    /// Everything that people said and were told in it, to be kept out of logs.
+    /// Everything that is said in it, to be kept out of logs; the system prompt, too, which
+    /// may hold the visitor's name.
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         let turns = self.turns.iter().flat_map(|(turn, _)| [&turn.question.text, &turn.reply.text]);
-        turns.chain([&self.last.text]).map(AsRef::as_ref)
+        turns.chain([&self.last.text]).map(AsRef::as_ref).chain(self.system.as_deref())
     }
 
     fn history_tokens(&self) -> u32 {

@@ -154,10 +154,11 @@ impl Short {
     }
 
     fn speed(&self) -> String {
-        // The first one was there before the clock ran.
-        let rate = f64::from(self.tokens.saturating_sub(1)) / self.saying.as_secs_f64();
         let mut text = format!("{} tokens", self.tokens);
-        if rate.is_finite() && rate > 0.0 {
+        // What comes in one piece says nothing about speed.
+        if self.saying > Duration::from_millis(1) {
+            // The first one was there before the clock ran.
+            let rate = f64::from(self.tokens.saturating_sub(1)) / self.saying.as_secs_f64();
             let _infallible = write!(text, ", {rate:.0} per second after the first");
         }
         text

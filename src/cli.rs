@@ -5,13 +5,17 @@
 
 mod openai;
 
-use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use clap::{ArgAction, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{
+    ArgAction, CommandFactory, Parser, Subcommand,
+    error::{ContextKind, ErrorKind},
+};
 use secrecy::SecretString;
 
 use crate::{
+    admin::Administration,
     config::{Config, Environment},
     responder::{self, grpc},
     server::{self, TlsFiles},
@@ -20,6 +24,8 @@ use crate::{
 };
 
 /// A chat gateway: people talk to an AI model over gRPC, WebSocket, SSE and REST, on one port.
+///
+/// Without a command it serves.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Cli {
@@ -49,7 +55,7 @@ pub struct Cli {
     tls_key: Option<PathBuf>,
 
     /// Where sessions are kept: `sqlite:PATH`, or `memory`
-    #[arg(long, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default().to_string())]
+    #[arg(long, global = true, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default().to_string())]
     // Parsed later: clap would repeat a wrong address, with the password in it.
     store: String,
 
@@ -147,7 +153,7 @@ pub struct Cli {
     #[arg(long, env = "DUOLOGUE_MAX_BACKLOG_SIZE", default_value = "4MiB")]
     max_backlog_size: ByteSize,
 
-    /// Sessions that the memory store keeps
+    /// Sessions that the store keeps
     #[arg(long, env = "DUOLOGUE_MAX_SESSIONS", default_value = "1000000")]
     max_sessions: usize,
 
@@ -194,8 +200,10 @@ pub struct Cli {
 }
 
 /// What else it can do.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Task {
+    #[command(flatten)]
+    Administer(Administration),
     /// Try the configured upstreams, and say how they behave
     CheckUpstream,
 }
@@ -207,23 +215,44 @@ pub enum Command {
     Serve(Box<Config>),
     /// Try these upstreams.
     CheckUpstream(Box<responder::openai::Settings>),
+    /// Do this with the store's file.
+    Administer(Administration, Box<Config>),
     /// Print this and exit with success.
     Print(String),
+}
+
+/// Why a command line cannot be obeyed.
+#[derive(Debug)]
+pub enum Refusal {
+    /// A setting is wrong, by flag, environment or `.env`: one line says which.
+    Setting(String),
+    /// A command is not used as it can be: this explains it.
+    Usage(String),
+}
+
+impl From<String> for Refusal {
+    fn from(line: String) -> Self {
+        Self::Setting(line)
+    }
 }
 
 impl Cli {
     /// Reads the process's flags and environment.
     ///
     /// # Errors
-    /// One line that says what is wrong with which setting.
-    pub fn command() -> Result<Command, String> {
-        match Self::try_parse() {
-            Ok(cli) => cli.into_command(),
+    /// What is wrong with which setting, or with the use of a command.
+    pub fn command() -> Result<Command, Refusal> {
+        let arguments: Vec<_> = std::env::args_os().collect();
+        match Self::try_parse_from(&arguments) {
+            Ok(cli) => Ok(cli.into_command()?),
             Err(error) => match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                     Ok(Command::Print(error.render().to_string()))
                 }
-                _ => Err(one_line(&error.render().to_string())),
+                _ if is_about_a_command(&error, &arguments) => {
+                    Err(Refusal::Usage(error.render().to_string()))
+                }
+                _ => Err(Refusal::Setting(one_line(&error.render().to_string()))),
             },
         }
     }
@@ -243,18 +272,16 @@ impl Cli {
 
     fn into_command(self) -> Result<Command, String> {
         let store = self.store.parse().map_err(|problem| format!("--store: {problem}"))?;
-        match self.task {
-            Some(Task::CheckUpstream) => {
-                return Ok(Command::CheckUpstream(Box::new(self.openai.settings()?)));
-            }
-            None => {}
-        }
         let config = self.config(store, self.responder()?);
         config.validate()?;
         if self.check_config {
             return Ok(Command::Print(self.effective()));
         }
-        Ok(Command::Serve(Box::new(config)))
+        Ok(match self.task {
+            Some(Task::Administer(command)) => Command::Administer(command, Box::new(config)),
+            Some(Task::CheckUpstream) => Command::CheckUpstream(Box::new(self.openai.settings()?)),
+            None => Command::Serve(Box::new(config)),
+        })
     }
 
     fn responder(&self) -> Result<responder::Settings, String> {
@@ -450,6 +477,23 @@ fn quoted(value: String) -> String {
     }
     text.push('"');
     text
+}
+
+/// Whether a command was given, or something in its place, and no setting is at fault.
+fn is_about_a_command(error: &clap::Error, arguments: &[OsString]) -> bool {
+    let command = <Cli as CommandFactory>::command();
+    let at_fault = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    let flag = at_fault.split([' ', '=']).next().unwrap_or_default();
+    let is_setting = command
+        .get_arguments()
+        .filter_map(|setting| setting.get_long())
+        .any(|long| flag.strip_prefix("--") == Some(long));
+    if is_setting && error.kind() != ErrorKind::UnknownArgument {
+        return false;
+    }
+    let given = command.ignore_errors(true).try_get_matches_from(arguments);
+    given.is_ok_and(|given| given.subcommand_name().is_some())
+        || error.kind() == ErrorKind::InvalidSubcommand
 }
 
 /// clap explains over several lines; the first says what is wrong.

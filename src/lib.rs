@@ -8,10 +8,12 @@
 //! - [`store`] and [`responder`] implement its traits.
 //! - [`transport`] holds the doors: REST, server-sent events, WebSocket, gRPC.
 //! - [`server`] binds the port and gives each connection its deadlines.
+//! - [`admin`] is what an operator does with the store's file.
 //! - [`cli`] and [`config`] turn flags and environment into one validated value;
 //!   [`telemetry`] writes the logs.
 //! - [`proto`] is the wire contract, for clients too.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod proto;

@@ -7,7 +7,8 @@ use std::{
 };
 
 use duologue::{
-    cli::{Cli, Command},
+    admin,
+    cli::{Cli, Command, Refusal},
     config::Config,
     responder::{self, openai},
     server::{Operations, Server},
@@ -24,6 +25,9 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// Exit code for settings that are wrong (sysexits.h EX_CONFIG).
 const BAD_CONFIG: u8 = 78;
 
+/// Exit code for a command that cannot be used so.
+const BAD_USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     // Before the runtime and its threads exist: it changes the environment.
     match dotenvy::dotenv() {
@@ -39,7 +43,20 @@ fn main() -> ExitCode {
         Ok(Command::Print(text)) => print(&text),
         Ok(Command::Serve(config)) => run(&config),
         Ok(Command::CheckUpstream(settings)) => check_upstream(&settings),
-        Err(line) => refuse(&line),
+        Ok(Command::Administer(command, config)) => {
+            match admin::run(&command, &config.store, &config.session) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(line) => {
+                    eprintln!("duologue: {line}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Err(Refusal::Setting(line)) => refuse(&line),
+        Err(Refusal::Usage(explanation)) => {
+            eprint!("{explanation}");
+            ExitCode::from(BAD_USAGE)
+        }
     }
 }
 

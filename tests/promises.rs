@@ -7,6 +7,7 @@
 
 mod support;
 
+mod administration;
 mod bot;
 mod bounded;
 mod clock_jumps;

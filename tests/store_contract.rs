@@ -346,6 +346,84 @@ async fn a_reply_to_nothing_is_a_fault() {
 }
 
 #[tokio::test]
+async fn a_store_keeps_no_more_sessions_than_it_may_and_has_room_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let sqlite = || SqliteStore::open(&path, Durability::Full).unwrap().with_room(3);
+    let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new(3, 1 << 20)), Arc::new(sqlite())];
+    for store in stores {
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            kept.push(created(&*store).await.0);
+        }
+        let refused = store.create(new_session().0).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Overloaded);
+        assert!(refused.wait().is_some(), "there may be room later");
+        store.revoke(kept[0].id, NOW).await.unwrap();
+        created(&*store).await;
+        assert_eq!(kind(store.create(new_session().0).await), ErrorKind::Overloaded);
+        assert_eq!(store.sweep(later(60), 10).await.unwrap().sessions.len(), 3);
+        created(&*store).await;
+        store.close().await.unwrap();
+    }
+    // The count is as durable as what is counted.
+    let again = sqlite();
+    created(&again).await;
+    created(&again).await;
+    assert_eq!(kind(again.create(new_session().0).await), ErrorKind::Overloaded);
+}
+
+#[tokio::test]
+async fn what_expired_gives_its_space_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let store = SqliteStore::open(&path, Durability::Full).unwrap();
+    let pages = || {
+        let file = rusqlite::Connection::open(&path).unwrap();
+        file.query_row("PRAGMA page_count", [], |row| row.get::<_, u32>(0)).unwrap()
+    };
+    let empty = pages();
+    for _ in 0..20 {
+        let (session, _) = created(&store).await;
+        for text in ["x".repeat(50_000), "y".repeat(50_000)] {
+            store.append(session.id, user(&text, None), terms()).await.unwrap();
+        }
+    }
+    let full = pages();
+    assert!(full > empty + 400, "{empty} pages became {full}");
+    // Step by step, since others wait for each step.
+    for step in 0.. {
+        store.sweep(later(200), 1000).await.unwrap();
+        if pages() == empty {
+            break;
+        }
+        assert!(step < 10_000, "{} of {full} pages are still there", pages());
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_takes_several_steps_to_delete_is_deleted() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let wide = Terms { max_queued_turns: 1000, max_session_messages: 10_000, ..terms() };
+        for number in 0..300 {
+            store.append(session.id, user(&format!("{number}"), None), wide).await.unwrap();
+        }
+        let mut swept = Vec::new();
+        loop {
+            let step = store.sweep(later(200), 10).await.unwrap();
+            swept.extend(step.sessions);
+            if !step.more {
+                break;
+            }
+        }
+        assert_eq!(swept, [session.id]);
+        assert_eq!(kind(store.read(session.id, NOW, ALL).await), ErrorKind::SessionExpired);
+        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_store_without_room_says_so_and_has_room_again_after_a_sweep() {
     let store = MemoryStore::new(1, 1000);
     let (session, _) = created(&store).await;

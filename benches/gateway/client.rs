@@ -22,10 +22,12 @@ impl Client {
     /// Attaches to the session of a token.
     pub(crate) async fn attach(subject: Subject, address: SocketAddr, token: &str) -> Result<Self> {
         let codec = match subject {
-            Subject::Echo | Subject::FastApi | Subject::Plain => websocket::Codec::Plain,
+            Subject::Echo | Subject::FastApi | Subject::Plain | Subject::PlainSqlite => {
+                websocket::Codec::Plain
+            }
             Subject::Json => websocket::Codec::Json,
             Subject::Proto => websocket::Codec::Proto,
-            Subject::Grpc => {
+            Subject::Grpc | Subject::GrpcSqlite => {
                 let client = grpc::Client::connect(address, token).await?;
                 return Ok(Self::Grpc(Box::new(client)));
             }

@@ -89,12 +89,15 @@ async fn run(options: &Options) -> Result<Report> {
                 eprintln!("round {}/{}: {subject}, {shape}", round + 1, options.rounds);
                 report.load(subject, shape, undisturbed(subject, shape, options).await?);
             }
+            if subject.in_memory().is_some() {
+                continue;
+            }
             let server = Server::start(subject, options).await?;
             let outcome = frames::measure(subject, &server).await;
             report.frames(subject, server.explain(outcome, "two frames")?);
         }
     }
-    for &subject in &subjects {
+    for &subject in subjects.iter().filter(|subject| subject.in_memory().is_none()) {
         eprintln!("{subject}: {} idle connections", options.connections);
         let server = Server::start(subject, options).await?;
         let outcome = idle::measure(subject, &server, options.connections).await;

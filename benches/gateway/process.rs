@@ -47,10 +47,21 @@ impl Process {
 
     /// Resident memory, in bytes. The kernel's own buffers of its sockets are not in it.
     pub(crate) fn resident(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it has had, in bytes.
+    #[expect(clippy::allow_attributes, reason = "one of the benchmarks uses it")]
+    #[allow(dead_code, reason = "one of the benchmarks uses it")]
+    pub(crate) fn most_resident(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
         let status = fs::read_to_string(self.folder.join("status"))?;
         let kibibytes: u64 = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"))
             .ok_or("the process has no resident memory")?
             .parse()?;
         Ok(kibibytes * 1024)

@@ -79,6 +79,14 @@ impl Report {
         })
     }
 
+    /// Turns per second with the disk, as a share of those without in the same round.
+    fn share_of_memory(&self, subject: Subject, shape: Shape) -> Option<String> {
+        let memory = self.rounds(subject.in_memory()?, shape);
+        let rounds = self.rounds(subject, shape).iter().zip(memory);
+        let shares = rounds.map(|(own, memory)| own.turns_per_second / memory.turns_per_second);
+        Some(format!("{:.0} %", Spread::of(shares)?.median * 100.0))
+    }
+
     /// The median of some number of the rounds.
     fn median(
         &self,
@@ -125,6 +133,18 @@ impl fmt::Display for Report {
             let [one, many, deep] = SHAPES.map(|shape| self.turns_per_second(subject, shape));
             Some([one?, many?, deep?])
         })?;
+
+        if self.subjects.iter().any(|subject| subject.in_memory().is_some()) {
+            writeln!(
+                f,
+                "**What the disk costs**: turns per second with `sqlite`, each message on the \
+                 disk before it is acknowledged, as a share of those with `memory`.\n"
+            )?;
+            self.table(f, heads.each_ref().map(String::as_str), |subject| {
+                let [one, many, deep] = SHAPES.map(|shape| self.share_of_memory(subject, shape));
+                Some([one?, many?, deep?])
+            })?;
+        }
 
         writeln!(
             f,

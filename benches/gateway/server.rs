@@ -5,13 +5,14 @@ use std::{
     env,
     io::{BufRead as _, BufReader},
     net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStderr, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
+use tempfile::TempDir;
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{Result, options::Options, process::Process, subject::Subject};
@@ -27,16 +28,19 @@ pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     log: Log,
+    /// Where its file is, if it has one; gone with it.
+    _folder: TempDir,
 }
 
 /// The end of what a server wrote.
 type Log = Arc<Mutex<VecDeque<String>>>;
 
 impl Server {
-    /// Starts a fresh one on a free port, with its default settings but for memory as the
-    /// store, and waits until it listens.
+    /// Starts a fresh one on a free port, with its default settings but for the store, and
+    /// waits until it listens.
     pub(crate) async fn start(subject: Subject, options: &Options) -> Result<Self> {
-        let mut child = command(subject, options)?
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let mut child = command(subject, options, folder.path())?
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -50,7 +54,8 @@ impl Server {
             move || follow(stderr, sender, &log)
         });
         // From here on it ends with this value, whatever happens.
-        let mut server = Self { child, address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), log };
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut server = Self { child, address, log, _folder: folder };
         let port = timeout(START, listening).await;
         let port = server.explain(port, "start")?;
         server.address.set_port(server.explain(port, "start")?);
@@ -91,7 +96,7 @@ impl Drop for Server {
 }
 
 /// How a subject's server is called.
-fn command(subject: Subject, options: &Options) -> Result<Command> {
+fn command(subject: Subject, options: &Options, folder: &Path) -> Result<Command> {
     let (program, arguments): (PathBuf, &[&str]) = match subject {
         Subject::Echo => (env::current_exe()?, &["--echo"]),
         // One worker, as there is one core, with the fastest loop, parser and WebSocket
@@ -125,6 +130,9 @@ fn command(subject: Subject, options: &Options) -> Result<Command> {
                 ],
             )
         }
+        Subject::PlainSqlite | Subject::GrpcSqlite => {
+            (options.duologue.clone(), &["--addr", "127.0.0.1:0", "--ops-addr", "127.0.0.1:0"])
+        }
     };
     let mut command = match options.server_core {
         Some(core) => {
@@ -135,6 +143,10 @@ fn command(subject: Subject, options: &Options) -> Result<Command> {
         None => Command::new(program),
     };
     command.args(arguments);
+    if subject.in_memory().is_some() {
+        // With its default durability: on the disk before it is acknowledged.
+        command.arg("--store").arg(format!("sqlite:{}", folder.join("duologue.db").display()));
+    }
     Ok(command)
 }
 
@@ -157,9 +169,9 @@ fn follow(stderr: ChildStderr, listening: oneshot::Sender<u16>, log: &Log) {
     }
 }
 
-/// The port in a line such as `listening on 127.0.0.1:3500`.
+/// The port in a line such as `listening on 127.0.0.1:3500`; not that of the metrics.
 fn port(line: &str) -> Option<u16> {
-    let (_, rest) = line.split_once("127.0.0.1:")?;
+    let (_, rest) = line.split_once("127.0.0.1:").filter(|(_, rest)| !rest.contains('/'))?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }

@@ -19,12 +19,35 @@ pub(crate) enum Subject {
     Proto,
     /// The gateway, one `Chat` stream on an HTTP/2 connection of its own.
     Grpc,
+    /// As [`Self::Plain`], with its sessions in a file on the disk.
+    PlainSqlite,
+    /// As [`Self::Grpc`], with its sessions in a file on the disk.
+    GrpcSqlite,
 }
 
 impl Subject {
     /// In the order of the tables.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Echo, Self::FastApi, Self::Plain, Self::Json, Self::Proto, Self::Grpc];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Echo,
+        Self::FastApi,
+        Self::Plain,
+        Self::Json,
+        Self::Proto,
+        Self::Grpc,
+        Self::PlainSqlite,
+        Self::GrpcSqlite,
+    ];
+
+    /// The same with its sessions in memory, for those who have them on the disk.
+    pub(crate) fn in_memory(self) -> Option<Self> {
+        match self {
+            Self::PlainSqlite => Some(Self::Plain),
+            Self::GrpcSqlite => Some(Self::Grpc),
+            Self::Echo | Self::FastApi | Self::Plain | Self::Json | Self::Proto | Self::Grpc => {
+                None
+            }
+        }
+    }
 }
 
 impl fmt::Display for Subject {
@@ -36,6 +59,8 @@ impl fmt::Display for Subject {
             Self::Json => "Duologue, WebSocket, `duologue.v1.json`",
             Self::Proto => "Duologue, WebSocket, `duologue.v1.proto`",
             Self::Grpc => "Duologue, gRPC `Chat`",
+            Self::PlainSqlite => "Duologue, WebSocket, plain, `sqlite`",
+            Self::GrpcSqlite => "Duologue, gRPC `Chat`, `sqlite`",
         })
     }
 }

@@ -6,10 +6,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Clock, Error, ErrorKind, Event, Responder, Result, Settings, Store, Timestamp, Unfinished,
+    Clock, Error, ErrorKind, Event, Responder, Result, Settings, Snapshot, Store, Timestamp,
+    Unfinished,
     gateway::{Core, Gateway, HEAD, come_back},
-    live::Turn,
+    live::{Live, Turn},
     metrics::Metrics,
+    registry::LiveRef,
 };
 
 /// How often expired sessions are looked for. A stream outlives its session by this
@@ -96,23 +98,31 @@ impl Gateway {
     async fn resume_turns(&self) -> Result<()> {
         const BATCH: usize = 256;
         let mut after = None;
+        // The session that the last batch ended in may have turns in the next one. It stays
+        // live, since the head that a batch knows is older than the replies to its turns.
+        let mut _last: Option<LiveRef> = None;
         loop {
             let batch = self.store().unfinished(self.clock().now(), after, BATCH).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
-            for turn in batch {
-                let live = match self.enter_found(turn.session.id).await {
-                    Ok(live) => live,
-                    // It expired just now.
-                    Err(error) if error.kind() == ErrorKind::SessionExpired => continue,
-                    Err(error) => return Err(error),
-                };
-                tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
-                let Unfinished { message, attempt, text, .. } = turn;
-                let turn = Turn { message, attempt: attempt + 1, kept: text.into() };
-                self.run_turns(&live, live.resume(turn));
+            let mut lives = Vec::with_capacity(batch.len());
+            for turn in &batch {
+                let live = Live::new(turn.session.clone(), turn.head_seq);
+                let load = async { Ok(live) };
+                lives.push(self.core.registry.enter(turn.session.id, load).await?);
             }
+            for (live, turn) in lives.iter().zip(batch) {
+                self.resume_turn(live, turn);
+            }
+            _last = lives.pop();
         }
+    }
+
+    fn resume_turn(&self, live: &LiveRef, turn: Unfinished) {
+        tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
+        let Unfinished { message, attempt, text, .. } = turn;
+        let turn = Turn { message, attempt: attempt + 1, kept: text.into() };
+        self.run_turns(live, live.resume(turn));
     }
 
     async fn sweep_until_ended(self) {
@@ -144,14 +154,75 @@ impl Gateway {
         }
     }
 
+    /// Ends the live sessions that an operator has taken away: revoked, or revoked and put
+    /// back as they were at an earlier time.
+    async fn end_what_is_gone(&self) {
+        for live in self.core.registry.all() {
+            let known = live.head_seq();
+            let gone = match self.store().read(live.session().id, self.clock().now(), HEAD).await {
+                Ok(Snapshot { session, head_seq, .. }) => {
+                    session.epoch != live.session().epoch || head_seq < known
+                }
+                Err(error) => error.kind() == ErrorKind::SessionExpired,
+            };
+            // What has expired meanwhile is for the next look at the deadlines.
+            if gone && live.expires_at() > self.clock().now() {
+                live.end(ErrorKind::SessionRevoked);
+                tracing::info!(session = %live.session().id, reason = "revoked", "session ended");
+            }
+        }
+    }
+
+    /// Takes up the turns of sessions that an operator has put there.
+    async fn take_up_what_came(&self) -> Result<()> {
+        const BATCH: usize = 256;
+        let mut after = None;
+        loop {
+            let batch = self.store().unfinished(self.clock().now(), after, BATCH).await?;
+            let Some(last) = batch.last() else { return Ok(()) };
+            after = Some((last.session.id, last.message.seq));
+            for turn in batch {
+                match self.take_up_if_nobody_runs_it(&turn).await {
+                    Err(error) if error.kind() == ErrorKind::SessionExpired => {}
+                    taken_up => taken_up?,
+                }
+            }
+        }
+    }
+
+    /// A turn that is published and neither waits nor runs has been answered here, or came
+    /// from elsewhere; a second look at the store tells which.
+    async fn take_up_if_nobody_runs_it(&self, turn: &Unfinished) -> Result<()> {
+        let id = turn.session.id;
+        if self.core.registry.peek(id).is_some_and(|live| !live.is_without(&turn.message)) {
+            return Ok(());
+        }
+        let live = self.enter_found(id).await?;
+        if !live.is_without(&turn.message) {
+            return Ok(());
+        }
+        let before = Some((id, turn.message.seq - 1));
+        let again = self.store().unfinished(self.clock().now(), before, 1).await?;
+        if let Some(again) = again.into_iter().find(|again| again.message.id == turn.message.id) {
+            self.resume_turn(&live, again);
+        }
+        Ok(())
+    }
+
     async fn sweep_store(&self, now: Timestamp) -> Result<()> {
+        // The next look at the live sessions must not wait until all is deleted.
+        let until = Instant::now() + SWEEP_INTERVAL / 2;
         loop {
             let swept = self.store().sweep(now, SWEEP_BATCH).await?;
             for id in swept.sessions {
                 self.core.metrics.session_ended(ErrorKind::SessionExpired);
                 tracing::info!(session = %id, reason = "expired", "session ended");
             }
-            if !swept.more || self.core.ended.is_cancelled() {
+            if swept.changed_elsewhere && !self.core.draining.is_cancelled() {
+                self.end_what_is_gone().await;
+                self.take_up_what_came().await?;
+            }
+            if !swept.more || Instant::now() >= until || self.core.ended.is_cancelled() {
                 return Ok(());
             }
             tokio::task::yield_now().await;

@@ -248,6 +248,16 @@ impl Live {
         state.start_running()
     }
 
+    /// Whether this message has been published, and no turn of it waits or runs.
+    pub(super) fn is_without(&self, message: &Message) -> bool {
+        let state = self.state();
+        let runs = |reply: &Reply| reply.started.in_reply_to == message.id;
+        state.ended.is_none()
+            && message.seq <= state.head_seq
+            && !state.turns.iter().any(|turn| turn.message.id == message.id)
+            && !state.reply.as_ref().is_some_and(runs)
+    }
+
     /// Begins the next turn's reply, if there is one; else the turns no longer run. The
     /// watchers learn of it by [`Self::announce_reply`].
     pub(super) fn begin_reply(&self) -> Option<(Turn, MessageId, Arc<CutSwitch>)> {

@@ -19,7 +19,7 @@ impl Name {
     /// [`ErrorKind::InvalidName`].
     pub fn parse(text: &str) -> Result<Self> {
         let name = text.trim();
-        let valid = (1..=MAX_CHARS).contains(&name.chars().count()) && !name.contains(hides);
+        let valid = (1..=MAX_CHARS).contains(&name.chars().count()) && !name.contains(Self::hides);
         if valid { Ok(Self(name.into())) } else { Err(ErrorKind::InvalidName.into()) }
     }
 
@@ -34,22 +34,23 @@ impl Name {
     pub fn trusted(text: &str) -> Self {
         Self(text.into())
     }
-}
 
-/// Characters that are invisible or change how their neighbours are shown
-/// (Unicode Technical Report 36, section 3.1), and the replacement character, which
-/// says that the bytes were not UTF-8.
-const fn hides(c: char) -> bool {
-    matches!(c,
-        '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'  // controls
-        | '\u{ad}' | '\u{34f}' | '\u{180e}'    // soft hyphen, grapheme joiner, vowel separator
-        | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' // blank fillers
-        | '\u{61c}' | '\u{200b}'..='\u{200f}'  // zero width, direction marks
-        | '\u{2028}'..='\u{202e}'              // line separators, embeddings and overrides
-        | '\u{2060}'..='\u{206f}'              // joiners, isolates, deprecated formats
-        | '\u{feff}' | '\u{fff9}'..='\u{fffd}' // byte order mark, annotations, replacement
-        | '\u{e0000}'..='\u{e007f}'            // tags
-    )
+    /// Whether a character is invisible or changes how its neighbours are shown
+    /// (Unicode Technical Report 36, section 3.1); or the replacement character, which
+    /// says that the bytes were not UTF-8.
+    #[must_use]
+    pub const fn hides(c: char) -> bool {
+        matches!(c,
+            '\0'..='\u{1f}' | '\u{7f}'..='\u{9f}'  // controls
+            | '\u{ad}' | '\u{34f}' | '\u{180e}'    // soft hyphen, grapheme joiner, vowel separator
+            | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' // blank fillers
+            | '\u{61c}' | '\u{200b}'..='\u{200f}'  // zero width, direction marks
+            | '\u{2028}'..='\u{202e}'              // line separators, embeddings and overrides
+            | '\u{2060}'..='\u{206f}'              // joiners, isolates, deprecated formats
+            | '\u{feff}' | '\u{fff9}'..='\u{fffd}' // byte order mark, annotations, replacement
+            | '\u{e0000}'..='\u{e007f}'            // tags
+        )
+    }
 }
 
 #[cfg(test)]

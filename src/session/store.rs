@@ -158,6 +158,9 @@ pub struct Swept {
     pub sessions: Vec<SessionId>,
     /// There may be more to sweep.
     pub more: bool,
+    /// Somebody else has written to what is kept since the last sweep: an operator, who
+    /// may have ended sessions that are live here.
+    pub changed_elsewhere: bool,
 }
 
 /// A turn that was accepted and never answered.
@@ -171,6 +174,8 @@ pub struct Unfinished {
     pub attempt: u32,
     /// What it had produced when it was noted last.
     pub text: String,
+    /// Number of the last message of the session's log.
+    pub head_seq: u32,
 }
 
 /// How far the reply to a turn has come, for whoever takes it over.

@@ -62,6 +62,12 @@ impl fmt::Debug for Token {
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
+    /// From the 32 bytes that [`Self::as_bytes`] gave.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes, for stores.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {

@@ -114,7 +114,7 @@ impl Store for MemoryStore {
         for _ in 0..limit {
             let due = tables.reviews.first().copied().filter(|(at, _)| *at <= now);
             let Some(review @ (_, id)) = due else {
-                return Ok(Swept { sessions, more: false });
+                return Ok(Swept { sessions, more: false, changed_elsewhere: false });
             };
             tables.reviews.remove(&review);
             match tables.sessions.get_mut(&id) {
@@ -129,7 +129,7 @@ impl Store for MemoryStore {
                 }
             }
         }
-        Ok(Swept { sessions, more: true })
+        Ok(Swept { sessions, more: true, changed_elsewhere: false })
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
@@ -326,6 +326,7 @@ impl Row {
                 message: Arc::clone(self.message(turn.seq)?),
                 attempt: turn.attempt,
                 text: turn.text.as_ref().into(),
+                head_seq: self.head_seq(),
             })
         })
     }

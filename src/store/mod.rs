@@ -6,4 +6,7 @@ mod sqlite;
 
 pub use memory::MemoryStore;
 pub use settings::{Settings, open};
-pub use sqlite::{Durability, OpenError, SqliteStore};
+pub use sqlite::{
+    Copied, Durability, Filter, Import, KeptLog, KeptSession, OpenError, SqliteFile, SqliteStore,
+    Waiting,
+};

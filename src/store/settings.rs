@@ -21,16 +21,28 @@ pub enum Settings {
         path: PathBuf,
         /// When an acknowledged write is on disk.
         durability: Durability,
+        /// Sessions at most.
+        max_sessions: usize,
     },
 }
 
+/// Sessions that a store keeps unless it is told otherwise.
+const MAX_SESSIONS: usize = 1_000_000;
+
 impl Settings {
-    /// Bounds what a memory store may hold.
+    fn sqlite(path: impl Into<PathBuf>) -> Self {
+        let (durability, max_sessions) = (Durability::Full, MAX_SESSIONS);
+        Self::Sqlite { path: path.into(), durability, max_sessions }
+    }
+
+    /// Bounds what a store may hold: sessions, and bytes of messages in memory.
     #[must_use]
     pub fn bounded(self, max_sessions: usize, max_size: usize) -> Self {
         match self {
             Self::Memory { .. } => Self::Memory { max_sessions, max_size },
-            Self::Sqlite { .. } => self,
+            Self::Sqlite { path, durability, .. } => {
+                Self::Sqlite { path, durability, max_sessions }
+            }
         }
     }
 
@@ -39,14 +51,16 @@ impl Settings {
     pub fn durable(self, durability: Durability) -> Self {
         match self {
             Self::Memory { .. } => self,
-            Self::Sqlite { path, .. } => Self::Sqlite { path, durability },
+            Self::Sqlite { path, max_sessions, .. } => {
+                Self::Sqlite { path, durability, max_sessions }
+            }
         }
     }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self::Sqlite { path: "data/duologue.db".into(), durability: Durability::Full }
+        Self::sqlite("data/duologue.db")
     }
 }
 
@@ -65,11 +79,9 @@ impl FromStr for Settings {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "memory" => {
-                Ok(Self::Memory { max_sessions: 1_000_000, max_size: 1 << 30 })
+                Ok(Self::Memory { max_sessions: MAX_SESSIONS, max_size: 1 << 30 })
             }
-            Some(("sqlite", path)) if !path.is_empty() => {
-                Ok(Self::Sqlite { path: path.into(), durability: Durability::Full })
-            }
+            Some(("sqlite", path)) if !path.is_empty() => Ok(Self::sqlite(path)),
             _ => Err("unknown store: this version has `memory` and `sqlite:PATH`".into()),
         }
     }
@@ -84,6 +96,9 @@ pub fn open(settings: &Settings) -> Result<Arc<dyn Store>, OpenError> {
         Settings::Memory { max_sessions, max_size } => {
             Arc::new(MemoryStore::new(*max_sessions, *max_size))
         }
-        Settings::Sqlite { path, durability } => Arc::new(SqliteStore::open(path, *durability)?),
+        Settings::Sqlite { path, durability, max_sessions } => {
+            let max_sessions = u64::try_from(*max_sessions).unwrap_or(u64::MAX);
+            Arc::new(SqliteStore::open(path, *durability)?.with_room(max_sessions))
+        }
     })
 }

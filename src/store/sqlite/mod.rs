@@ -5,10 +5,13 @@
 //! snapshot, and wait for nobody (WAL). Not an embedded key-value store: half as fast
 //! here, and nobody could open the file with a tool that every system has.
 
+mod backup;
 mod failure;
+mod file;
 mod reader;
 mod rows;
 mod schema;
+mod transfer;
 mod wal;
 mod writer;
 
@@ -16,6 +19,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::atomic::{AtomicI64, Ordering},
 };
 
 use async_trait::async_trait;
@@ -24,7 +28,10 @@ use crate::session::{
     Appended, Checkpoint, Entry, NewSession, Page, Result, Session, SessionId, Snapshot, Store,
     Swept, Terms, Timestamp, TokenHash, Unfinished,
 };
+pub use backup::Copied;
+pub use file::{Filter, KeptSession, SqliteFile, Waiting};
 pub use schema::OpenError;
+pub use transfer::{Import, KeptLog};
 use {failure::Trust, reader::Readers, writer::Writer};
 
 /// When an acknowledged write is on disk.
@@ -64,6 +71,9 @@ pub struct SqliteStore {
     path: PathBuf,
     writer: Writer,
     readers: Readers,
+    max_sessions: u64,
+    /// See [`schema::data_version`].
+    data_version: AtomicI64,
     trust: Trust,
 }
 
@@ -74,12 +84,22 @@ impl SqliteStore {
     /// One sentence for the operator: the folder cannot be written, another process has
     /// the file, the file is damaged, newer, or something else.
     pub fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
-        let connection = schema::open(path, durability)?;
+        let opened = schema::open(path, durability)?;
+        let data_version = schema::data_version(&opened.connection)
+            .map_err(|error| OpenError::new(path, schema::explain(&error)))?;
         let trust = Trust::new();
         let readers = Readers::open(path, trust.clone())?;
-        let writer = Writer::start(connection, trust.clone());
+        let writer = Writer::start(opened, trust.clone());
         let writer = writer.map_err(|error| OpenError::new(path, error))?;
-        Ok(Self { path: path.to_owned(), writer, readers, trust })
+        let (max_sessions, data_version) = (u64::MAX, AtomicI64::new(data_version));
+        Ok(Self { path: path.to_owned(), writer, readers, max_sessions, data_version, trust })
+    }
+
+    /// Refuses a new session where so many are kept already.
+    #[must_use]
+    pub fn with_room(mut self, max_sessions: u64) -> Self {
+        self.max_sessions = max_sessions;
+        self
     }
 
     /// Where the sessions are.
@@ -92,7 +112,8 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn create(&self, new: NewSession) -> Result<()> {
-        self.writer.write(move |tx| writer::create(tx, &new)).await
+        let max_sessions = self.max_sessions;
+        self.writer.write(move |tx| writer::create(tx, &new, max_sessions)).await
     }
 
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session> {
@@ -109,7 +130,13 @@ impl Store for SqliteStore {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
-        self.writer.write(move |tx| writer::sweep(tx, now, limit)).await
+        let sweep = move |tx: &rusqlite::Transaction<'_>| {
+            Ok((schema::data_version(tx)?, writer::sweep(tx, now, limit)?))
+        };
+        let (version, swept) = self.writer.write(sweep).await?;
+        // Known only now: a sweep that failed has told nobody.
+        let changed_elsewhere = self.data_version.swap(version, Ordering::Relaxed) != version;
+        Ok(Swept { changed_elsewhere, ..swept })
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {

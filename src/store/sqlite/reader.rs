@@ -110,7 +110,7 @@ pub(super) fn head(db: &Connection, id: SessionId) -> rusqlite::Result<(u32, Usa
     db.prepare_cached(&sql)?.query_row([Id(id)], rows::head)
 }
 
-fn messages(
+pub(super) fn messages(
     db: &Connection,
     id: SessionId,
     page: Page,
@@ -179,7 +179,8 @@ pub(super) fn unfinished(
         let mut look = read(db, id, now, page)?;
         let message =
             look.messages.pop().ok_or_else(|| Error::internal("a turn without its message"))?;
-        Ok(Unfinished { session: look.session, message, attempt, text })
+        let head_seq = look.head_seq;
+        Ok(Unfinished { session: look.session, message, attempt, text, head_seq })
     };
     list()?.into_iter().map(turn).collect()
 }

@@ -17,10 +17,14 @@ use super::{Durability, wal};
 const APPLICATION_ID: i32 = 0x4455_4f4c;
 
 /// Each brings a file from its index to the next version (`user_version`).
-const MIGRATIONS: [&str; 2] = [include_str!("schema_1.sql"), include_str!("schema_2.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
 /// Before it, resetting a WAL could corrupt the file.
 const OLDEST_LIBRARY: i32 = 3_051_003;
+
+/// How long a writer waits for another one: an operator's command, a `VACUUM`.
+const BUSY: Duration = Duration::from_secs(30);
 
 /// Why the file cannot be used: one sentence for the operator.
 #[derive(Debug)]
@@ -30,6 +34,7 @@ pub struct OpenError {
 }
 
 impl OpenError {
+    /// What is wrong with which file.
     pub(super) fn new(path: &Path, problem: impl fmt::Display) -> Self {
         Self { path: path.to_owned(), problem: problem.to_string() }
     }
@@ -91,11 +96,16 @@ fn make_private(path: &Path) -> io::Result<()> {
     File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
 }
 
-/// A lock of the operating system's, which ends with the process however that ends.
-fn lock(path: &Path) -> Result<File, String> {
+/// The name of a file that belongs to it.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = File::create(&name).map_err(|error| error.to_string())?;
+    name.push(suffix);
+    name.into()
+}
+
+/// A lock of the operating system's, which ends with the process however that ends.
+pub(super) fn lock(path: &Path) -> Result<File, String> {
+    let file = File::create(beside(path, ".lock")).map_err(|error| error.to_string())?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err("another gateway has it open".into()),
@@ -115,10 +125,41 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     open().map_err(|error| OpenError::new(path, explain(&error)))
 }
 
+/// Opens the file of a gateway, stopped or running, for an operator who changes it.
+pub(super) fn open_beside(path: &Path) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY)?;
+        connection.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+        rusqlite::Result::Ok(connection)
+    };
+    open().map_err(|error| OpenError::new(path, explain(&error)))
+}
+
+/// Refuses the file of a gateway of another version: nothing is brought forward beside a
+/// gateway that may run on it.
+pub(super) fn check_version(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let version = recognise(connection).map_err(|problem| OpenError::new(path, problem))?;
+    match version {
+        0 => Err(OpenError::new(path, "it is empty")),
+        older if older < MIGRATIONS.len() => Err(OpenError::new(
+            path,
+            "it is of an older version; the gateway brings it forward at its next start",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Moves on when somebody else has written to the file; not with this connection's own
+/// writes.
+pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
 fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), String> {
     let known = |error: rusqlite::Error| explain(&error);
-    // Another program may hold the file for a while: a backup, a `VACUUM`.
-    connection.busy_timeout(Duration::from_secs(30)).map_err(known)?;
+    connection.busy_timeout(BUSY).map_err(known)?;
     let version = recognise(connection)?;
     let synchronous = match durability {
         Durability::Full => "FULL",
@@ -143,7 +184,9 @@ fn check_length(connection: &Connection) -> Result<(), String> {
     let number =
         |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
     let expected = || {
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        if !write_back(connection)? {
+            return Ok(0);
+        }
         rusqlite::Result::Ok(u64::from(number("page_count")?) * u64::from(number("page_size")?))
     };
     let expected = expected().map_err(|error| explain(&error))?;
@@ -153,6 +196,18 @@ fn check_length(connection: &Connection) -> Result<(), String> {
         return Err(format!("it is damaged: {length} bytes long where {expected} are expected"));
     }
     Ok(())
+}
+
+/// Writes the log of changes back into the file. False if somebody who reads an older
+/// state of it (a backup, an export) kept a part from being written back; that is not
+/// waited for.
+pub(super) fn write_back(connection: &Connection) -> rusqlite::Result<bool> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    connection.busy_timeout(PATIENCE)?;
+    let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+    let all = connection.query_row(sql, [], |row| row.get::<_, i64>(0).map(|busy| busy == 0));
+    connection.busy_timeout(BUSY)?;
+    all
 }
 
 /// The version of the file, if it is one of ours or empty.

@@ -8,6 +8,7 @@ use std::{
         atomic::{AtomicI32, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{
@@ -20,7 +21,7 @@ use super::{
     failure::{Refused, Tried, Trust, failure, is_final},
     reader,
     rows::{self, At, Id},
-    schema::Opened,
+    schema::{self, Opened},
 };
 use crate::session::{
     Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Result, Role,
@@ -149,7 +150,7 @@ fn write_until_closed(
         if result.is_ok() && pages.load(Ordering::Relaxed) >= WRITE_BACK_PAGES {
             // The next commit says how many are left.
             pages.store(0, Ordering::Relaxed);
-            result = write_back(&connection, "PASSIVE");
+            result = write_back(&connection);
         }
         if let Err(error) = result
             && is_final(&error)
@@ -157,7 +158,7 @@ fn write_until_closed(
             return lose_trust(&connection, &error);
         }
         if let Some(answer) = close {
-            let written_back = write_back(&connection, "TRUNCATE");
+            let written_back = schema::write_back(&connection).map(|_all| ());
             if let Some(error) = written_back.as_ref().err().filter(|error| is_final(error)) {
                 lose_trust(&connection, error);
             }
@@ -169,9 +170,9 @@ fn write_until_closed(
     }
 }
 
-/// Writes the log of changes back into the file.
-fn write_back(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
-    connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
+/// Writes the log of changes back into the file, as far as nobody needs it.
+fn write_back(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
 }
 
 /// Writes a group, commits it, and answers everybody in it.
@@ -198,7 +199,13 @@ fn commit(connection: &mut Connection, group: impl Iterator<Item = Write>) -> ru
     result
 }
 
-pub(super) fn create(tx: &Transaction<'_>, new: &NewSession) -> Tried<()> {
+pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) -> Tried<()> {
+    let kept: i64 =
+        tx.prepare_cached("SELECT sessions FROM totals")?.query_row([], |row| row.get(0))?;
+    if kept.unsigned_abs() >= max_sessions {
+        let full = "The gateway has no room for more sessions";
+        return Err(Error::new(ErrorKind::Overloaded, full).into());
+    }
     let session = &new.session;
     tx.prepare_cached(
         "INSERT INTO sessions (id, token, name, epoch, created_at, expires_at, ends_at)
@@ -236,13 +243,19 @@ pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> Tri
     Ok(delete(tx, id)?)
 }
 
-/// Messages that a sweep deletes at most, so that others wait a few milliseconds for it.
-const SWEEP_MESSAGES: u32 = 1000;
+/// How long a sweep may hold up the others that write. A time and no number of rows: what
+/// a row costs depends on its length, and on whether it must be read from the disk first.
+const SWEEP_TIME: Duration = Duration::from_millis(2);
 
-/// Pages that a sweep gives back to the file system at most.
-const SWEEP_PAGES: u32 = 256;
+/// Sessions that a sweep looks for at most.
+const SWEEP_SESSIONS: usize = 128;
+
+/// Messages that are deleted between two looks at the time.
+const SWEEP_MESSAGES: u32 = 4;
 
 pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Tried<Swept> {
+    let until = Instant::now() + SWEEP_TIME;
+    let limit = limit.min(SWEEP_SESSIONS);
     let due: Vec<(SessionId, u32)> = tx
         .prepare_cached(
             "SELECT id, head_seq FROM sessions WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
@@ -251,26 +264,48 @@ pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Tried
             Ok((row.get::<_, Id<SessionId>>(0)?.0, row.get(1)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let mut swept = Swept { sessions: Vec::new(), more: due.len() == limit };
-    let mut budget = SWEEP_MESSAGES;
+    let mut swept = Swept { more: due.len() == limit, ..Swept::default() };
     for (id, head) in due {
-        if head > budget {
-            shorten(tx, id, head - budget)?;
+        let late = !swept.sessions.is_empty() && Instant::now() >= until;
+        if late || !delete_until(tx, id, head, until)? {
             swept.more = true;
             break;
         }
-        delete(tx, id)?;
-        budget -= head;
         swept.sessions.push(id);
     }
-    if !swept.sessions.is_empty() {
-        tx.execute_batch(&format!("PRAGMA incremental_vacuum({SWEEP_PAGES})"))?;
-    }
+    give_back(tx, until)?;
     Ok(swept)
 }
 
-/// Deletes the end of a log that is too long to be deleted at once. Its session has
-/// expired: nobody reads it any more.
+/// Deletes a session that has expired, as far as the time allows, from the end of its log:
+/// nobody reads it any more. False if some of it is left.
+fn delete_until(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    mut head: u32,
+    until: Instant,
+) -> rusqlite::Result<bool> {
+    while head > SWEEP_MESSAGES {
+        head -= SWEEP_MESSAGES;
+        shorten(tx, id, head)?;
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+    }
+    delete(tx, id)?;
+    Ok(true)
+}
+
+/// Gives free pages back to the file system, as many as the time allows.
+fn give_back(tx: &Transaction<'_>, until: Instant) -> rusqlite::Result<()> {
+    let mut vacuum = tx.prepare_cached("PRAGMA incremental_vacuum")?;
+    // Each step is a page.
+    let mut pages = vacuum.query([])?;
+    while Instant::now() < until && pages.next()?.is_some() {}
+    Ok(())
+}
+
+/// Deletes the end of a log.
 fn shorten(tx: &Transaction<'_>, id: SessionId, head: u32) -> rusqlite::Result<()> {
     let sql = "DELETE FROM messages WHERE session = ?1 AND seq > ?2";
     tx.prepare_cached(sql)?.execute(params![Id(id), head])?;
@@ -279,7 +314,7 @@ fn shorten(tx: &Transaction<'_>, id: SessionId, head: u32) -> rusqlite::Result<(
     Ok(())
 }
 
-fn delete(tx: &Transaction<'_>, id: SessionId) -> rusqlite::Result<()> {
+pub(super) fn delete(tx: &Transaction<'_>, id: SessionId) -> rusqlite::Result<()> {
     for sql in [
         "DELETE FROM turns WHERE session = ?1",
         "DELETE FROM messages WHERE session = ?1",
@@ -408,7 +443,11 @@ fn reply_to(
     tx.prepare_cached(&sql)?.query_row(params![Id(id), Id(user)], rows::message).optional()
 }
 
-fn insert(tx: &Transaction<'_>, id: SessionId, message: &Message) -> rusqlite::Result<()> {
+pub(super) fn insert(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    message: &Message,
+) -> rusqlite::Result<()> {
     let sql = format!(
         "INSERT INTO messages (session, {}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
         rows::MESSAGE

@@ -1,0 +1,39 @@
+//! `backup`.
+
+use std::{
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+
+use super::{
+    Failure,
+    print::{self, count},
+};
+use crate::store::SqliteFile;
+
+/// Arguments of `backup`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// The copy, which is a store's file like the original
+    file: PathBuf,
+
+    /// Replace the file if it is there
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
+    let file = SqliteFile::open(path)?;
+    let bar = print::progress(0, "{wide_bar} {percent:>3} %  {eta} left");
+    let copied = file.back_up(&arguments.file, arguments.force, |copied, all| {
+        bar.set_length(all);
+        bar.set_position(copied);
+    })?;
+    bar.finish_and_clear();
+    let sessions = count(copied.sessions, "session");
+    let size = bytesize::ByteSize(copied.size);
+    writeln!(io::stdout(), "{sessions}, {size}: {}", arguments.file.display())?;
+    Ok(())
+}

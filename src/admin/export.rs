@@ -1,0 +1,145 @@
+//! `sessions export`.
+
+use std::{
+    fs::{self, File},
+    io::{self, BufWriter, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use indicatif::ProgressBar;
+
+use super::{
+    Failure, no_session,
+    print::{self, count},
+    record::Record,
+};
+use crate::{
+    session::{SessionId, Timestamp},
+    store::{Filter, KeptSession, SqliteFile},
+};
+
+/// Sessions that are looked up at a time.
+const PAGE: u32 = 512;
+
+/// Arguments of `sessions export`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Only these; without one, all that live
+    ids: Vec<SessionId>,
+
+    /// Where to write it: a new file, readable by its owner alone [default: standard output]
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
+    let file = SqliteFile::open(path)?;
+    match &arguments.output {
+        None => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            let told = file.at_one_moment(|| export(&file, &arguments.ids, &mut out))?;
+            eprintln!("{told}");
+        }
+        Some(output) => {
+            let cannot = |error: io::Error| {
+                Failure::Told(format!("cannot write {}: {error}", output.display()))
+            };
+            let new = File::options().write(true).create_new(true).mode(0o600).open(output);
+            let mut out = BufWriter::new(new.map_err(cannot)?);
+            let exported = file
+                .at_one_moment(|| export(&file, &arguments.ids, &mut out))
+                .and_then(|told| Ok(out.get_ref().sync_all().map(|()| told)?));
+            match exported {
+                Ok(told) => println_quietly(&format!("{told}: {}", output.display())),
+                Err(failure) => {
+                    // A part of an export looks like one, and is none.
+                    drop(fs::remove_file(output));
+                    return Err(match failure {
+                        Failure::Output(error) => cannot(error),
+                        told @ Failure::Told(_) => told,
+                    });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn println_quietly(line: &str) {
+    // The export is done, whether or not anybody reads this.
+    drop(writeln!(io::stdout(), "{line}"));
+}
+
+/// Writes the sessions of one moment; says how many.
+fn export(file: &SqliteFile, ids: &[SessionId], out: &mut impl Write) -> Result<String, Failure> {
+    let now = Timestamp::of_wall_clock();
+    let mut exporting = Exporting { file, out, bar: ProgressBar::hidden(), messages: 0 };
+    let sessions = if ids.is_empty() { exporting.all(now)? } else { exporting.some(ids)? };
+    exporting.out.flush()?;
+    exporting.bar.finish_and_clear();
+    let messages = count(exporting.messages, "message");
+    Ok(format!("{}, {messages}", count(sessions, "session")))
+}
+
+struct Exporting<'a, W> {
+    file: &'a SqliteFile,
+    out: &'a mut W,
+    bar: ProgressBar,
+    messages: u64,
+}
+
+impl<W: Write> Exporting<'_, W> {
+    fn begin(&mut self, sessions: u64, messages: u64) -> Result<(), Failure> {
+        self.bar = print::progress(messages, "{wide_bar} {pos}/{len} messages  {eta} left");
+        Ok(print::json(self.out, &Record::header(sessions))?)
+    }
+
+    fn some(&mut self, ids: &[SessionId]) -> Result<u64, Failure> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let find = |id: &SessionId| self.file.session(*id)?.ok_or_else(|| no_session(*id));
+        let chosen = ids.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+        let messages = chosen.iter().map(|kept| u64::from(kept.messages)).sum();
+        self.begin(chosen.len() as u64, messages)?;
+        for kept in &chosen {
+            self.one(kept)?;
+        }
+        Ok(chosen.len() as u64)
+    }
+
+    fn all(&mut self, now: Timestamp) -> Result<u64, Failure> {
+        let filter = Filter { now, ..Filter::default() };
+        let (sessions, messages) = self.file.totals(&filter)?;
+        self.begin(sessions, messages)?;
+        let mut after = None;
+        loop {
+            let page = self.file.sessions(&filter, after, PAGE)?;
+            let Some(last) = page.last() else { return Ok(sessions) };
+            after = Some(last.session.id);
+            for kept in &page {
+                self.one(kept)?;
+            }
+        }
+    }
+
+    fn one(&mut self, kept: &KeptSession) -> Result<(), Failure> {
+        let id = kept.session.id;
+        print::json(self.out, &Record::session(kept, Some(&kept.token)))?;
+        let waiting = self.file.waiting(id)?;
+        let mut after = 0;
+        loop {
+            let page = self.file.messages(id, after)?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = last.seq;
+            for message in &page {
+                let waits = waiting.iter().find(|waiting| waiting.seq == message.seq);
+                print::json(self.out, &Record::message(id, message, waits))?;
+            }
+            self.bar.inc(page.len() as u64);
+            self.messages += page.len() as u64;
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! `sessions list`, `sessions show`.
+
+use std::{
+    io::{self, BufWriter, IsTerminal as _, Write},
+    path::Path,
+};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    Failure, no_session,
+    print::{self, Field, Shown, count, time},
+    record,
+};
+use crate::{
+    session::{Message, Role, SessionId, Status, Timestamp},
+    store::{Filter, KeptSession, SqliteFile},
+};
+
+/// Sessions that are read at a time. A gateway's log of changes grows while a read goes on,
+/// and whoever reads the output may be slow: so no read lasts longer than this many.
+const PAGE: u32 = 512;
+
+/// Arguments of `sessions list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArguments {
+    /// Only visitors whose name holds this (ASCII letters in either case)
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Those that have expired and are not deleted yet, instead of those that live
+    #[arg(long)]
+    expired: bool,
+
+    /// So many at most
+    #[arg(long)]
+    limit: Option<u64>,
+
+    /// JSON Lines
+    #[arg(long)]
+    json: bool,
+}
+
+/// Arguments of `sessions show`.
+#[derive(Args, Clone, Debug)]
+pub struct ShowArguments {
+    /// Its id
+    id: SessionId,
+
+    /// So many messages at most: the newest
+    #[arg(long)]
+    limit: Option<u32>,
+
+    /// JSON Lines, as an export has them, without the token's hash
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Form {
+    Table,
+    Tabs,
+    Json,
+}
+
+#[derive(Serialize)]
+struct Row<'a> {
+    id: String,
+    name: &'a str,
+    created_at: String,
+    expires_at: String,
+    messages: u32,
+    last_activity: String,
+}
+
+pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), Failure> {
+    let file = SqliteFile::open(path)?;
+    let form = match arguments.json {
+        true => Form::Json,
+        false if io::stdout().is_terminal() => Form::Table,
+        false => Form::Tabs,
+    };
+    let mut out = BufWriter::new(io::stdout().lock());
+    if let Form::Table = form {
+        writeln!(
+            out,
+            "{:36}  {:24}  {:24}  {:>8}  {:24}  NAME",
+            "ID", "CREATED", "EXPIRES", "MESSAGES", "LAST ACTIVITY"
+        )?;
+    }
+    let filter = Filter {
+        name: arguments.name.clone(),
+        expired: arguments.expired,
+        now: Timestamp::of_wall_clock(),
+    };
+    let mut left = arguments.limit.unwrap_or(u64::MAX);
+    let mut after = None;
+    loop {
+        let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
+        let page = file.sessions(&filter, after, limit)?;
+        for kept in &page {
+            row(&mut out, kept, form)?;
+        }
+        left -= page.len() as u64;
+        match page.last() {
+            Some(last) if left > 0 => after = Some(last.session.id),
+            _ => break,
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn row(out: &mut impl Write, kept: &KeptSession, form: Form) -> io::Result<()> {
+    let KeptSession { session, messages, last_activity, .. } = kept;
+    let row = Row {
+        id: session.id.to_string(),
+        name: session.name.as_str(),
+        created_at: time(session.created_at),
+        expires_at: time(session.expires_at),
+        messages: *messages,
+        last_activity: time(*last_activity),
+    };
+    let Row { id, name, created_at, expires_at, messages, last_activity } = &row;
+    match form {
+        Form::Json => print::json(out, &row),
+        Form::Tabs => {
+            let name = Field(name);
+            writeln!(out, "{id}\t{name}\t{created_at}\t{expires_at}\t{messages}\t{last_activity}")
+        }
+        // The name last: how wide it is shown is not known.
+        Form::Table => {
+            let name = Shown(name);
+            writeln!(
+                out,
+                "{id}  {created_at}  {expires_at}  {messages:>8}  {last_activity}  {name}"
+            )
+        }
+    }
+}
+
+pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), Failure> {
+    let file = SqliteFile::open(path)?;
+    let id = arguments.id;
+    let kept = file.session(id)?.ok_or_else(|| no_session(id))?;
+    let waiting = file.waiting(id)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    if arguments.json {
+        print::json(&mut out, &record::Record::session(&kept, None))?;
+    } else {
+        head(&mut out, &kept, waiting.len() as u64)?;
+    }
+    let mut after = kept.messages.saturating_sub(arguments.limit.unwrap_or(u32::MAX));
+    loop {
+        let page = file.messages(id, after)?;
+        let Some(last) = page.last() else { break };
+        after = last.seq;
+        for message in &page {
+            let waits = waiting.iter().find(|waiting| waiting.seq == message.seq);
+            if arguments.json {
+                print::json(&mut out, &record::Record::message(id, message, waits))?;
+            } else {
+                entry(&mut out, message, waits.is_some())?;
+            }
+        }
+    }
+    Ok(out.flush()?)
+}
+
+fn head(out: &mut impl Write, kept: &KeptSession, waiting: u64) -> io::Result<()> {
+    let KeptSession { session, messages, last_activity, .. } = kept;
+    let expired = session.expires_at <= Timestamp::of_wall_clock();
+    writeln!(out, "session        {}", session.id)?;
+    writeln!(out, "name           {}", Shown(session.name.as_str()))?;
+    writeln!(out, "created        {}", time(session.created_at))?;
+    writeln!(out, "last activity  {}", time(*last_activity))?;
+    let word = if expired { "expired" } else { "expires" };
+    writeln!(out, "{word}        {}", time(session.expires_at))?;
+    writeln!(out, "ends           {}", time(session.ends_at))?;
+    writeln!(out, "messages       {messages}")?;
+    if waiting > 0 {
+        writeln!(out, "unanswered     {waiting}")?;
+    }
+    Ok(())
+}
+
+fn entry(out: &mut impl Write, message: &Message, waits: bool) -> io::Result<()> {
+    let Message { seq, created_at, text, .. } = message;
+    write!(out, "\n#{seq}  {}  ", time(*created_at))?;
+    match &message.role {
+        Role::User { client_message_id } => {
+            write!(out, "user")?;
+            if let Some(id) = client_message_id {
+                write!(out, "  {}", Shown(id))?;
+            }
+            if waits {
+                write!(out, "  (waits for its reply)")?;
+            }
+        }
+        Role::Assistant { status, usage, .. } => {
+            write!(out, "assistant  {}", status.as_str())?;
+            if let Status::Failed(failure) = status {
+                write!(out, ": {} ({})", Shown(&failure.message), Shown(&failure.code))?;
+            }
+            if let Some(usage) = usage {
+                let about = if usage.estimated { "about " } else { "" };
+                let tokens = count(usage.output_tokens.into(), "token");
+                write!(out, "  {about}{} + {tokens}", usage.input_tokens)?;
+            }
+        }
+    }
+    writeln!(out)?;
+    text.split('\n').try_for_each(|line| writeln!(out, "    {}", Shown(line)))
+}

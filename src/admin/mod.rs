@@ -1,0 +1,113 @@
+//! What an operator does with the store's file, from the command line.
+//!
+//! `store::SqliteFile` does it; here is what is asked, what is printed, and the form in
+//! which sessions travel. Each command works on the file of a stopped and of a running
+//! gateway.
+
+mod backup;
+mod export;
+mod import;
+mod look;
+mod print;
+mod record;
+mod revoke;
+
+use std::{io, path::Path};
+
+use clap::Subcommand;
+
+use crate::{
+    session,
+    store::{self, OpenError},
+};
+
+/// A command for the store's file.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Administration {
+    /// Look at sessions, move them, end them; while the gateway runs, or not
+    #[command(subcommand)]
+    Sessions(Sessions),
+    /// Copy the store's file, as it is at this moment; while the gateway runs, or not
+    Backup(backup::Arguments),
+}
+
+/// A command for sessions.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Sessions {
+    /// List them, the oldest first: a table on a terminal, else lines with tabs between
+    List(look::ListArguments),
+    /// Print one with its messages
+    Show(look::ShowArguments),
+    /// Write them, all or some, as JSON Lines
+    Export(export::Arguments),
+    /// Keep those of an export that are not there
+    Import(import::Arguments),
+    /// End them: their logs are gone, their tokens open nothing
+    Revoke(revoke::Arguments),
+}
+
+/// Why a command is not done.
+#[derive(Debug)]
+enum Failure {
+    /// What it prints is not taken.
+    Output(io::Error),
+    /// One line for the operator.
+    Told(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::Told(error.to_string())
+    }
+}
+
+/// Does what is asked, with the store and the limits of the gateway's settings.
+///
+/// # Errors
+/// One line for the operator. A reader of the output who has seen enough is none.
+pub fn run(
+    command: &Administration,
+    store: &store::Settings,
+    limits: &session::Settings,
+) -> Result<(), String> {
+    let path = match store {
+        store::Settings::Memory { .. } => {
+            return Err("the store is `memory`: it has no file, and ends with its gateway".into());
+        }
+        store::Settings::Sqlite { path, .. } => path,
+    };
+    match dispatch(command, path, limits) {
+        Ok(()) => Ok(()),
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(Failure::Output(error)) => Err(format!("cannot write: {error}")),
+        Err(Failure::Told(line)) => Err(line),
+    }
+}
+
+fn dispatch(
+    command: &Administration,
+    path: &Path,
+    limits: &session::Settings,
+) -> Result<(), Failure> {
+    match command {
+        Administration::Sessions(Sessions::List(arguments)) => look::list(arguments, path),
+        Administration::Sessions(Sessions::Show(arguments)) => look::show(arguments, path),
+        Administration::Sessions(Sessions::Export(arguments)) => export::run(arguments, path),
+        Administration::Sessions(Sessions::Import(arguments)) => {
+            import::run(arguments, path, limits)
+        }
+        Administration::Sessions(Sessions::Revoke(arguments)) => revoke::run(arguments, path),
+        Administration::Backup(arguments) => backup::run(arguments, path),
+    }
+}
+
+/// What is said of an id that is none of a session's.
+fn no_session(id: session::SessionId) -> Failure {
+    Failure::Told(format!("there is no session {id}"))
+}

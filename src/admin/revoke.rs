@@ -1,0 +1,39 @@
+//! `sessions revoke`.
+
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
+
+use clap::Args;
+
+use super::{Failure, print::count};
+use crate::{session::SessionId, store::SqliteFile};
+
+/// Arguments of `sessions revoke`.
+#[derive(Args, Clone, Debug)]
+pub struct Arguments {
+    /// Their ids
+    #[arg(required = true)]
+    ids: Vec<SessionId>,
+}
+
+pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
+    let mut file = SqliteFile::open_for_changes(path)?;
+    let mut unknown = Vec::new();
+    let mut out = io::stdout().lock();
+    for id in &arguments.ids {
+        if file.revoke(*id)? {
+            writeln!(out, "revoked {id}")?;
+        } else {
+            unknown.push(id.to_string());
+        }
+    }
+    match &*unknown {
+        [] => Ok(()),
+        ids => {
+            let what = count(ids.len() as u64, "session");
+            Err(Failure::Told(format!("{what} not there: {}", ids.join(", "))))
+        }
+    }
+}

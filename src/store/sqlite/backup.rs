@@ -1,0 +1,155 @@
+//! A copy of the file, of one moment, while a gateway may write to it.
+//!
+//! By SQLite's own backup, under a read transaction: without one it begins anew with every
+//! write of somebody else's, and never ends under load. Not `VACUUM INTO`, which sorts the
+//! whole file anew and cannot say how far it is.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use rusqlite::{
+    Connection, OpenFlags,
+    backup::{Backup, StepResult},
+};
+
+use super::{
+    file::SqliteFile,
+    schema::{self, OpenError},
+};
+
+/// Pages that are copied between two reports.
+const STEP: i32 = 1024;
+
+/// What a backup holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Copied {
+    /// Sessions in it.
+    pub sessions: u64,
+    /// Its length, in bytes.
+    pub size: u64,
+}
+
+impl SqliteFile {
+    /// Copies the file, as it is at this moment, to another, readable by its owner alone. It
+    /// is there under its name when it is whole and on disk, and not before. `report` is
+    /// told pages: copied ones and all.
+    ///
+    /// # Errors
+    /// One sentence for the operator: there is such a file already and `replace` is not
+    /// set, a gateway runs on it, it cannot be written, or this one cannot be read.
+    pub fn back_up(
+        &self,
+        to: &Path,
+        replace: bool,
+        report: impl Fn(u64, u64),
+    ) -> Result<Copied, OpenError> {
+        self.check_target(to, replace)?;
+        let partial = Partial::make(to).map_err(|error| OpenError::new(to, error))?;
+        let sessions = self.copy(&partial.path, report)?;
+        let size = partial.finish(to, replace).map_err(|error| OpenError::new(to, error))?;
+        Ok(Copied { sessions, size })
+    }
+
+    fn check_target(&self, to: &Path, replace: bool) -> Result<(), OpenError> {
+        let refuse = |problem: &str| Err(OpenError::new(to, problem));
+        // Changes that would be taken for the copy's own.
+        let beside = ["", "-wal", "-shm", "-journal"].map(|suffix| schema::beside(to, suffix));
+        if !beside.iter().any(|path| path.exists()) {
+            return Ok(());
+        }
+        if is_same(to, &self.path) {
+            return refuse("it is the file itself");
+        }
+        if !replace {
+            return refuse("it exists already; --force replaces it");
+        }
+        // Nobody must run on a file that is replaced under it. Held for a moment only.
+        if schema::beside(to, ".lock").exists()
+            && let Err(problem) = schema::lock(to)
+        {
+            return refuse(&problem);
+        }
+        Ok(())
+    }
+
+    fn copy(&self, to: &Path, report: impl Fn(u64, u64)) -> Result<u64, OpenError> {
+        let moment = self.moment().map_err(|error| self.told(&error))?;
+        let sessions = self.count().map_err(|error| self.told(&error))?;
+        let copy = || {
+            let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let mut target = Connection::open_with_flags(to, flags)?;
+            // It is synced as a whole, and thrown away if anything fails before.
+            target.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF;")?;
+            let backup = Backup::new(&moment, &mut target)?;
+            loop {
+                let step = backup.step(STEP)?;
+                let progress = backup.progress();
+                let pages = |count: i32| u64::try_from(count).unwrap_or(0);
+                let (all, left) = (pages(progress.pagecount), pages(progress.remaining));
+                report(all.saturating_sub(left), all);
+                if step == StepResult::Done {
+                    return rusqlite::Result::Ok(());
+                }
+            }
+        };
+        copy().map_err(|error| OpenError::new(to, schema::explain(&error)))?;
+        Ok(sessions)
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    place(one).is_some_and(|one| Some(one) == place(other))
+}
+
+/// A file that is not whole yet; gone when dropped.
+struct Partial {
+    path: PathBuf,
+}
+
+impl Partial {
+    fn make(to: &Path) -> io::Result<Self> {
+        let path = schema::beside(to, &format!(".{}.partial", std::process::id()));
+        File::options().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Self { path })
+    }
+
+    /// Gives it its name, once all of it is on disk; its length.
+    fn finish(&self, to: &Path, replace: bool) -> io::Result<u64> {
+        let file = File::open(&self.path)?;
+        file.sync_all()?;
+        if replace {
+            for suffix in ["-wal", "-shm", "-journal"] {
+                match fs::remove_file(schema::beside(to, suffix)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
+            fs::rename(&self.path, to)?;
+        } else {
+            // Unlike a renaming, it replaces nothing that has come meanwhile. Not every file
+            // system knows a second name for a file.
+            match fs::hard_link(&self.path, to) {
+                Ok(()) => fs::remove_file(&self.path)?,
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+                Err(_) => fs::rename(&self.path, to)?,
+            }
+        }
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        Ok(file.metadata()?.len())
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Gone already if all went well.
+        for suffix in ["", "-journal"] {
+            drop(fs::remove_file(schema::beside(&self.path, suffix)));
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Sessions that come from elsewhere.
+
+use std::sync::Arc;
+
+use rusqlite::{Transaction, TransactionBehavior, params};
+
+use super::{
+    file::{self, KeptSession, SqliteFile, Waiting},
+    rows::{At, Id},
+    schema::OpenError,
+    writer,
+};
+use crate::session::{Message, Timestamp, Usage};
+
+/// A session with all that is kept of it.
+#[derive(Clone, Debug)]
+pub struct KeptLog {
+    /// The session.
+    pub kept: KeptSession,
+    /// Its log, without gaps.
+    pub messages: Vec<Arc<Message>>,
+    /// What waits for a reply.
+    pub waiting: Vec<Waiting>,
+}
+
+/// What became of a session that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Import {
+    /// It is kept.
+    Imported,
+    /// It was there already, with these messages or more.
+    AlreadyThere,
+    /// Another one was there under its id or its token, and was left alone.
+    Differs,
+    /// It has expired.
+    Expired,
+}
+
+impl SqliteFile {
+    /// Keeps sessions that are not there, in one transaction, durable when it returns.
+    ///
+    /// # Errors
+    /// One sentence for the operator; none of them is kept then.
+    pub fn import(&mut self, logs: &[KeptLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
+        self.try_import(logs, now).map_err(|error| self.told(&error))
+    }
+
+    fn try_import(&mut self, logs: &[KeptLog], now: Timestamp) -> rusqlite::Result<Vec<Import>> {
+        // Compared before the write lock is taken: a gateway waits for that.
+        let known =
+            logs.iter().map(|log| self.compare(log, now)).collect::<rusqlite::Result<Vec<_>>>()?;
+        if known.iter().all(Option::is_some) {
+            return Ok(known.into_iter().flatten().collect());
+        }
+        let immediate = TransactionBehavior::Immediate;
+        let transaction = self.connection.transaction_with_behavior(immediate)?;
+        let mut done = Vec::with_capacity(logs.len());
+        for (log, known) in logs.iter().zip(known) {
+            done.push(match known {
+                Some(known) => known,
+                None => insert(&transaction, log)?,
+            });
+        }
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    /// What becomes of it without a write, if that can be told.
+    fn compare(&self, log: &KeptLog, now: Timestamp) -> rusqlite::Result<Option<Import>> {
+        let KeptSession { session, token, messages, .. } = &log.kept;
+        let moment = self.moment()?;
+        if let Some(there) = file::find(&moment, session.id)? {
+            // Its idle deadline and its newest messages may have come since.
+            let mut same = there.token == *token
+                && there.messages >= *messages
+                && (&there.session.name, &there.session.epoch) == (&session.name, &session.epoch);
+            let mut after = 0;
+            while same && (after as usize) < log.messages.len() {
+                let page = file::page(&moment, session.id, after)?;
+                same = !page.is_empty()
+                    && page
+                        .iter()
+                        .zip(&log.messages[after as usize..])
+                        .all(|(one, two)| one == two);
+                after += page.len() as u32;
+            }
+            return Ok(Some(if same { Import::AlreadyThere } else { Import::Differs }));
+        }
+        Ok((session.expires_at <= now).then_some(Import::Expired))
+    }
+}
+
+fn insert(tx: &Transaction<'_>, log: &KeptLog) -> rusqlite::Result<Import> {
+    let KeptSession { session, token, messages, .. } = &log.kept;
+    let costs = log.messages.iter().map(|message| message.cost());
+    let usage = costs.fold(Usage::default(), Usage::plus);
+    // Of two sessions with one id or token, the one that is there stays.
+    let inserted = tx
+        .prepare_cached(
+            "INSERT INTO sessions
+                 (id, token, name, epoch, created_at, expires_at, ends_at, head_seq,
+                  input_tokens, output_tokens, usage_estimated)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            Id(session.id),
+            token.as_bytes(),
+            session.name.as_str(),
+            session.epoch.as_str(),
+            At(session.created_at),
+            At(session.expires_at),
+            At(session.ends_at),
+            messages,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.estimated,
+        ])?;
+    if inserted == 0 {
+        return Ok(Import::Differs);
+    }
+    for message in &log.messages {
+        writer::insert(tx, session.id, message)?;
+    }
+    for Waiting { seq, attempt, text } in &log.waiting {
+        let Some(message) = log.messages.get(*seq as usize - 1) else { continue };
+        tx.prepare_cached(
+            "INSERT INTO turns (session, seq, message, attempt, text) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![Id(session.id), seq, Id(message.id), attempt, text])?;
+    }
+    Ok(Import::Imported)
+}

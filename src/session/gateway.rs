@@ -281,7 +281,7 @@ impl Gateway {
 
     /// Publishes what is in the log and was not published: an append whose answer was
     /// lost leaves a gap, behind which everything would wait.
-    async fn catch_up(&self, live: &LiveRef) {
+    pub(super) async fn catch_up(&self, live: &LiveRef) {
         let page = Page {
             after: Some(live.head_seq()),
             until: u32::MAX,

@@ -154,7 +154,13 @@ impl Gateway {
             match self.store().append(id, entry.clone(), self.terms()).await {
                 Ok(appended) => {
                     self.core.metrics.reply(&appended.message.role);
-                    return self.run_turns(live, live.publish(appended.message));
+                    self.run_turns(live, live.publish(appended.message));
+                    // A message committed just before may still be on its way here. The next
+                    // reply must not begin before this one is told.
+                    if live.lacks_messages() {
+                        self.catch_up(live).await;
+                    }
+                    return;
                 }
                 Err(error) if error.kind() == ErrorKind::StoreFull => wait = RETRY,
                 Err(error) if error.kind() == ErrorKind::Internal => {

@@ -1,8 +1,11 @@
 //! Promise 3: one gapless number per session, the same log through every door.
 
+use std::sync::Arc;
+
+use duologue::session::{self, Draft, Gateway, Settings};
 use futures_util::future::join_all;
 
-use crate::support::{Door, Setup, create, history};
+use crate::support::{Call, Door, Late, Scripted, Setup, Step, create, history, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixteen_connections_sending_at_once_share_one_gapless_log() {
@@ -100,4 +103,43 @@ async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
     assert_eq!(read(None, Some(0)).await, (vec![], true, 10));
     assert_eq!(read(Some(3), Some(0)).await, (vec![], true, 3));
     assert_eq!(read(None, None).await.0.len(), 10);
+}
+
+/// A reply is committed while a message before it is still on its way: the next reply must
+/// not begin before this one has been told.
+#[tokio::test]
+async fn a_reply_that_overtakes_a_message_is_told_before_the_next_one_begins() {
+    let (responder, _) = Scripted::new(&[Step::Say("a"), Step::Gate, Step::Say("b"), Step::End]);
+    let (store, gate) = (Late::new(), responder.gate.clone());
+    let gateway =
+        Gateway::start(Settings::default(), store.clone(), Arc::new(responder)).await.unwrap();
+    let token = gateway.create_token("Ada").await.unwrap().token;
+    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    let draft = |text: &str| Draft::parse(text, None, 100).unwrap();
+    gateway.send(&token, draft("one")).await.unwrap();
+    gateway.send(&token, draft("two")).await.unwrap();
+    let late = store.hold_next(Call::Append);
+    let third = attachment.send(draft("three"));
+    store.holds(1).await;
+    // The reply to the first gets number 4, and number 3 is not known here yet.
+    gate.add_permits(3);
+    let (mut said, mut numbers) = (String::new(), Vec::new());
+    while numbers.len() < 6 {
+        match soon("an event", attachment.next()).await.unwrap() {
+            session::Event::Message(message) => {
+                numbers.push(message.seq);
+                if message.in_reply_to().is_some() {
+                    assert_eq!((std::mem::take(&mut said).as_str(), &*message.text), ("ab", "ab"));
+                }
+            }
+            session::Event::Delta { text, .. } => said.push_str(&text),
+            session::Event::ReplyStarted(started) => {
+                assert_eq!((said.as_str(), started.text.as_str()), ("", ""));
+            }
+            session::Event::GoAway(_) => {}
+        }
+    }
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6]);
+    late.close();
+    assert_eq!(third.end().await.unwrap().message.seq, 3);
 }

@@ -30,6 +30,8 @@ pub enum Call {
 pub struct Late {
     inner: MemoryStore,
     held: Mutex<Vec<(Call, Arc<Semaphore>)>>,
+    /// Of these calls, only the next answer.
+    held_once: Mutex<Vec<(Call, Arc<Semaphore>)>>,
     waiting: AtomicUsize,
     /// How long every read of messages takes.
     pub read_time: Mutex<Duration>,
@@ -54,6 +56,7 @@ impl Late {
         Arc::new(Self {
             inner: MemoryStore::new(max_sessions, 1 << 28),
             held: Mutex::default(),
+            held_once: Mutex::default(),
             waiting: AtomicUsize::new(0),
             read_time: Mutex::default(),
             lose_answer: AtomicBool::new(false),
@@ -67,6 +70,13 @@ impl Late {
     /// Holds back the answers to these calls from now on.
     pub fn hold(&self, call: Call) {
         self.held.lock().unwrap().push((call, Arc::new(Semaphore::new(0))));
+    }
+
+    /// Holds back the answer to the next of these calls, until the gate is closed.
+    pub fn hold_next(&self, call: Call) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        self.held_once.lock().unwrap().push((call, Arc::clone(&gate)));
+        gate
     }
 
     /// Lets the answers through, those that wait and all that follow.
@@ -91,7 +101,12 @@ impl Late {
             let held = self.held.lock().unwrap();
             held.iter().find(|(held, _)| *held == call).map(|(_, gate)| Arc::clone(gate))
         };
-        if let Some(gate) = gate {
+        let once = {
+            let mut held = self.held_once.lock().unwrap();
+            let at = held.iter().position(|(held, _)| *held == call);
+            at.map(|at| held.remove(at).1)
+        };
+        if let Some(gate) = once.or(gate) {
             self.waiting.fetch_add(1, Ordering::SeqCst);
             let _closed_means_released = gate.acquire().await;
             self.waiting.fetch_sub(1, Ordering::SeqCst);

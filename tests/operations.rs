@@ -90,6 +90,23 @@ async fn what_happens_is_counted_through_every_door_and_names_nobody() {
 }
 
 #[tokio::test]
+async fn the_commits_of_the_store_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}", folder.path().join("duologue.db").display());
+    let (gateway, operations) = start(&["--store", &store]).await;
+    let token = create(&gateway.address()).await;
+    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    client.say("hello", None).await.unwrap();
+    client.reply().await;
+    // The session, the message, the reply, at least; what sweeps adds to them.
+    let page = scrape(&operations).await;
+    let commits = value(&page, "duologue_store_commit_seconds_count");
+    let writes = value(&page, "duologue_store_writes_total");
+    assert!(commits >= 3.0 && writes >= commits, "{commits} {writes}");
+    assert!(value(&page, "duologue_store_commit_seconds_sum") > 0.0);
+}
+
+#[tokio::test]
 async fn it_answers_while_the_gateway_drains_and_says_so() {
     let (gateway, operations) = start(&["--simulated-delay", "1h"]).await;
     let ready = Rest::call(&operations, "GET", "/readyz").await;

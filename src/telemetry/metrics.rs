@@ -90,6 +90,7 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     ("duologue_replies_total", Unit::Count, "Replies committed, by status"),
     ("duologue_reply_failures_total", Unit::Count, "Replies that failed, by code"),
     ("duologue_tokens_total", Unit::Count, "Tokens of the model"),
+    ("duologue_store_writes_total", Unit::Count, "Writes of the store; several share a commit"),
 ];
 
 const GAUGES: &[(&str, &str)] = &[
@@ -102,6 +103,7 @@ const GAUGES: &[(&str, &str)] = &[
 ];
 
 const HISTOGRAMS: &[(&str, &str)] = &[
+    ("duologue_store_commit_seconds", "A commit of the store, with its fsync"),
     ("duologue_first_delta_seconds", "From the start of a reply to its first text"),
     ("duologue_reply_seconds", "From the start of a reply to its end"),
 ];

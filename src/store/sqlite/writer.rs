@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use metrics::{counter, histogram};
 use rusqlite::{
     Connection, OptionalExtension as _, Transaction, TransactionBehavior, config::DbConfig,
     hooks::Wal, params,
@@ -133,6 +134,8 @@ fn write_until_closed(
     if let Err(error) = hooked {
         return lose_trust(&connection, &error);
     }
+    let commits = histogram!("duologue_store_commit_seconds");
+    let writes = counter!("duologue_store_writes_total");
     let mut group = Vec::new();
     while let Some(first) = waiting.blocking_recv() {
         let mut close = None;
@@ -146,7 +149,10 @@ fn write_until_closed(
                 next = waiting.try_recv().ok();
             }
         }
+        writes.increment(group.len() as u64);
+        let began = Instant::now();
         let mut result = commit(&mut connection, group.drain(..));
+        commits.record(began.elapsed());
         if result.is_ok() && pages.load(Ordering::Relaxed) >= WRITE_BACK_PAGES {
             // The next commit says how many are left.
             pages.store(0, Ordering::Relaxed);

@@ -33,7 +33,10 @@ struct State {
 impl Health {
     /// It answered.
     pub(super) fn succeeded(&self) {
-        *self.state() = State::default();
+        let mut state = self.state();
+        // An answer that began before says nothing of a wait that was asked for since.
+        let not_before = state.not_before;
+        *state = State { failures: 0, not_before, avoid_until: not_before };
     }
 
     /// It failed.
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_an_upstream_asks_for_is_kept_and_success_forgets_everything() {
+    async fn what_an_upstream_asks_for_is_kept_and_success_forgets_the_rest() {
         let health = Health::default();
         assert!(!health.is_avoided());
         health.failed(&failed(Reason::RateLimited, Some(10)));
@@ -112,7 +115,12 @@ mod tests {
         assert_eq!(health.cooldown(), Duration::from_secs(6));
         assert!(health.is_avoided());
         health.succeeded();
+        assert_eq!(health.cooldown(), Duration::from_secs(6));
+        tokio::time::advance(Duration::from_secs(6)).await;
         assert!(health.cooldown().is_zero() && !health.is_avoided());
+        health.failed(&failed(Reason::Unavailable, None));
+        health.succeeded();
+        assert!(!health.is_avoided());
     }
 
     #[tokio::test(start_paused = true)]

@@ -30,6 +30,7 @@ mod report;
 mod server;
 mod spread;
 mod subject;
+mod thousands;
 mod websocket;
 
 use std::{error::Error, process::ExitCode, time::Duration};

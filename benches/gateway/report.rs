@@ -9,6 +9,7 @@ use crate::{
     options::Options,
     spread::Spread,
     subject::Subject,
+    thousands::thousands,
 };
 
 /// The one the others are compared with.
@@ -204,17 +205,4 @@ impl fmt::Display for Report {
             Some([spread.median, spread.most].map(|time| format!("{time:.1}")))
         })
     }
-}
-
-/// A whole number with commas, `12,345`.
-fn thousands(number: f64) -> String {
-    let digits = format!("{:.0}", number.abs());
-    let mut text = String::from(if number <= -0.5 { "-" } else { "" });
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -14,10 +14,14 @@ mod process;
 mod spread;
 mod start;
 mod sweep;
+#[path = "../gateway/thousands.rs"]
+mod thousands;
 
 use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
+
+use self::thousands::thousands;
 
 /// What the fallible functions of this program return.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
@@ -79,17 +83,4 @@ fn run(options: &Options) -> Result<()> {
 /// A folder for one measurement's file; gone when dropped.
 fn place(options: &Options) -> Result<tempfile::TempDir> {
     Ok(tempfile::tempdir_in(&options.folder)?)
-}
-
-/// A whole number with commas, `12,345`.
-fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }

@@ -1,0 +1,57 @@
+//! A client of the gateway over gRPC, as people use it: tonic's.
+
+use std::net::SocketAddr;
+
+use duologue::proto::{
+    ChatRequest, ChatResponse, Open, Send, chat_request::Request,
+    chat_service_client::ChatServiceClient,
+};
+use futures_util::stream;
+use tokio::sync::mpsc;
+use tonic::{Streaming, transport::Endpoint};
+
+use crate::{
+    MESSAGE, Result,
+    event::Event,
+    heard::{Heard, Said},
+    http,
+};
+
+/// One `Chat` stream on an HTTP/2 connection of its own, attached to a session of its own.
+pub(crate) struct Client {
+    requests: mpsc::Sender<ChatRequest>,
+    responses: Streaming<ChatResponse>,
+}
+
+impl Client {
+    /// Starts a session and attaches to it.
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self> {
+        let token = http::create_session(address).await?;
+        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+        let (requests, outbox) = mpsc::channel(4);
+        let open = Request::Open(Open { token: Some(token), position: None });
+        requests.send(ChatRequest { request: Some(open) }).await?;
+        let outbox = stream::unfold(outbox, |mut outbox| async {
+            outbox.recv().await.map(|request| (request, outbox))
+        });
+        let responses = ChatServiceClient::new(channel).chat(outbox).await?.into_inner();
+        let mut client = Self { requests, responses };
+        let mut heard = Heard::new(0..0);
+        while !matches!(client.next(&mut heard).await?, Said::Opened) {}
+        Ok(client)
+    }
+
+    /// Asks, and hears the reply to its end.
+    pub(crate) async fn reply(&mut self, heard: &mut Heard) -> Result<()> {
+        heard.asked();
+        let send = Send { text: MESSAGE.to_owned(), client_message_id: Some("1".to_owned()) };
+        self.requests.send(ChatRequest { request: Some(Request::Send(send)) }).await?;
+        while !matches!(self.next(heard).await?, Said::Ended) {}
+        Ok(())
+    }
+
+    async fn next(&mut self, heard: &mut Heard) -> Result<Said> {
+        let response = self.responses.message().await?.ok_or("the stream ended")?;
+        heard.event(&Event::of(&response)?)
+    }
+}

@@ -1,8 +1,8 @@
 //! Runs the turns of a session, one at a time, until none waits.
 //!
-//! A task exists per session whose turns have to wait for something, not per session. Whatever happens to the
-//! responder (it fails, stalls and is stopped, stops short, panics), the turn ends
-//! with one terminal message in the log.
+//! A task exists per session whose turns have to wait for something, not per session.
+//! Whatever happens to the responder (it fails, stalls and is stopped, stops short,
+//! panics), the turn ends with one terminal message in the log.
 
 use std::{
     any::Any,

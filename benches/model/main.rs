@@ -29,6 +29,7 @@ mod load;
 #[path = "../gateway/process.rs"]
 #[expect(dead_code, reason = "shared with the other benchmark")]
 mod process;
+mod relay;
 mod report;
 mod server;
 mod socket;
@@ -41,7 +42,7 @@ mod subject;
 mod thousands;
 mod upstream;
 
-use std::{error::Error, path::PathBuf, process::ExitCode, time::Duration};
+use std::{error::Error, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::Parser;
 
@@ -90,6 +91,14 @@ struct Options {
     #[arg(long, default_value = "400ms", value_parser = humantime::parse_duration)]
     interval: Duration,
 
+    /// Serves as the relay to this address, …
+    #[arg(long, hide = true, requires = "relay_at")]
+    relay_to: Option<SocketAddr>,
+
+    /// … at this one.
+    #[arg(long, hide = true, requires = "relay_to")]
+    relay_at: Option<SocketAddr>,
+
     /// `cargo bench` says so; it changes nothing.
     #[arg(long, hide = true)]
     bench: bool,
@@ -121,6 +130,9 @@ fn main() -> ExitCode {
 /// One thread for the model and its clients, as the servers have one core.
 fn start(options: &Options) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let (Some(to), Some(at)) = (options.relay_to, options.relay_at) {
+        return runtime.block_on(relay::serve(at, to));
+    }
     let report = runtime.block_on(run(options))?;
     print!("{report}");
     Ok(())

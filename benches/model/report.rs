@@ -103,7 +103,7 @@ impl Report {
         let ratios =
             own.iter().zip(peers).map(|(own, peer)| own.deltas_per_second / peer.deltas_per_second);
         Some(match Spread::of(ratios) {
-            Some(ratio) if ![PEER, Subject::Direct].contains(&subject) => {
+            Some(ratio) if ![PEER, Subject::Direct, Subject::Relay].contains(&subject) => {
                 format!("{text}, **{:.0}×**", ratio.median)
             }
             _ => text,

@@ -1,6 +1,7 @@
 //! Starts and ends the servers between the clients and the model.
 
 use std::{
+    env,
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr},
     path,
@@ -28,6 +29,7 @@ pub(crate) struct Servers {
     pub(crate) upstream: Upstream,
     /// What the proxy lets in.
     pub(crate) key: String,
+    relay: Server,
     litellm: Option<Server>,
     gateway: Server,
 }
@@ -39,20 +41,27 @@ impl Servers {
         let litellm = if options.litellm.is_some() {
             eprintln!("starting the proxy");
             Some(
-                Server::start(litellm(options, &upstream, &key), options, "/health/liveliness")
-                    .await?,
+                Server::start(
+                    litellm(options, &upstream, &key),
+                    options,
+                    Some("/health/liveliness"),
+                )
+                .await?,
             )
         } else {
             None
         };
-        let gateway = Server::start(gateway(options, &upstream), options, "/healthz").await?;
-        Ok(Self { upstream, key, litellm, gateway })
+        let gateway =
+            Server::start(gateway(options, &upstream), options, Some("/healthz")).await?;
+        let relay = Server::start(relay(&upstream)?, options, None).await?;
+        Ok(Self { upstream, key, relay, litellm, gateway })
     }
 
     /// The one of a subject; the model itself is none.
     pub(crate) fn of(&self, subject: Subject) -> Option<&Server> {
         match subject {
             Subject::Direct => None,
+            Subject::Relay => Some(&self.relay),
             Subject::LiteLlm => self.litellm.as_ref(),
             Subject::Json | Subject::Grpc => Some(&self.gateway),
         }
@@ -83,11 +92,11 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one on a free port, and waits until it answers on `path`.
+    /// Starts one on a free port, and waits until it answers on `path`, or listens.
     async fn start(
         command: impl FnOnce(SocketAddr) -> Command,
         options: &Options,
-        path: &str,
+        path: Option<&str>,
     ) -> Result<Self> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = free.local_addr()?;
@@ -135,6 +144,16 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// This program, as a relay.
+fn relay(upstream: &Upstream) -> Result<impl FnOnce(SocketAddr) -> Command + use<>> {
+    let mut command = Command::new(env::current_exe()?);
+    command.arg("--relay-to").arg(upstream.address().to_string());
+    Ok(|address: SocketAddr| {
+        command.arg("--relay-at").arg(address.to_string());
+        command
+    })
 }
 
 /// The proxy, as its documentation wants it in production: one worker for its core, on
@@ -200,8 +219,9 @@ fn pinned(command: &Command, core: Option<usize>) -> Result<Command> {
 }
 
 /// It is up.
-async fn answers(address: SocketAddr, path: &str) -> Result<bool> {
+async fn answers(address: SocketAddr, path: Option<&str>) -> Result<bool> {
     let mut stream = http::connect(address).await?;
+    let Some(path) = path else { return Ok(true) };
     let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();

@@ -9,6 +9,8 @@ use crate::{Result, grpc, heard::Heard, server::Servers, socket, sse};
 pub(crate) enum Subject {
     /// None in between.
     Direct,
+    /// A process that copies bytes.
+    Relay,
     /// The proxy.
     LiteLlm,
     /// The gateway, over WebSocket, in proto-JSON.
@@ -19,13 +21,15 @@ pub(crate) enum Subject {
 
 impl Subject {
     /// In the order of the tables.
-    pub(crate) const ALL: [Self; 4] = [Self::Direct, Self::LiteLlm, Self::Json, Self::Grpc];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Direct, Self::Relay, Self::LiteLlm, Self::Json, Self::Grpc];
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Direct => "the model itself, SSE",
+            Self::Relay => "a bare relay: the limit",
             Self::LiteLlm => "LiteLLM proxy, SSE",
             Self::Json => "Duologue, WebSocket, `duologue.v1.json`",
             Self::Grpc => "Duologue, gRPC `Chat`",
@@ -35,7 +39,7 @@ impl fmt::Display for Subject {
 
 /// A client that has not asked yet.
 pub(crate) enum Client {
-    /// Of the model or the proxy: a connection for all its replies.
+    /// Of the model, the relay or the proxy: a connection for all its replies.
     Sse(sse::Client),
     /// Of the gateway: a session for each reply, so that none has a history to send.
     Socket(socket::Client),
@@ -52,8 +56,8 @@ impl Client {
     ) -> Result<Self> {
         let address = servers.address(subject)?;
         Ok(match (subject, old) {
-            (Subject::Direct | Subject::LiteLlm, Some(client)) => client,
-            (Subject::Direct | Subject::LiteLlm, None) => {
+            (Subject::Direct | Subject::Relay | Subject::LiteLlm, Some(client)) => client,
+            (Subject::Direct | Subject::Relay | Subject::LiteLlm, None) => {
                 Self::Sse(sse::Client::connect(address, &servers.key).await?)
             }
             (Subject::Json, _) => Self::Socket(socket::Client::connect(address).await?),

@@ -1,7 +1,5 @@
-//! Why a bot did not answer: one table.
-//!
-//! Clients get a code and a sentence, which say nothing about the bot. The operator gets
-//! the cause, in the log.
+//! Why a bot did not answer: which [`Reason`] its statuses come to, and what of its own
+//! words clients may see.
 
 use std::{error::Error, fmt, io, iter, sync::Arc, time::Duration};
 
@@ -10,89 +8,13 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     proto,
-    session::{Failure, Outcome},
+    responder::failure::{Reason, shorten},
+    session::Failure,
 };
-
-/// Longest part of a bot's own words that is logged, in characters.
-const MAX_CAUSE: usize = 200;
 
 /// Longest words of a bot's that clients see, in characters: a code, a sentence.
 const MAX_CODE: usize = 64;
 const MAX_SENTENCE: usize = 500;
-
-/// What went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// No connection within the connect timeout.
-    ConnectTimeout,
-    /// No connection, or it was lost before the first text, or UNAVAILABLE.
-    Unavailable,
-    /// No text within the first-content timeout.
-    FirstContentTimeout,
-    /// Silence for the chunk timeout.
-    ChunkTimeout,
-    /// The reply took longer than the total timeout.
-    TotalTimeout,
-    /// RESOURCE_EXHAUSTED.
-    RateLimited,
-    /// UNAUTHENTICATED or PERMISSION_DENIED: the token is wrong.
-    Auth,
-    /// It does not take such calls.
-    Rejected,
-    /// The reply ended without an outcome.
-    Truncated,
-    /// Any other status, or frames that are none.
-    Failed,
-}
-
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::ConnectTimeout,
-        Self::Unavailable,
-        Self::FirstContentTimeout,
-        Self::ChunkTimeout,
-        Self::TotalTimeout,
-        Self::RateLimited,
-        Self::Auth,
-        Self::Rejected,
-        Self::Truncated,
-        Self::Failed,
-    ];
-
-    /// For programs; stable.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        self.row().0
-    }
-
-    /// For people.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        self.row().1
-    }
-
-    const fn row(self) -> (&'static str, &'static str) {
-        match self {
-            Self::ConnectTimeout => {
-                ("upstream_connect_timeout", "The bot could not be reached in time")
-            }
-            Self::Unavailable => ("upstream_unavailable", "The bot is not available"),
-            Self::FirstContentTimeout => {
-                ("upstream_first_content_timeout", "The bot did not begin to answer in time")
-            }
-            Self::ChunkTimeout => ("upstream_chunk_timeout", "The bot fell silent"),
-            Self::TotalTimeout => ("upstream_total_timeout", "The reply took too long"),
-            Self::RateLimited => {
-                ("upstream_rate_limited", "The bot has too much to do, try again later")
-            }
-            Self::Auth => ("upstream_auth", "The bot refused this service"),
-            Self::Rejected => ("upstream_rejected", "The bot refused the request"),
-            Self::Truncated => ("upstream_truncated", "The reply ended too early"),
-            Self::Failed => ("upstream_failed", "The bot reported an error"),
-        }
-    }
-}
 
 /// A call that failed.
 #[derive(Clone, Debug)]
@@ -143,11 +65,6 @@ impl Failed {
         let cause = format!("{:?}: {}{causes}", status.code(), status.message());
         Self { reason, cause: shorten(&cause), passes: passes && !spoke, retry_after }
     }
-
-    /// What the client is told.
-    pub(super) fn outcome(&self) -> Outcome {
-        Outcome::failed(self.reason.code(), self.reason.sentence())
-    }
 }
 
 /// What a bot says of its own failure, in a form that can be shown.
@@ -196,14 +113,6 @@ pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
     words.join(": ")
 }
 
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_CAUSE).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,7 +125,7 @@ mod tests {
             (code.as_ref().to_owned(), message.as_ref().to_owned())
         };
         let own = |code: &str, message: &str| (code.to_owned(), message.to_owned());
-        let bland = "The bot reported an error";
+        let bland = Reason::Failed.sentence();
         assert_eq!(say("no_stock_2", " Sold out. "), own("no_stock_2", "Sold out."));
         assert_eq!(say("", ""), own("upstream_failed", bland));
         assert_eq!(say("No Stock", "x\ny"), own("upstream_failed", bland));
@@ -229,20 +138,5 @@ mod tests {
         assert_eq!(finish_reason(" stop\u{7}\n").as_deref(), Some("stop"));
         assert_eq!(finish_reason(&"é".repeat(99)).map(|word| word.chars().count()), Some(64));
         assert_eq!(finish_reason(" \n"), None);
-    }
-
-    #[test]
-    fn a_long_cause_is_shortened() {
-        let status = Status::internal("日".repeat(9999));
-        assert!(Failed::of_status(&status, false).cause.chars().count() <= MAX_CAUSE + 1);
-    }
-
-    #[test]
-    fn every_code_is_documented_with_its_meaning() {
-        let protocol = include_str!("../../../docs/PROTOCOL.md");
-        for reason in Reason::ALL {
-            let row = format!("| `{}`, \"{}\" |", reason.code(), reason.sentence());
-            assert!(protocol.contains(&row), "docs/PROTOCOL.md lacks {row}");
-        }
     }
 }

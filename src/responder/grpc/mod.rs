@@ -24,7 +24,6 @@ use crate::{
     proto::{self, responder_service_client::ResponderServiceClient},
     session::{History, Prompt, Reply, Responder, estimate_tokens},
 };
-pub use failure::Reason;
 use reply::Answer;
 pub use settings::{Endpoint, Settings};
 

@@ -14,10 +14,11 @@ use tonic::{
 
 use super::{
     Bot,
-    failure::{self, Failed, Reason},
+    failure::{self, Failed},
 };
 use crate::{
     proto,
+    responder::Reason,
     session::{Chunk, Chunks, Outcome},
 };
 
@@ -108,7 +109,7 @@ impl Answer {
             );
             match again {
                 Some(wait) => sleep(wait).await,
-                None => return Chunk::End(failed.outcome()),
+                None => return Chunk::End(failed.reason.outcome()),
             }
         }
     }

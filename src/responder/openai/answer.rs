@@ -12,11 +12,14 @@ use tokio::{
 };
 
 use super::{
-    failure::{Failed, Reason},
+    failure::Failed,
     sse::Framer,
     wire::{self, Piece, Said},
 };
-use crate::session::Usage;
+use crate::{
+    responder::Reason,
+    session::Usage,
+};
 
 /// After its reason, an answer may still tell what it cost. That is worth so much.
 const USAGE_PATIENCE: Duration = Duration::from_secs(5);

@@ -12,11 +12,14 @@ use super::{
     Pool,
     answer::Answer,
     context::Context,
-    failure::{Failed, Reason},
+    failure::Failed,
     report::Report,
     retry,
 };
-use crate::session::{Chunk, Outcome};
+use crate::{
+    responder::Reason,
+    session::{Chunk, Outcome},
+};
 
 /// Longest wait before a retry. Who would have to wait longer is told that it failed.
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -72,7 +75,7 @@ impl Exchange {
         match begun {
             Err(failed) => {
                 self.report.gave_up(&failed);
-                chunks.push(Chunk::End(failed.outcome()));
+                chunks.push(Chunk::End(failed.reason.outcome()));
                 (chunks, None)
             }
             Ok((upstream, answer, first)) => {
@@ -108,7 +111,7 @@ impl Exchange {
             }
             upstream.health.failed(&failed);
             self.tries[n].made += 1;
-            self.tries[n].over = !failed.reason.passes() || self.tries[n].made > upstream.retries();
+            self.tries[n].over = !failed.passes() || self.tries[n].made > upstream.retries();
             last = Some(failed);
         }
         Err(last.unwrap_or_else(too_late))
@@ -178,7 +181,7 @@ impl Speech {
         let outcome = Outcome {
             usage: self.answer.usage(),
             finish_reason: self.answer.finish_reason(),
-            ..failed.map_or(Outcome::complete(None, None), |failed| failed.outcome())
+            ..failed.map_or(Outcome::complete(None, None), |failed| failed.reason.outcome())
         };
         (Chunk::End(outcome), true)
     }

@@ -1,117 +1,10 @@
-//! Why an upstream did not answer: one table.
-//!
-//! Clients get a code and a sentence, which say nothing about the upstream. The operator
-//! gets the cause, in the log.
+//! Why an upstream did not answer: which [`Reason`] its answers come to, and what of its
+//! own words the log may hold.
 
 use std::{fmt, time::Duration};
 
 use super::wire::ErrorBody;
-use crate::session::Outcome;
-
-/// Longest part of an upstream's own words that is logged, in characters.
-const MAX_CAUSE: usize = 200;
-
-/// What went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// No connection within the connect timeout.
-    ConnectTimeout,
-    /// No connection, or it was lost before the answer began, or a status of 500 and more.
-    Unavailable,
-    /// No text within the first-content timeout.
-    FirstContentTimeout,
-    /// Silence for the chunk timeout.
-    ChunkTimeout,
-    /// The reply took longer than the total timeout.
-    TotalTimeout,
-    /// Too many requests, for now.
-    RateLimited,
-    /// Money or tokens are used up.
-    Quota,
-    /// The key is wrong, or may not do this.
-    Auth,
-    /// The request is not to the upstream's taste.
-    Rejected,
-    /// The answer ended without saying so.
-    Truncated,
-    /// The upstream reported an error in the middle of its answer.
-    Failed,
-    /// What came is not the protocol.
-    Protocol,
-    /// The conversation does not fit into the model, even trimmed.
-    ContextTooLong,
-    /// Too many replies wait already.
-    Overloaded,
-}
-
-impl Reason {
-    /// All of them.
-    pub const ALL: [Self; 14] = [
-        Self::ConnectTimeout,
-        Self::Unavailable,
-        Self::FirstContentTimeout,
-        Self::ChunkTimeout,
-        Self::TotalTimeout,
-        Self::RateLimited,
-        Self::Quota,
-        Self::Auth,
-        Self::Rejected,
-        Self::Truncated,
-        Self::Failed,
-        Self::Protocol,
-        Self::ContextTooLong,
-        Self::Overloaded,
-    ];
-
-    /// For programs; stable.
-    #[must_use]
-    pub const fn code(self) -> &'static str {
-        self.row().0
-    }
-
-    /// For people.
-    #[must_use]
-    pub const fn sentence(self) -> &'static str {
-        self.row().1
-    }
-
-    /// The same upstream may answer if it is asked again.
-    #[must_use]
-    pub const fn passes(self) -> bool {
-        self.row().2
-    }
-
-    const fn row(self) -> (&'static str, &'static str, bool) {
-        match self {
-            Self::ConnectTimeout => {
-                ("upstream_connect_timeout", "The model could not be reached in time", true)
-            }
-            Self::Unavailable => ("upstream_unavailable", "The model is not available", true),
-            Self::FirstContentTimeout => (
-                "upstream_first_content_timeout",
-                "The model did not begin to answer in time",
-                true,
-            ),
-            Self::ChunkTimeout => ("upstream_chunk_timeout", "The model fell silent", true),
-            Self::TotalTimeout => ("upstream_total_timeout", "The reply took too long", false),
-            Self::RateLimited => {
-                ("upstream_rate_limited", "The model has too much to do, try again later", true)
-            }
-            Self::Quota => ("upstream_quota", "The model's quota is used up", false),
-            Self::Auth => ("upstream_auth", "The model refused this service", false),
-            Self::Rejected => ("upstream_rejected", "The model refused the request", false),
-            Self::Truncated => ("upstream_truncated", "The reply ended too early", true),
-            Self::Failed => ("upstream_failed", "The model reported an error", true),
-            Self::Protocol => ("upstream_protocol", "The model's answer made no sense", true),
-            Self::ContextTooLong => {
-                ("context_too_long", "The conversation is too long for the model", false)
-            }
-            Self::Overloaded => {
-                ("overloaded", "Too many replies are being written, try again later", false)
-            }
-        }
-    }
-}
+use crate::responder::failure::{Reason, shorten};
 
 /// An attempt that failed.
 #[derive(Clone, Debug)]
@@ -178,18 +71,25 @@ impl Failed {
         format!("{cause}: {said:?}")
     }
 
-    /// What the client is told.
-    pub(super) fn outcome(&self) -> Outcome {
-        Outcome::failed(self.reason.code(), self.reason.sentence())
+    /// The same upstream may answer if it is asked again.
+    pub(super) const fn passes(&self) -> bool {
+        match self.reason {
+            Reason::ConnectTimeout
+            | Reason::Unavailable
+            | Reason::FirstContentTimeout
+            | Reason::ChunkTimeout
+            | Reason::RateLimited
+            | Reason::Truncated
+            | Reason::Failed
+            | Reason::Protocol => true,
+            Reason::TotalTimeout
+            | Reason::Quota
+            | Reason::Auth
+            | Reason::Rejected
+            | Reason::ContextTooLong
+            | Reason::Overloaded => false,
+        }
     }
-}
-
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(MAX_CAUSE).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
 }
 
 /// `said` holds a part of `text`: all of it, or a run of characters that is no chance.
@@ -365,14 +265,5 @@ mod tests {
             assert!(told.contains("withheld") && !told.contains("number"), "{told}");
         }
         assert!(logged("bad: Hello", &[], &["Hello"]).contains("withheld"));
-    }
-
-    #[test]
-    fn every_code_is_documented_with_its_meaning() {
-        let protocol = include_str!("../../../docs/PROTOCOL.md");
-        for reason in Reason::ALL {
-            let row = format!("| `{}` | {}", reason.code(), reason.sentence());
-            assert!(protocol.contains(&row), "docs/PROTOCOL.md lacks {row}");
-        }
     }
 }

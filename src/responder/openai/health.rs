@@ -8,9 +8,10 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    failure::{Failed, Reason},
+    failure::Failed,
     retry,
 };
+use crate::responder::Reason;
 
 /// An upstream that fails for a reason which does not pass is left alone for so long, if
 /// there is another.

@@ -31,7 +31,6 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, stream};
 
 pub use check::check;
-pub use failure::Reason;
 pub use settings::{Defaults, Endpoint, Settings, UpstreamSettings};
 
 use self::{

@@ -15,12 +15,13 @@ use tokio::{
 use super::{
     answer::{Answer, Limits},
     context::Line,
-    failure::{Failed, Reason},
+    failure::Failed,
     health::Health,
     retry,
     settings::{self, UpstreamSettings},
     wire::{self, ErrorBody, Parameters},
 };
+use crate::responder::Reason;
 
 /// As much of an error's body as is read.
 const MAX_ERROR_BODY: usize = 64 << 10;

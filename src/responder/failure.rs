@@ -1,0 +1,139 @@
+//! Why a reply failed, whatever was asked for it: one table.
+//!
+//! Clients get a code and a sentence, which say nothing about the upstream. The operator
+//! gets the cause, in the log.
+
+use crate::session::Outcome;
+
+/// Longest part of an upstream's own words that is logged, in characters.
+const MAX_SHOWN: usize = 200;
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// No connection within the connect timeout.
+    ConnectTimeout,
+    /// No connection, or it was lost before the first text, or the upstream says so.
+    Unavailable,
+    /// No text within the first-content timeout.
+    FirstContentTimeout,
+    /// Silence for the chunk timeout.
+    ChunkTimeout,
+    /// The reply took longer than the total timeout.
+    TotalTimeout,
+    /// Too many requests, for now.
+    RateLimited,
+    /// Money or tokens are used up.
+    Quota,
+    /// The key or token is wrong, or may not do this.
+    Auth,
+    /// The upstream does not take such a request.
+    Rejected,
+    /// The answer ended without saying so.
+    Truncated,
+    /// The upstream reported another error.
+    Failed,
+    /// What came is not the protocol.
+    Protocol,
+    /// The conversation does not fit into the model, even trimmed.
+    ContextTooLong,
+    /// Too many replies wait already.
+    Overloaded,
+}
+
+impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::ConnectTimeout,
+        Self::Unavailable,
+        Self::FirstContentTimeout,
+        Self::ChunkTimeout,
+        Self::TotalTimeout,
+        Self::RateLimited,
+        Self::Quota,
+        Self::Auth,
+        Self::Rejected,
+        Self::Truncated,
+        Self::Failed,
+        Self::Protocol,
+        Self::ContextTooLong,
+        Self::Overloaded,
+    ];
+
+    /// For programs; stable.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        self.row().0
+    }
+
+    /// For people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        self.row().1
+    }
+
+    const fn row(self) -> (&'static str, &'static str) {
+        match self {
+            Self::ConnectTimeout => {
+                ("upstream_connect_timeout", "The assistant could not be reached in time")
+            }
+            Self::Unavailable => ("upstream_unavailable", "The assistant is not available"),
+            Self::FirstContentTimeout => {
+                ("upstream_first_content_timeout", "The assistant did not begin to answer in time")
+            }
+            Self::ChunkTimeout => ("upstream_chunk_timeout", "The assistant stopped responding"),
+            Self::TotalTimeout => ("upstream_total_timeout", "The reply took too long"),
+            Self::RateLimited => {
+                ("upstream_rate_limited", "The assistant is too busy, try again later")
+            }
+            Self::Quota => ("upstream_quota", "The assistant's quota is used up"),
+            Self::Auth => ("upstream_auth", "The assistant refused this service"),
+            Self::Rejected => ("upstream_rejected", "The assistant refused the request"),
+            Self::Truncated => ("upstream_truncated", "The reply ended too early"),
+            Self::Failed => ("upstream_failed", "The assistant reported an error"),
+            Self::Protocol => {
+                ("upstream_protocol", "The assistant's answer could not be understood")
+            }
+            Self::ContextTooLong => {
+                ("context_too_long", "The conversation is too long for the assistant")
+            }
+            Self::Overloaded => {
+                ("overloaded", "Too many replies are being written, try again later")
+            }
+        }
+    }
+
+    /// What clients are told.
+    pub(super) fn outcome(self) -> Outcome {
+        Outcome::failed(self.code(), self.sentence())
+    }
+}
+
+/// As much of an upstream's words as is logged.
+pub(super) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_SHOWN) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_documented_with_its_meaning() {
+        let protocol = include_str!("../../docs/PROTOCOL.md");
+        for reason in Reason::ALL {
+            let row = format!("| `{}` | {} |", reason.code(), reason.sentence());
+            assert!(protocol.contains(&row), "docs/PROTOCOL.md lacks {row}");
+        }
+    }
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        assert_eq!(shorten("short"), "short");
+        assert_eq!(shorten(&"日".repeat(MAX_SHOWN)), "日".repeat(MAX_SHOWN));
+        assert_eq!(shorten(&"日".repeat(9999)), format!("{}…", "日".repeat(MAX_SHOWN)));
+    }
+}

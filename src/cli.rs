@@ -3,6 +3,7 @@
 //! Every setting is a flag, an environment variable and a line of `.env.example`; the
 //! flag wins. A value that does not parse stops the start with one line.
 
+mod bot;
 mod openai;
 
 use std::{ffi::OsString, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
@@ -12,12 +13,11 @@ use clap::{
     ArgAction, CommandFactory, Parser, Subcommand,
     error::{ContextKind, ErrorKind},
 };
-use secrecy::SecretString;
 
 use crate::{
     admin::Administration,
     config::{Config, Environment},
-    responder::{self, grpc},
+    responder,
     server::{self, TlsFiles},
     session, store, telemetry,
     transport::{self, Origins},
@@ -87,47 +87,8 @@ pub struct Cli {
     #[command(flatten)]
     openai: openai::OpenAi,
 
-    /// Where the bot is: `http://HOST[:PORT]`, or `https://HOST[:PORT]`
-    #[arg(long, env = "DUOLOGUE_BOT_ENDPOINT", hide_env_values = true)]
-    // Parsed later: clap would repeat a wrong address, with a password in it.
-    bot_endpoint: Option<String>,
-
-    /// Sent to the bot as `authorization: Bearer`; better set by the environment, since others
-    /// can see flags
-    #[arg(long, env = "DUOLOGUE_BOT_TOKEN", hide_env_values = true)]
-    bot_token: Option<SecretString>,
-
-    /// A PEM file of the authorities that vouch for the bot [default: those of the system]
-    #[arg(long, env = "DUOLOGUE_BOT_CA_CERT", value_parser = path)]
-    bot_ca_cert: Option<PathBuf>,
-
-    /// How many of the newest messages the bot is shown
-    #[arg(long, env = "DUOLOGUE_BOT_HISTORY", default_value = "1000")]
-    bot_history: u32,
-
-    /// How long a connection to the bot may take
-    #[arg(long, env = "DUOLOGUE_BOT_CONNECT_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
-    bot_connect_timeout: Duration,
-
-    /// How long the bot may take to begin with its reply
-    #[arg(long, env = "DUOLOGUE_BOT_FIRST_CONTENT_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
-    bot_first_content_timeout: Duration,
-
-    /// How long the bot may be silent in the middle of a reply
-    #[arg(long, env = "DUOLOGUE_BOT_CHUNK_TIMEOUT", default_value = "1m", value_parser = humantime::parse_duration)]
-    bot_chunk_timeout: Duration,
-
-    /// How long a reply of the bot may take, retries included
-    #[arg(long, env = "DUOLOGUE_BOT_TOTAL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
-    bot_total_timeout: Duration,
-
-    /// How often the bot is called again, if it is not available and has said nothing yet
-    #[arg(long, env = "DUOLOGUE_BOT_RETRIES", default_value = "2")]
-    bot_retries: u32,
-
-    /// A bot that is silent for so long must answer an HTTP/2 PING; 0s sends none
-    #[arg(long, env = "DUOLOGUE_BOT_KEEP_ALIVE", default_value = "5m", value_parser = humantime::parse_duration)]
-    bot_keep_alive: Duration,
+    #[command(flatten)]
+    bot: bot::Bot,
 
     /// Longest user message
     #[arg(long, env = "DUOLOGUE_MAX_MESSAGE_SIZE", default_value = "64KiB")]
@@ -287,7 +248,7 @@ impl Cli {
     fn responder(&self) -> Result<responder::Settings, String> {
         // Looked at even where nothing calls it: what is wrong with it must not be printed.
         self.openai.check()?;
-        let bot = self.bot_endpoint.as_deref().map(|endpoint| self.bot(endpoint)).transpose()?;
+        let bot = self.bot.settings(size(self.max_reply_size))?;
         match self.responder.as_str() {
             "grpc" => {
                 Ok(responder::Settings::Grpc(bot.ok_or("--responder grpc needs a --bot-endpoint")?))
@@ -298,23 +259,6 @@ impl Cli {
                 delay: self.simulated_delay,
             }),
         }
-    }
-
-    fn bot(&self, endpoint: &str) -> Result<grpc::Settings, String> {
-        let endpoint = grpc::Endpoint::parse(endpoint);
-        Ok(grpc::Settings {
-            endpoint: endpoint.map_err(|problem| format!("--bot-endpoint: {problem}"))?,
-            token: self.bot_token.clone(),
-            ca_cert: self.bot_ca_cert.clone(),
-            history: self.bot_history,
-            max_reply_size: size(self.max_reply_size),
-            connect_timeout: self.bot_connect_timeout,
-            first_content_timeout: self.bot_first_content_timeout,
-            chunk_timeout: self.bot_chunk_timeout,
-            total_timeout: self.bot_total_timeout,
-            retries: self.bot_retries,
-            keep_alive: self.bot_keep_alive,
-        })
     }
 
     fn config(&self, store: store::Settings, responder: responder::Settings) -> Config {
@@ -372,7 +316,6 @@ impl Cli {
         });
         let duration = |duration| humantime::format_duration(duration).to_string();
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-        let hidden = self.bot_token.as_ref().map_or("", |_| "(hidden)");
         let values = [
             ("APP_ENV", Some(self.app_env.to_string())),
             ("DUOLOGUE_ADDR", Some(self.addr.to_string())),
@@ -389,17 +332,6 @@ impl Cli {
             ("DUOLOGUE_RESPONDER", Some(self.responder.clone())),
             ("DUOLOGUE_SIMULATED_REPLY", Some(self.simulated_reply.clone())),
             ("DUOLOGUE_SIMULATED_DELAY", Some(duration(self.simulated_delay))),
-            ("DUOLOGUE_BOT_ENDPOINT", self.bot_endpoint.clone()),
-            // A secret is not shown, and so cannot be read again.
-            ("# DUOLOGUE_BOT_TOKEN", Some(hidden.into())),
-            ("DUOLOGUE_BOT_CA_CERT", path(&self.bot_ca_cert)),
-            ("DUOLOGUE_BOT_HISTORY", Some(self.bot_history.to_string())),
-            ("DUOLOGUE_BOT_CONNECT_TIMEOUT", Some(duration(self.bot_connect_timeout))),
-            ("DUOLOGUE_BOT_FIRST_CONTENT_TIMEOUT", Some(duration(self.bot_first_content_timeout))),
-            ("DUOLOGUE_BOT_CHUNK_TIMEOUT", Some(duration(self.bot_chunk_timeout))),
-            ("DUOLOGUE_BOT_TOTAL_TIMEOUT", Some(duration(self.bot_total_timeout))),
-            ("DUOLOGUE_BOT_RETRIES", Some(self.bot_retries.to_string())),
-            ("DUOLOGUE_BOT_KEEP_ALIVE", Some(duration(self.bot_keep_alive))),
             ("DUOLOGUE_MAX_MESSAGE_SIZE", Some(in_units(self.max_message_size))),
             ("DUOLOGUE_MAX_REPLY_SIZE", Some(in_units(self.max_reply_size))),
             ("DUOLOGUE_MAX_QUEUED_TURNS", Some(self.max_queued_turns.to_string())),
@@ -418,7 +350,9 @@ impl Cli {
             ("DUOLOGUE_DOCS", Some(self.docs.unwrap_or(development).to_string())),
         ];
         let mut lines = String::new();
-        for (name, value) in values.into_iter().chain(self.openai.effective()) {
+        for (name, value) in
+            values.into_iter().chain(self.openai.effective()).chain(self.bot.effective())
+        {
             let _infallible = match value {
                 Some(value) => writeln!(lines, "{name}={}", quoted(value)),
                 None => writeln!(lines, "# {name}="),
@@ -571,26 +505,6 @@ mod tests {
     fn a_store_that_is_refused_keeps_its_password() {
         let refused = parse(&["--store", "redis://:hunter2@host"]);
         assert!(refused.is_err_and(|line| line.contains("--store") && !line.contains("hunter2")));
-    }
-
-    #[test]
-    fn the_token_of_a_bot_is_in_nothing_that_is_shown() -> Result<(), String> {
-        let bot = ["--responder", "grpc", "--bot-endpoint", "http://bot:50051", "--bot-token"];
-        let shown = match parse(&[&bot[..], &["hunter2", "--check-config"]].concat())? {
-            Command::Print(shown) => shown,
-            other => return Err(format!("it would {other:?}")),
-        };
-        assert!(shown.contains("\n# DUOLOGUE_BOT_TOKEN=(hidden)\n"), "{shown}");
-        assert!(shown.contains("\nDUOLOGUE_BOT_ENDPOINT=http://bot:50051\n"), "{shown}");
-        let served = format!("{:?}", parse(&[&bot[..], &["hunter2"]].concat())?);
-        let refused = parse(&[&bot[..], &["hunter 2"]].concat()).err().unwrap_or_default();
-        let endpoint = ["--responder", "grpc", "--bot-endpoint", "http://ada:hunter2@bot"];
-        let address = parse(&endpoint).err().unwrap_or_default();
-        assert!(refused.starts_with("--bot-token") && address.starts_with("--bot-endpoint"));
-        for text in [shown, served, refused, address] {
-            assert!(!text.contains("hunter"), "{text}");
-        }
-        Ok(())
     }
 
     #[test]

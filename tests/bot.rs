@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use duologue::{proto::ReplyOutcome, responder::grpc};
+use duologue::{
+    proto::ReplyOutcome,
+    responder::{Capacity, grpc},
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -228,7 +231,7 @@ async fn a_bot_that_is_not_available_is_called_again_until_it_has_said_something
 }
 
 #[tokio::test]
-async fn an_exhausted_bot_is_called_again_when_it_says_so_and_else_not() {
+async fn an_exhausted_bot_is_called_again_when_it_says_so_and_by_nobody_before() {
     let after = |wait| {
         let details = ErrorDetails::with_retry_info(Some(wait));
         Act::Fail(Status::with_error_details(Code::ResourceExhausted, "later", details))
@@ -237,17 +240,45 @@ async fn an_exhausted_bot_is_called_again_when_it_says_so_and_else_not() {
     let too_late = [after(Duration::from_secs(3600))];
     let bare = [Act::Fail(Status::resource_exhausted("later"))];
     let well = [Act::Say("here"), Act::done()];
-    let bot = TestBot::start(&[&soon_again, &well, &too_late, &bare, &well]).await;
+    let mut bot = TestBot::start(&[&soon_again, &well, &bare, &well, &too_late, &well]).await;
     let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
     let mut client = attached(&server, Door::Grpc).await;
     assert_eq!(turn(&mut client, "one").await, complete("here"));
-    assert_eq!(
-        turn(&mut client, "two").await,
-        failed("", "upstream_rate_limited"),
-        "the reply would be over by then"
-    );
-    assert_eq!(turn(&mut client, "three").await, failed("", "upstream_rate_limited"));
-    assert_eq!(turn(&mut client, "four").await, complete("here"));
+    assert_eq!(turn(&mut client, "two").await, failed("", "upstream_rate_limited"));
+    assert_eq!(turn(&mut client, "three").await, complete("here"));
+    for _ in 0..4 {
+        bot.called().await;
+    }
+    let refused = failed("", "upstream_rate_limited");
+    assert_eq!(turn(&mut client, "four").await, refused, "the reply would be over by then");
+    bot.called().await;
+    let mut another = attached(&server, Door::Json).await;
+    assert_eq!(turn(&mut another, "five").await, refused);
+    assert!(bot.is_idle(), "it asked to be left alone by all");
+}
+
+#[tokio::test]
+async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
+    let script = [Act::Gate, Act::Say("here"), Act::done()];
+    let mut bot = TestBot::start(&[&script]).await;
+    let capacity = Capacity { concurrency: 1, waiting_room: 1, ..Capacity::default() };
+    let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
+    let mut served = attached(&server, Door::Grpc).await;
+    served.say("one", None).await.unwrap();
+    bot.called().await;
+    let mut waiting = attached(&server, Door::Json).await;
+    waiting.say("two", None).await.unwrap();
+    waiting.has_begun().await;
+    let mut beyond = attached(&server, Door::Sse).await;
+    assert_eq!(turn(&mut beyond, "three").await, failed("", "overloaded"));
+    assert!(bot.is_idle());
+    // A place becomes free by a stop, too.
+    served.stop().await;
+    assert_eq!(served.reply().await.1.status(), MessageStatus::Stopped);
+    bot.called().await;
+    bot.gate.add_permits(2);
+    assert_eq!(waiting.reply().await.1.text, "here");
+    assert_eq!(turn(&mut served, "four").await, complete("here"));
 }
 
 #[tokio::test]

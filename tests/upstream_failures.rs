@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::{
     support::{
-        Attached, Clock, Door, Event, Rest, Running, Setup, create,
-        proto::{MessageStatus, chat_request::Request},
+        Attached, Clock, Door, Rest, Running, Setup, create,
+        proto::MessageStatus,
         upstream::{
             Asked, CHUNKED, HEAD, Upstream, answer, delta, refusal, responder, responder_with,
         },
@@ -248,14 +248,14 @@ async fn an_upstream_that_is_not_there_is_unavailable_and_the_next_one_answers()
 #[tokio::test]
 async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
     let narrow = |one: &mut UpstreamSettings| {
-        one.defaults.concurrency = 2;
-        one.defaults.waiting_room = 1;
+        one.defaults.capacity.concurrency = 2;
+        one.defaults.capacity.waiting_room = 1;
     };
     let mut pool = Pool::of(1, narrow).await;
     let mut served = [pool.talk().await, pool.talk().await];
     let asked = [pool.upstreams[0].asked().await, pool.upstreams[0].asked().await];
     let mut waiting = pool.talk().await;
-    started(&mut waiting).await;
+    waiting.has_begun().await;
     let mut beyond = pool.talk().await;
     assert_eq!(failure(&beyond.reply().await.1), "overloaded");
     assert!(pool.upstreams[0].is_idle());
@@ -264,7 +264,7 @@ async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
     one.answer(&whole("a")).await;
     let third = pool.upstreams[0].asked().await;
     let mut stopped = pool.talk().await;
-    started(&mut stopped).await;
+    stopped.has_begun().await;
     for client in &mut served {
         client.stop().await;
     }
@@ -275,19 +275,11 @@ async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
     is_answered(&mut stopped, "c").await;
 }
 
-/// The gateway has begun with the reply.
-async fn started(client: &mut Attached) {
-    while !matches!(client.next().await, Event::ReplyStarted(_)) {}
-    // It asks its responder in the same breath, before it looks at another frame.
-    client.ask(Request::Ping(Default::default())).await;
-    while !matches!(client.next().await, Event::Pong(_)) {}
-}
-
 #[tokio::test]
 async fn a_full_upstream_sends_those_beyond_to_the_next() {
     let narrow = |one: &mut UpstreamSettings| {
-        one.defaults.concurrency = 1;
-        one.defaults.waiting_room = 0;
+        one.defaults.capacity.concurrency = 1;
+        one.defaults.capacity.waiting_room = 0;
     };
     let mut pool = Pool::of(2, narrow).await;
     let mut clients = [pool.talk().await, pool.talk().await];
@@ -301,8 +293,8 @@ async fn a_full_upstream_sends_those_beyond_to_the_next() {
 #[tokio::test]
 async fn who_waits_too_long_for_a_place_is_told() {
     let narrow = |one: &mut UpstreamSettings| {
-        one.defaults.concurrency = 1;
-        one.defaults.waiting_timeout = Duration::from_secs(3);
+        one.defaults.capacity.concurrency = 1;
+        one.defaults.capacity.waiting_timeout = Duration::from_secs(3);
     };
     let mut pool = Pool::of(1, narrow).await;
     let clock = Clock::hold();
@@ -325,7 +317,7 @@ enum At {
 #[tokio::test]
 async fn a_stop_lets_go_of_the_upstream_wherever_the_reply_is() {
     for at in [At::Connecting, At::Waiting, At::BackOff, At::Head, At::FirstText, At::Text] {
-        let mut pool = Pool::of(1, |one| one.defaults.concurrency = 1).await;
+        let mut pool = Pool::of(1, |one| one.defaults.capacity.concurrency = 1).await;
         // Time stands still: none of it can be what lets go.
         let clock = Clock::hold();
         let mut held: Option<Asked> = None;
@@ -335,7 +327,7 @@ async fn a_stop_lets_go_of_the_upstream_wherever_the_reply_is() {
         }
         let mut client = pool.talk().await;
         match at {
-            At::Connecting | At::Waiting => started(&mut client).await,
+            At::Connecting | At::Waiting => client.has_begun().await,
             At::BackOff => {
                 pool.upstreams[0].asked().await.answer(&refusal(BUSY, "", "")).await;
                 clock.rest().await;
@@ -383,7 +375,7 @@ async fn is_free(pool: &mut Pool) {
 
 #[tokio::test]
 async fn many_replies_at_once_each_get_their_own_answer() {
-    let mut pool = Pool::of(1, |one| one.defaults.concurrency = 8).await;
+    let mut pool = Pool::of(1, |one| one.defaults.capacity.concurrency = 8).await;
     let mut clients = Vec::new();
     for n in 0..24 {
         let token = create(&pool.server).await;

@@ -51,8 +51,7 @@ impl Servers {
         } else {
             None
         };
-        let gateway =
-            Server::start(gateway(options, &upstream), options, Some("/healthz")).await?;
+        let gateway = Server::start(gateway(options, &upstream), options, Some("/healthz")).await?;
         let relay = Server::start(relay(&upstream)?, options, None).await?;
         Ok(Self { upstream, key, relay, litellm, gateway })
     }

@@ -8,7 +8,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args};
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::responder::openai::{Defaults, Endpoint, Settings, UpstreamSettings, settings};
+use crate::responder::{
+    Capacity,
+    openai::{Defaults, Endpoint, Settings, UpstreamSettings, settings},
+};
 
 // They are global, so that they can stand behind `check-upstream`.
 #[derive(Args, Clone, Debug)]
@@ -74,11 +77,11 @@ pub(super) struct OpenAi {
     openai_retries: u32,
 
     /// Replies at a time
-    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CONCURRENCY", default_value_t = Defaults::default().concurrency)]
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CONCURRENCY", default_value_t = Capacity::default().concurrency)]
     openai_concurrency: u32,
 
     /// Replies that may wait for one of these places …
-    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_WAITING_ROOM", default_value_t = Defaults::default().waiting_room)]
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_WAITING_ROOM", default_value_t = Capacity::default().waiting_room)]
     openai_waiting_room: u32,
 
     /// … and how long
@@ -171,9 +174,11 @@ impl OpenAi {
             first_content_timeout: self.openai_first_content_timeout,
             chunk_timeout: self.openai_chunk_timeout,
             retries: self.openai_retries,
-            concurrency: self.openai_concurrency,
-            waiting_room: self.openai_waiting_room,
-            waiting_timeout: self.openai_waiting_timeout,
+            capacity: Capacity {
+                concurrency: self.openai_concurrency,
+                waiting_room: self.openai_waiting_room,
+                waiting_timeout: self.openai_waiting_timeout,
+            },
             accept_missing_finish_reason: self.openai_accept_missing_finish_reason,
         }
     }

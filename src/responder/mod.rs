@@ -1,11 +1,14 @@
 //! What answers.
 
+mod admission;
 mod failure;
 pub mod grpc;
 pub mod openai;
+mod retry;
 mod settings;
 mod simulated;
 
+pub use admission::Capacity;
 pub use failure::Reason;
 pub use settings::{Settings, connect};
 pub use simulated::Simulated;

@@ -114,6 +114,12 @@ impl TestBot {
         }
     }
 
+    /// Nobody has called since.
+    pub fn is_idle(&mut self) -> bool {
+        let mut seen = std::iter::from_fn(|| self.seen.try_recv().ok());
+        !seen.any(|seen| matches!(seen, Seen::Called(..)))
+    }
+
     /// How the next call ends: true where the gateway let go of it.
     pub async fn let_go(&mut self) -> bool {
         loop {

@@ -250,6 +250,14 @@ impl Attached {
     }
 
     /// Events until a delta; its text.
+    /// Waits until the gateway has begun with the reply and asked its responder.
+    pub async fn has_begun(&mut self) {
+        self.reply_started().await;
+        // It asks its responder in the same breath, before it looks at another frame.
+        self.ask(Request::Ping(Default::default())).await;
+        while !matches!(self.next().await, Event::Pong(_)) {}
+    }
+
     pub async fn delta(&mut self) -> proto::Delta {
         loop {
             if let Event::Delta(delta) = self.next().await {

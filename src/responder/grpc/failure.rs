@@ -8,7 +8,10 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     proto,
-    responder::failure::{Reason, shorten},
+    responder::{
+        failure::{Reason, shorten},
+        retry,
+    },
     session::Failure,
 };
 
@@ -35,7 +38,8 @@ impl Failed {
 
     /// What a status comes to, of a call that had brought text or not.
     pub(super) fn of_status(status: &Status, spoke: bool) -> Self {
-        let retry_after = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let retry_after = asked.map(|asked| asked.min(retry::MAX_RETRY_AFTER));
         // What the library says of a connection has a source, what the bot says has none.
         let lost = status.source();
         let (reason, passes) = match status.code() {

@@ -8,7 +8,7 @@ mod failure;
 mod reply;
 mod settings;
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use secrecy::ExposeSecret as _;
 use tokio_rustls::rustls::{
@@ -22,6 +22,7 @@ use tonic::{
 
 use crate::{
     proto::{self, responder_service_client::ResponderServiceClient},
+    responder::admission::Admission,
     session::{History, Prompt, Reply, Responder, estimate_tokens},
 };
 use reply::Answer;
@@ -56,6 +57,7 @@ pub struct Bot {
     settings: Settings,
     client: ResponderServiceClient<Channel>,
     authorization: Option<MetadataValue<Ascii>>,
+    admission: Arc<Admission>,
 }
 
 impl Bot {
@@ -75,7 +77,8 @@ impl Bot {
             value.set_sensitive(true);
             Ok::<_, String>(value)
         });
-        Ok(Self { settings, client, authorization: authorization.transpose()? })
+        let admission = Arc::new(Admission::new(settings.capacity));
+        Ok(Self { settings, client, authorization: authorization.transpose()?, admission })
     }
 }
 

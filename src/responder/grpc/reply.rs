@@ -1,11 +1,10 @@
 //! One reply: calls to the bot, until one of them brings text.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
-use rand::RngExt as _;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{
     Request, Status, Streaming,
     metadata::{Ascii, MetadataValue},
@@ -18,12 +17,13 @@ use super::{
 };
 use crate::{
     proto,
-    responder::Reason,
+    responder::{
+        Reason,
+        admission::{Admission, Place},
+        retry,
+    },
     session::{Chunk, Chunks, Outcome},
 };
-
-/// Before the second call; doubled before each that follows.
-const BACK_OFF: Duration = Duration::from_millis(500);
 
 /// A bot that has said its outcome gets so long to end the call by itself.
 const LINGER: Duration = Duration::from_secs(1);
@@ -32,6 +32,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(super) struct Answer {
     client: ResponderServiceClient<Channel>,
     authorization: Option<MetadataValue<Ascii>>,
+    admission: Arc<Admission>,
     request: proto::RespondRequest,
     first_content_timeout: Duration,
     chunk_timeout: Duration,
@@ -39,6 +40,8 @@ pub(super) struct Answer {
     retries: u32,
     /// Calls that failed.
     failures: u32,
+    /// Before the next call.
+    back_off: Duration,
     /// The reply has to be over by then.
     total: Instant,
     call: Option<Call>,
@@ -51,6 +54,7 @@ struct Call {
     spoke: bool,
     /// More of it has to come by then.
     due: Instant,
+    _place: Place,
 }
 
 /// What is waited for, and until when.
@@ -67,11 +71,13 @@ impl Answer {
         Self {
             client: bot.client.clone(),
             authorization: bot.authorization.clone(),
+            admission: Arc::clone(&bot.admission),
             request,
             first_content_timeout: bot.settings.first_content_timeout,
             chunk_timeout: bot.settings.chunk_timeout,
             retries: bot.settings.retries,
             failures: 0,
+            back_off: Duration::ZERO,
             total: Instant::now() + bot.settings.total_timeout,
             call: None,
         }
@@ -97,6 +103,9 @@ impl Answer {
             };
             self.call = None;
             self.failures += 1;
+            if let Some(asked) = failed.retry_after {
+                self.admission.cool_down(asked);
+            }
             let again = self.again_after(&failed);
             tracing::warn!(
                 session = self.request.session_id,
@@ -108,7 +117,7 @@ impl Answer {
                 "a bot did not answer"
             );
             match again {
-                Some(wait) => sleep(wait).await,
+                Some(wait) => self.back_off = wait,
                 None => return Chunk::End(failed.reason.outcome()),
             }
         }
@@ -136,7 +145,7 @@ impl Answer {
             }
             Some(Event::Outcome(outcome)) => {
                 if let Some(call) = self.call.take() {
-                    tokio::spawn(linger(call.frames));
+                    tokio::spawn(linger(call));
                 }
                 Ok(Some(Chunk::End(ending(outcome))))
             }
@@ -145,6 +154,9 @@ impl Answer {
     }
 
     async fn begin(&mut self) -> Result<Call, Failed> {
+        let entered = timeout_at(self.total, self.admission.enter(self.back_off)).await;
+        let entered = entered.map_err(|_| Failed::new(Reason::TotalTimeout, "the time is up"))?;
+        let place = entered.map_err(|refused| Failed::new(refused.reason(), refused))?;
         let due = Instant::now() + self.first_content_timeout;
         let limit = Limit::first_content(due, self.total);
         let mut request = Request::new(self.request.clone());
@@ -153,7 +165,7 @@ impl Answer {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
         let answered = limit.within(self.client.respond(request)).await?;
-        Ok(Call { frames: answered.into_inner(), spoke: false, due })
+        Ok(Call { frames: answered.into_inner(), spoke: false, due, _place: place })
     }
 
     /// How long to wait before the call is made again; `None` if it is not.
@@ -161,13 +173,10 @@ impl Answer {
         if !failed.passes || self.failures > self.retries {
             return None;
         }
-        let back_off = BACK_OFF * (1 << (self.failures - 1).min(5));
-        // A part of it is chance: those who failed together must not come back together.
-        let wait = match failed.retry_after {
-            Some(floor) => floor.max(back_off).mul_f64(rand::rng().random_range(1.0..1.1)),
-            None => back_off.mul_f64(rand::rng().random_range(0.75..1.25)),
-        };
-        Instant::now().checked_add(wait).filter(|then| *then < self.total).map(|_| wait)
+        let asked = failed.retry_after.map_or(Duration::ZERO, retry::after);
+        let wait = retry::back_off(self.failures).max(asked);
+        let then = Instant::now() + wait;
+        (wait <= retry::MAX_WAIT && then < self.total).then_some(wait)
     }
 }
 
@@ -216,8 +225,8 @@ fn ending(outcome: proto::ReplyOutcome) -> Outcome {
 }
 
 /// Lets the bot end the call: a cancellation would tell it that the reply was stopped.
-async fn linger(mut frames: Streaming<proto::RespondResponse>) {
-    if let Ok(Ok(Some(_))) = timeout(LINGER, frames.message()).await {
+async fn linger(mut call: Call) {
+    if let Ok(Ok(Some(_))) = timeout(LINGER, call.frames.message()).await {
         tracing::warn!("a bot said more after its outcome");
     }
 }

@@ -5,6 +5,8 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
+use crate::responder::Capacity;
+
 /// A bot, and how it is called.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -31,12 +33,14 @@ pub struct Settings {
     /// A bot that has said nothing for so long while it is called must answer an HTTP/2
     /// PING; zero sends none.
     pub keep_alive: Duration,
+    /// Replies at a time.
+    pub capacity: Capacity,
 }
 
 impl Settings {
     /// A bot without a token, called as the defaults say.
     #[must_use]
-    pub const fn new(endpoint: Endpoint) -> Self {
+    pub fn new(endpoint: Endpoint) -> Self {
         Self {
             endpoint,
             token: None,
@@ -51,6 +55,7 @@ impl Settings {
             // gRPC servers close a connection that is pinged more often than every five
             // minutes, unless told otherwise (gRPC proposal A8).
             keep_alive: Duration::from_secs(300),
+            capacity: Capacity::default(),
         }
     }
 
@@ -79,6 +84,9 @@ impl Settings {
         if self.history > 100_000 {
             return Err("--bot-history must not be more than 100000".into());
         }
+        self.capacity
+            .validate()
+            .map_err(|(name, problem)| format!("--bot-{} {problem}", name.replace('_', "-")))?;
         if self.ca_cert.is_some() && !self.endpoint.is_tls() {
             return Err("--bot-ca-cert needs an https:// --bot-endpoint".into());
         }
@@ -222,6 +230,18 @@ mod tests {
             Settings { keep_alive: Duration::MAX, ..settings.clone() },
             Settings { retries: 11, ..settings.clone() },
             Settings { history: u32::MAX, ..settings.clone() },
+            Settings {
+                capacity: Capacity { concurrency: 0, ..settings.capacity },
+                ..settings.clone()
+            },
+            Settings {
+                capacity: Capacity { waiting_room: u32::MAX, ..settings.capacity },
+                ..settings.clone()
+            },
+            Settings {
+                capacity: Capacity { waiting_timeout: zero, ..settings.capacity },
+                ..settings.clone()
+            },
         ] {
             let shown = format!("{wrong:?} {:?}", wrong.validate());
             assert!(wrong.validate().is_err_and(|line| line.starts_with("--bot-")), "{shown}");

@@ -6,10 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use reqwest::Response;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     failure::Failed,
@@ -17,7 +14,7 @@ use super::{
     wire::{self, Piece, Said},
 };
 use crate::{
-    responder::Reason,
+    responder::{Reason, admission::Place},
     session::Usage,
 };
 
@@ -53,15 +50,11 @@ pub(super) struct Answer {
     finish_reason: Option<Arc<str>>,
     usage: Option<Usage>,
     /// Its place among those that the upstream serves.
-    _place: [OwnedSemaphorePermit; 2],
+    _place: Place,
 }
 
 impl Answer {
-    pub(super) fn new(
-        response: Response,
-        limits: Limits,
-        place: [OwnedSemaphorePermit; 2],
-    ) -> Self {
+    pub(super) fn new(response: Response, limits: Limits, place: Place) -> Self {
         Self {
             response: Some(response),
             framer: Framer::default(),

@@ -9,16 +9,9 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    answer::Answer,
-    context::Line,
-    failure::Failed,
-    settings::Settings,
-    upstream::Upstream,
+    answer::Answer, context::Line, failure::Failed, settings::Settings, upstream::Upstream,
 };
-use crate::{
-    responder::Reason,
-    session::estimate_tokens,
-};
+use crate::{responder::Reason, session::estimate_tokens};
 
 const SHORT: &str = "Count from one to ten, in words.";
 const LONG: &str = "Tell me a very long story, of at least two thousand words.";

@@ -8,21 +8,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{
-    Pool,
-    answer::Answer,
-    context::Context,
-    failure::Failed,
-    report::Report,
-    retry,
-};
+use super::{Pool, answer::Answer, context::Context, failure::Failed, report::Report};
 use crate::{
-    responder::Reason,
+    responder::{Reason, admission::Refused, retry},
     session::{Chunk, Outcome},
 };
-
-/// Longest wait before a retry. Who would have to wait longer is told that it failed.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A reply that is asked for.
 pub(super) struct Exchange {
@@ -94,10 +84,10 @@ impl Exchange {
             let pool = Arc::clone(&self.pool);
             let upstream = &pool.upstreams[n];
             self.report.attempt(upstream);
-            upstream.health.probe();
+            upstream.probe();
             let failed = match self.attempt(n, wait).await {
                 Ok((answer, first)) => {
-                    upstream.health.succeeded();
+                    upstream.succeeded();
                     return Ok((n, answer, first));
                 }
                 Err(failed) => failed,
@@ -109,7 +99,7 @@ impl Exchange {
                 self.report.trimmed(self.context.tokens());
                 continue;
             }
-            upstream.health.failed(&failed);
+            upstream.failed(&failed);
             self.tries[n].made += 1;
             self.tries[n].over = !failed.passes() || self.tries[n].made > upstream.retries();
             last = Some(failed);
@@ -129,26 +119,19 @@ impl Exchange {
         loop {
             let upstreams = self.pool.upstreams.iter().zip(&self.tries).enumerate();
             let open = upstreams.filter(|(_, (_, tries))| !tries.over);
-            let (n, (upstream, tries)) = open.min_by_key(|(n, (upstream, tries))| {
-                (
-                    tries.made,
-                    !upstream.health.cooldown().is_zero(),
-                    upstream.health.is_avoided(),
-                    *n,
-                )
-            })?;
-            let cooldown = upstream.health.cooldown();
+            let states = open.map(|(n, (upstream, tries))| (n, tries.made, upstream.state()));
+            let (n, made, (cooldown, _)) =
+                states.min_by_key(|&(n, made, (cooldown, avoided))| {
+                    (made, !cooldown.is_zero(), avoided, n)
+                })?;
             let floor = if cooldown.is_zero() { cooldown } else { retry::after(cooldown) };
-            let back_off =
-                if tries.made == 0 { Duration::ZERO } else { retry::back_off(tries.made) };
+            let back_off = if made == 0 { Duration::ZERO } else { retry::back_off(made) };
             let wait = floor.max(back_off);
-            if wait <= MAX_WAIT && Instant::now() + wait < self.deadline {
+            if wait <= retry::MAX_WAIT && Instant::now() + wait < self.deadline {
                 return Some((n, wait));
             }
             self.tries[n].over = true;
-            last.get_or_insert_with(|| {
-                Failed::new(Reason::RateLimited, "the cooldown is too long")
-            });
+            last.get_or_insert_with(|| Failed::new(Refused::Cooling.reason(), Refused::Cooling));
         }
     }
 }
@@ -175,7 +158,7 @@ impl Speech {
         if let Some(failed) = &failed {
             let upstream = &self.pool.upstreams[self.upstream];
             self.report.failed_attempt(upstream, failed, &self.context);
-            upstream.health.failed(failed);
+            upstream.failed(failed);
         }
         self.report.ended(&self.answer, failed.as_ref());
         let outcome = Outcome {

@@ -7,11 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    failure::Failed,
-    retry,
-};
-use crate::responder::Reason;
+use crate::responder::{Reason, retry};
 
 /// An upstream that fails for a reason which does not pass is left alone for so long, if
 /// there is another.
@@ -25,8 +21,6 @@ pub(super) struct Health(Mutex<State>);
 struct State {
     /// In a row.
     failures: u32,
-    /// Not to be asked before: the upstream said so.
-    not_before: Option<Instant>,
     /// Not to be asked before if there is another.
     avoid_until: Option<Instant>,
 }
@@ -34,17 +28,13 @@ struct State {
 impl Health {
     /// It answered.
     pub(super) fn succeeded(&self) {
-        let mut state = self.state();
-        // An answer that began before says nothing of a wait that was asked for since.
-        let not_before = state.not_before;
-        *state = State { failures: 0, not_before, avoid_until: not_before };
+        *self.state() = State::default();
     }
 
     /// It failed.
-    pub(super) fn failed(&self, failed: &Failed) {
+    pub(super) fn failed(&self, reason: Reason) {
         let mut state = self.state();
-        let now = Instant::now();
-        let avoid = match failed.reason {
+        let avoid = match reason {
             // These say nothing about the upstream.
             Reason::ContextTooLong
             | Reason::Rejected
@@ -65,15 +55,7 @@ impl Health {
                 retry::back_off(state.failures)
             }
         };
-        let asked = failed.retry_after.map(|floor| now + floor);
-        state.not_before = state.not_before.max(asked);
-        state.avoid_until = state.avoid_until.max(Some(now + avoid)).max(asked);
-    }
-
-    /// How long it wants to be left alone.
-    pub(super) fn cooldown(&self) -> Duration {
-        let not_before = self.state().not_before;
-        not_before.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+        state.avoid_until = state.avoid_until.max(Some(Instant::now() + avoid));
     }
 
     /// Another one should be asked, if there is one.
@@ -100,26 +82,12 @@ impl Health {
 mod tests {
     use super::*;
 
-    fn failed(reason: Reason, retry_after: Option<u64>) -> Failed {
-        let retry_after = retry_after.map(Duration::from_secs);
-        Failed { retry_after, ..Failed::new(reason, "") }
-    }
-
     #[tokio::test(start_paused = true)]
-    async fn what_an_upstream_asks_for_is_kept_and_success_forgets_the_rest() {
+    async fn success_forgets_what_was() {
         let health = Health::default();
         assert!(!health.is_avoided());
-        health.failed(&failed(Reason::RateLimited, Some(10)));
-        health.failed(&failed(Reason::RateLimited, Some(5)));
-        assert_eq!(health.cooldown(), Duration::from_secs(10));
-        tokio::time::advance(Duration::from_secs(4)).await;
-        assert_eq!(health.cooldown(), Duration::from_secs(6));
+        health.failed(Reason::Unavailable);
         assert!(health.is_avoided());
-        health.succeeded();
-        assert_eq!(health.cooldown(), Duration::from_secs(6));
-        tokio::time::advance(Duration::from_secs(6)).await;
-        assert!(health.cooldown().is_zero() && !health.is_avoided());
-        health.failed(&failed(Reason::Unavailable, None));
         health.succeeded();
         assert!(!health.is_avoided());
     }
@@ -129,12 +97,12 @@ mod tests {
         let health = Health::default();
         let mut before = Duration::ZERO;
         for _ in 0..4 {
-            health.failed(&failed(Reason::Unavailable, None));
+            health.failed(Reason::Unavailable);
             let since = Instant::now();
             while health.is_avoided() {
                 tokio::time::advance(Duration::from_millis(50)).await;
             }
-            assert!(health.cooldown().is_zero() && since.elapsed() > before);
+            assert!(since.elapsed() > before);
             before = since.elapsed();
         }
         health.probe();
@@ -145,10 +113,10 @@ mod tests {
     async fn what_says_nothing_about_the_upstream_changes_nothing() {
         let health = Health::default();
         for reason in [Reason::ContextTooLong, Reason::Rejected, Reason::Overloaded] {
-            health.failed(&failed(reason, Some(10)));
+            health.failed(reason);
         }
-        assert!(!health.is_avoided() && health.cooldown().is_zero());
-        health.failed(&failed(Reason::Auth, None));
+        assert!(!health.is_avoided());
+        health.failed(Reason::Auth);
         assert!(health.is_avoided());
     }
 }

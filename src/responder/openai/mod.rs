@@ -3,11 +3,11 @@
 //!
 //! - `settings`: which upstreams, and how they are used.
 //! - `context`: which part of the conversation is sent.
-//! - `exchange`: one reply (attempts, the next upstream, giving up). `retry`, `health`:
-//!   when to ask again, and what is remembered.
-//! - `upstream`: one upstream (connections, places, its waiting room). `answer`: one answer
+//! - `exchange`: one reply (attempts, the next upstream, giving up). `health`: what is
+//!   remembered of an upstream.
+//! - `upstream`: one upstream and its connections. `answer`: one answer
 //!   of it (timeouts, its end). `sse`, `wire`: bytes into events, events into pieces.
-//! - `failure`: the table of what can go wrong. `report`: the log.
+//! - `failure`: what its errors come to. `report`: the log.
 //! - `check`: tries an upstream and says how it behaves.
 //!
 //! The client is our own rather than one of the ready-made: those ask again by themselves,
@@ -20,7 +20,6 @@ mod exchange;
 mod failure;
 mod health;
 mod report;
-mod retry;
 pub mod settings;
 mod sse;
 mod upstream;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use super::wire::RESERVED;
+use crate::responder::Capacity;
 
 /// What the responder needs.
 #[derive(Clone, Debug)]
@@ -58,11 +59,7 @@ pub struct Defaults {
     /// Attempts after the first one.
     pub retries: u32,
     /// Replies at a time.
-    pub concurrency: u32,
-    /// Replies that may wait for one of these places …
-    pub waiting_room: u32,
-    /// … and how long.
-    pub waiting_timeout: Duration,
+    pub capacity: Capacity,
     /// An answer that ends with `[DONE]` and no `finish_reason` is a whole one.
     pub accept_missing_finish_reason: bool,
 }
@@ -76,9 +73,7 @@ impl Default for Defaults {
             first_content_timeout: Duration::from_secs(120),
             chunk_timeout: Duration::from_secs(60),
             retries: 2,
-            concurrency: 64,
-            waiting_room: 256,
-            waiting_timeout: Duration::from_secs(30),
+            capacity: Capacity::default(),
             accept_missing_finish_reason: false,
         }
     }
@@ -152,12 +147,11 @@ impl UpstreamSettings {
 
     fn validate(&self, settings: &Settings) -> Result<(), String> {
         const LONGEST: Duration = Duration::from_secs(24 * 3600);
-        let Defaults { temperature, max_tokens, concurrency, retries, .. } = self.defaults;
+        let Defaults { temperature, max_tokens, retries, capacity, .. } = self.defaults;
         let timeouts = [
             ("connect_timeout", self.defaults.connect_timeout),
             ("first_content_timeout", self.defaults.first_content_timeout),
             ("chunk_timeout", self.defaults.chunk_timeout),
-            ("waiting_timeout", self.defaults.waiting_timeout),
             ("total_timeout", settings.total_timeout),
         ];
         if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero() || *time > LONGEST)
@@ -172,10 +166,7 @@ impl UpstreamSettings {
                 "max_tokens must be more than zero and less than the context's tokens".into()
             );
         }
-        // Beyond that, tokio's semaphore panics on some platforms, and nobody means it.
-        if concurrency == 0 || concurrency > 1 << 20 || self.defaults.waiting_room > 1 << 20 {
-            return Err("concurrency must be 1 to 1048576, waiting_room not more".into());
-        }
+        capacity.validate().map_err(|(name, problem)| format!("{name} {problem}"))?;
         self.authorization()?;
         if retries > 10 {
             return Err("retries must not be more than 10".into());
@@ -349,9 +340,11 @@ impl Entry {
                 ),
                 chunk_timeout: time(self.chunk_timeout, defaults.chunk_timeout),
                 retries: self.retries.unwrap_or(defaults.retries),
-                concurrency: self.concurrency.unwrap_or(defaults.concurrency),
-                waiting_room: self.waiting_room.unwrap_or(defaults.waiting_room),
-                waiting_timeout: time(self.waiting_timeout, defaults.waiting_timeout),
+                capacity: Capacity {
+                    concurrency: self.concurrency.unwrap_or(defaults.capacity.concurrency),
+                    waiting_room: self.waiting_room.unwrap_or(defaults.capacity.waiting_room),
+                    waiting_timeout: time(self.waiting_timeout, defaults.capacity.waiting_timeout),
+                },
                 accept_missing_finish_reason: self
                     .accept_missing_finish_reason
                     .unwrap_or(defaults.accept_missing_finish_reason),
@@ -539,8 +532,8 @@ model = "large"
             twins,
             Settings { upstreams: Vec::new(), ..Settings::one(upstream.clone()) },
             Settings { context_tokens: 0, ..Settings::one(upstream.clone()) },
-            with(&|one| one.defaults.concurrency = 0),
-            with(&|one| one.defaults.waiting_room = u32::MAX),
+            with(&|one| one.defaults.capacity.concurrency = 0),
+            with(&|one| one.defaults.capacity.waiting_room = u32::MAX),
             with(&|one| one.defaults.retries = 99),
             with(&|one| one.defaults.chunk_timeout = Duration::ZERO),
             with(&|one| one.defaults.temperature = Some(f32::NAN)),

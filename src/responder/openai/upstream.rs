@@ -1,27 +1,20 @@
 //! One upstream: its connections, its places, its health.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Client, Response, redirect, retry as client_retry};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     answer::{Answer, Limits},
     context::Line,
     failure::Failed,
     health::Health,
-    retry,
     settings::{self, UpstreamSettings},
     wire::{self, ErrorBody, Parameters},
 };
-use crate::responder::Reason;
+use crate::responder::{Reason, admission::Admission, retry};
 
 /// As much of an error's body as is read.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -35,18 +28,14 @@ pub(super) struct Upstream {
     settings: UpstreamSettings,
     parameters: Parameters,
     client: Client,
-    /// Those that are served, and those that wait for it.
-    room: Arc<Semaphore>,
-    /// Those that are served.
-    places: Arc<Semaphore>,
-    pub(super) health: Health,
+    admission: Admission,
+    health: Health,
     secrets: Vec<String>,
 }
 
 impl Upstream {
     pub(super) fn new(settings: UpstreamSettings) -> Result<Self, String> {
         let defaults = &settings.defaults;
-        let (places, waiting) = (defaults.concurrency as usize, defaults.waiting_room as usize);
         let client = Client::builder()
             .default_headers(headers(&settings)?)
             .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
@@ -58,7 +47,7 @@ impl Upstream {
             .no_proxy()
             // Ours are the only retries.
             .retry(client_retry::never())
-            .pool_max_idle_per_host(places)
+            .pool_max_idle_per_host(defaults.capacity.concurrency as usize)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(30))
@@ -75,8 +64,7 @@ impl Upstream {
                 extra: settings.body.clone(),
             },
             client,
-            room: Arc::new(Semaphore::new(places + waiting)),
-            places: Arc::new(Semaphore::new(places)),
+            admission: Admission::new(defaults.capacity),
             health: Health::default(),
             secrets: settings::secrets(&settings),
             settings,
@@ -91,29 +79,39 @@ impl Upstream {
         self.settings.defaults.retries
     }
 
-    /// Waits for a place, and this long at least; asks; and gives the answer once its
-    /// head is there. Dropping the future lets go of the upstream at once, wherever it is.
-    pub(super) async fn ask(&self, lines: &[Line<'_>], wait: Duration) -> Result<Answer, Failed> {
-        let overloaded = |why| Failed::new(Reason::Overloaded, why);
-        let waiting = Arc::clone(&self.room).try_acquire_owned();
-        let waiting = waiting.map_err(|_| overloaded("the waiting room is full"))?;
-        if !wait.is_zero() {
-            sleep(wait).await;
+    /// How long it wants to be left alone, and whether another should be asked if there is
+    /// one.
+    pub(super) fn state(&self) -> (Duration, bool) {
+        (self.admission.cooldown(), self.health.is_avoided())
+    }
+
+    /// It is asked, to see among other things whether it is well again.
+    pub(super) fn probe(&self) {
+        self.health.probe();
+    }
+
+    /// It answered.
+    pub(super) fn succeeded(&self) {
+        self.health.succeeded();
+    }
+
+    /// It failed.
+    pub(super) fn failed(&self, failed: &Failed) {
+        self.health.failed(failed.reason);
+        if let Some(asked) = failed.retry_after {
+            self.admission.cool_down(asked);
         }
-        let place = loop {
-            let free = Arc::clone(&self.places).acquire_owned();
-            let place = match timeout(self.settings.defaults.waiting_timeout, free).await {
-                Ok(Ok(place)) => place,
-                Ok(Err(_)) | Err(_) => return Err(overloaded("no place became free in time")),
-            };
-            // While this one waited, another may have been told to wait.
-            let cooldown = self.health.cooldown();
-            if cooldown.is_zero() {
-                break place;
-            }
-            drop(place);
-            sleep(retry::after(cooldown)).await;
-        };
+    }
+
+    /// Waits this long, and for a place; asks; and gives the answer once its head is there.
+    /// Dropping the future lets go of the upstream at once, wherever it is.
+    pub(super) async fn ask(
+        &self,
+        lines: &[Line<'_>],
+        back_off: Duration,
+    ) -> Result<Answer, Failed> {
+        let place = self.admission.enter(back_off).await;
+        let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
         let response = self.post(lines, first_content).await?;
         let limits = Limits {
@@ -121,7 +119,7 @@ impl Upstream {
             first_content,
             accept_missing_finish_reason: self.settings.defaults.accept_missing_finish_reason,
         };
-        Ok(Answer::new(response, limits, [waiting, place]))
+        Ok(Answer::new(response, limits, place))
     }
 
     async fn post(&self, lines: &[Line<'_>], limit: Instant) -> Result<Response, Failed> {

@@ -11,8 +11,11 @@ const BASE: Duration = Duration::from_millis(500);
 /// … up to this.
 const LONGEST: Duration = Duration::from_secs(16);
 
+/// Longest wait before a retry. Who would have to wait longer is told that it failed.
+pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
+
 /// An upstream that asks for more is believed up to this.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// How long to wait after so many failures in a row. A quarter of it, up or down, is
 /// chance: enough to spread those who failed together, and each wait is still longer than

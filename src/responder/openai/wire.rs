@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 
 use super::{context::Line, sse::Event};
 use crate::session::Usage;
@@ -103,52 +103,49 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
     if event.is_error {
         return Ok(Said::Error(ErrorBody::read(event.data)));
     }
-    let chunk: Chunk = serde_json::from_slice(event.data)?;
-    if chunk.error.as_ref().is_some_and(|error| !error.is_null())
-        || chunk.object.is_some_and(|object| object == "error")
-    {
+    let chunk: Chunk<'_> = serde_json::from_slice(event.data)?;
+    if chunk.error.is_some() || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
         return Ok(Said::Error(ErrorBody::read(event.data)));
     }
     let mut piece = Piece { usage: chunk.usage.as_ref().and_then(tokens), ..Piece::default() };
     if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().next() {
         let delta = choice.delta.unwrap_or_default();
-        piece.text = delta.content.map(Content::text).or(delta.refusal).unwrap_or_default();
-        let thinks = |text: Option<Value>| text.is_some_and(|text| text != "" && !text.is_null());
+        let content = delta.content.map(content).transpose()?;
+        piece.text = content.or(delta.refusal).unwrap_or_default();
+        let thinks = |text: Option<&RawValue>| text.is_some_and(|text| text.get() != "\"\"");
         piece.reasons = thinks(delta.reasoning_content) || thinks(delta.reasoning);
         piece.finish_reason = choice.finish_reason.and_then(reason);
     }
     Ok(Said::Piece(piece))
 }
 
+// What is seldom there, or of no use, is not taken apart: one of these comes per token.
 #[derive(Deserialize)]
-struct Chunk {
-    choices: Option<Vec<Choice>>,
+struct Chunk<'a> {
+    #[serde(borrow)]
+    choices: Option<Vec<Choice<'a>>>,
     usage: Option<Value>,
-    error: Option<Value>,
-    object: Option<Value>,
+    error: Option<&'a RawValue>,
+    object: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    delta: Option<Delta>,
+struct Choice<'a> {
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
     finish_reason: Option<Value>,
 }
 
 #[derive(Default, Deserialize)]
-struct Delta {
-    content: Option<Content>,
+struct Delta<'a> {
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
     /// Said in the place of an answer.
     refusal: Option<String>,
-    reasoning_content: Option<Value>,
-    reasoning: Option<Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    /// Some servers write a list, in which thinking has its own type.
-    Parts(Vec<Part>),
+    #[serde(borrow)]
+    reasoning_content: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reasoning: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -158,16 +155,14 @@ struct Part {
     text: Option<String>,
 }
 
-impl Content {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Parts(parts) => {
-                let texts = parts.into_iter().filter(|part| part.kind == "text");
-                texts.filter_map(|part| part.text).collect()
-            }
-        }
+/// A text, or what some servers write: a list, in which thinking has its own type.
+fn content(json: &RawValue) -> Result<String, serde_json::Error> {
+    if !json.get().starts_with('[') {
+        return serde_json::from_str(json.get());
     }
+    let parts: Vec<Part> = serde_json::from_str(json.get())?;
+    let texts = parts.into_iter().filter(|part| part.kind == "text");
+    Ok(texts.filter_map(|part| part.text).collect())
 }
 
 /// Some servers write a reason that is no text, or an empty one for none.

@@ -37,6 +37,7 @@ mod tls;
 mod turns_in_flight;
 mod upstream;
 mod upstream_failures;
+mod upstream_http2;
 mod upstream_process;
 mod upstream_timeouts;
 mod websocket;

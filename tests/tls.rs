@@ -1,75 +1,25 @@
 //! HTTPS on the one port: every door, with a certificate that can be replaced.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use rcgen::{CertificateParams, Issuer, KeyPair};
+use rcgen::KeyPair;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tokio_rustls::{
-    TlsConnector,
-    client::TlsStream,
-    rustls::{
-        ClientConfig, RootCertStore, crypto,
-        pki_types::{CertificateDer, ServerName, pem::PemObject as _},
-    },
-};
+use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::{client_async, tungstenite::Message};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use crate::{
     process::{Process, command},
     support::{
-        PATIENCE, Setup,
+        Authority, PATIENCE, Setup,
         proto::{self, chat_service_client::ChatServiceClient},
         soon,
     },
 };
-
-/// A private authority, as a company has one.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
-    }
-
-    /// Writes a new certificate for `localhost` and its key. The certificate.
-    fn issue(&self, folder: &Path) -> Vec<u8> {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(folder.join("cert.pem"), certificate.pem()).unwrap();
-        std::fs::write(folder.join("key.pem"), key.serialize_pem()).unwrap();
-        certificate.der().to_vec()
-    }
-
-    fn client(&self, protocols: &[&[u8]]) -> TlsConnector {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
-        let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider);
-        let builder = builder.with_safe_default_protocol_versions().unwrap();
-        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        TlsConnector::from(Arc::new(config))
-    }
-
-    async fn connect(&self, port: u16, protocols: &[&[u8]]) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-        let name = ServerName::try_from("localhost").unwrap();
-        self.client(protocols).connect(name, stream).await.unwrap()
-    }
-}
 
 /// The certificate that the gateway shows.
 fn shown(stream: &TlsStream<TcpStream>) -> Vec<u8> {

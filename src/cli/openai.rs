@@ -8,9 +8,10 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use clap::{ArgAction, Args};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::path;
 use crate::responder::{
     Capacity,
-    openai::{Defaults, Endpoint, Settings, UpstreamSettings, settings},
+    openai::{Defaults, Endpoint, Settings, UpstreamSettings, file, settings},
 };
 
 // They are global, so that they can stand behind `check-upstream`.
@@ -27,6 +28,10 @@ pub(super) struct OpenAi {
     /// Its key; better in the environment, since everybody on the machine can read flags
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_API_KEY", hide_env_values = true)]
     openai_api_key: Option<SecretString>,
+
+    /// A PEM file of the authorities that vouch for it [default: those of the system]
+    #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CA_CERT", value_parser = path)]
+    openai_ca_cert: Option<PathBuf>,
 
     /// Which model; a server that has one only may need no name
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_MODEL")]
@@ -106,7 +111,7 @@ impl OpenAi {
                         "--config and {name} contradict: upstreams come from one place"
                     ));
                 }
-                settings::read_file(path, &self.defaults())?
+                file::read(path, &self.defaults())?
             }
             None => self.upstream()?.into_iter().collect(),
         };
@@ -133,6 +138,7 @@ impl OpenAi {
         let set = [
             ("--openai-base-url", self.openai_base_url.is_some()),
             ("--openai-api-key", self.openai_api_key.is_some()),
+            ("--openai-ca-cert", self.openai_ca_cert.is_some()),
             ("--openai-model", self.openai_model.is_some()),
             ("--openai-headers", self.openai_headers.is_some()),
             ("--openai-body", self.openai_body.is_some()),
@@ -157,6 +163,7 @@ impl OpenAi {
         };
         Ok(Some(UpstreamSettings {
             api_key: self.openai_api_key.clone().filter(|key| !key.expose_secret().is_empty()),
+            ca_cert: self.openai_ca_cert.clone(),
             model: self.openai_model.clone(),
             headers: settings::headers(&named)
                 .map_err(|line| format!("--openai-headers: {line}"))?,
@@ -194,6 +201,10 @@ impl OpenAi {
             ("DUOLOGUE_OPENAI_BASE_URL", self.openai_base_url.clone()),
             // A secret is not shown, and so cannot be read again.
             ("# DUOLOGUE_OPENAI_API_KEY", hidden(&self.openai_api_key)),
+            (
+                "DUOLOGUE_OPENAI_CA_CERT",
+                self.openai_ca_cert.as_ref().map(|path| path.display().to_string()),
+            ),
             ("DUOLOGUE_OPENAI_MODEL", self.openai_model.clone()),
             ("DUOLOGUE_SYSTEM_PROMPT", self.system_prompt.clone()),
             ("DUOLOGUE_CONTEXT_TOKENS", Some(self.context_tokens.to_string())),
@@ -271,6 +282,7 @@ mod tests {
             (with(&["--openai-body", "[]"]), "--openai-body: "),
             (with(&["--openai-body", r#"{"stream":false}"#]), "stream"),
             (with(&["--openai-chunk-timeout", "0s"]), "chunk_timeout"),
+            (with(&["--openai-ca-cert", "ca.pem"]), "ca_cert needs"),
             (with(&["--openai-concurrency", "0"]), "concurrency"),
             (with(&["--openai-max-tokens", "8192"]), "max_tokens"),
         ] {

@@ -1,6 +1,7 @@
 //! What answers.
 
 mod admission;
+mod authorities;
 mod failure;
 pub mod grpc;
 pub mod openai;

@@ -1,5 +1,6 @@
 //! A gateway on a free port, and a client for every door of it.
 
+mod authority;
 mod bot;
 mod client;
 mod clock;
@@ -11,6 +12,7 @@ mod stores;
 pub mod upstream;
 mod websocket;
 
+pub use authority::Authority;
 pub use bot::{Act, LineState, TestBot, calls, line};
 pub use client::stub;
 pub use client::{Attached, Door};

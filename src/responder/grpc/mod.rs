@@ -8,13 +8,9 @@ mod failure;
 mod reply;
 mod settings;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use secrecy::ExposeSecret as _;
-use tokio_rustls::rustls::{
-    RootCertStore,
-    pki_types::{CertificateDer, pem::PemObject as _},
-};
 use tonic::{
     metadata::{Ascii, MetadataValue},
     transport::{Certificate, Channel, ClientTlsConfig},
@@ -22,7 +18,7 @@ use tonic::{
 
 use crate::{
     proto::{self, responder_service_client::ResponderServiceClient},
-    responder::admission::Admission,
+    responder::{admission::Admission, authorities},
     session::{History, Prompt, Reply, Responder, estimate_tokens},
 };
 use reply::Answer;
@@ -131,7 +127,11 @@ fn channel(settings: &Settings) -> Result<Channel, String> {
     if settings.endpoint.is_tls() {
         let tls = ClientTlsConfig::new().timeout(settings.connect_timeout);
         let tls = match &settings.ca_cert {
-            Some(path) => tls.ca_certificate(authorities(path)?),
+            Some(path) => {
+                let pem =
+                    authorities::read(path).map_err(|line| format!("--bot-ca-cert {line}"))?;
+                tls.ca_certificate(Certificate::from_pem(pem))
+            }
             None => tls.with_enabled_roots(),
         };
         endpoint = endpoint.tls_config(tls).map_err(|error| {
@@ -139,21 +139,4 @@ fn channel(settings: &Settings) -> Result<Channel, String> {
         })?;
     }
     Ok(endpoint.connect_lazy())
-}
-
-/// The certificates of a PEM file. The library passes over what it cannot use, and would
-/// trust nobody in the end.
-fn authorities(path: &Path) -> Result<Certificate, String> {
-    let problem =
-        |problem: &dyn std::fmt::Display| format!("--bot-ca-cert {}: {problem}", path.display());
-    let pem = fs::read(path).map_err(|error| problem(&error))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let added = certificate.map(|certificate| roots.add(certificate));
-        added.map_err(|error| problem(&error))?.map_err(|error| problem(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(problem(&"it holds no certificate in PEM form"));
-    }
-    Ok(Certificate::from_pem(pem))
 }

@@ -1,7 +1,7 @@
 //! Any model behind `POST …/chat/completions` with `stream: true`, as OpenAI, vLLM,
 //! Ollama, llama.cpp and LiteLLM offer it.
 //!
-//! - `settings`: which upstreams, and how they are used.
+//! - `settings`, `file`: which upstreams, and how they are used.
 //! - `context`: which part of the conversation is sent.
 //! - `exchange`: one reply (attempts, the next upstream, giving up). `health`: what is
 //!   remembered of an upstream.
@@ -18,6 +18,7 @@ mod check;
 mod context;
 mod exchange;
 mod failure;
+pub mod file;
 mod health;
 mod report;
 pub mod settings;
@@ -68,7 +69,10 @@ impl OpenAi {
     /// One line, if the settings are impossible or no TLS can be set up.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         settings.validate()?;
-        let upstreams = settings.upstreams.iter().cloned().map(Upstream::new);
+        let upstreams = settings.upstreams.iter().cloned().map(|one| {
+            let name = one.name.clone();
+            Upstream::new(one).map_err(|problem| format!("upstream `{name}`: {problem}"))
+        });
         let longest = settings.upstreams.iter().filter_map(|one| one.defaults.max_tokens).max();
         let budget = Budget {
             system_prompt: settings.system_prompt.clone().filter(|text| !text.is_empty()),

@@ -1,11 +1,10 @@
 //! Which upstreams, and how they are used.
 
-use std::{collections::BTreeMap, fmt, path::Path, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
-use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use super::wire::RESERVED;
@@ -33,6 +32,8 @@ pub struct UpstreamSettings {
     pub endpoint: Endpoint,
     /// Sent as `Authorization: Bearer`.
     pub api_key: Option<SecretString>,
+    /// A PEM file of the authorities that vouch for it; `None`: those of the system.
+    pub ca_cert: Option<PathBuf>,
     /// Sent as it is; a server with one model may need none.
     pub model: Option<String>,
     /// More headers of every request; marked as sensitive, so that `Debug` hides them.
@@ -129,6 +130,7 @@ impl UpstreamSettings {
             name: name.into(),
             endpoint,
             api_key: None,
+            ca_cert: None,
             model: None,
             headers: HeaderMap::new(),
             body: BTreeMap::new(),
@@ -168,6 +170,9 @@ impl UpstreamSettings {
         }
         capacity.validate().map_err(|(name, problem)| format!("{name} {problem}"))?;
         self.authorization()?;
+        if self.ca_cert.is_some() && !self.endpoint.is_tls() {
+            return Err("ca_cert needs a base URL with https://".into());
+        }
         if retries > 10 {
             return Err("retries must not be more than 10".into());
         }
@@ -215,13 +220,18 @@ impl Endpoint {
         &self.0
     }
 
+    /// It is asked over TLS.
+    fn is_tls(&self) -> bool {
+        self.0.scheme() == "https"
+    }
+
     /// A key that is sent there can be read on the way.
     pub(super) fn is_exposed(&self) -> bool {
         let here = self.0.host_str().is_some_and(|host| {
             let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
             host == "localhost" || address.is_ok_and(|address| address.is_loopback())
         });
-        self.0.scheme() == "http" && !here
+        !(self.is_tls() || here)
     }
 }
 
@@ -260,138 +270,6 @@ pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-/// Reads `[[upstream]]` entries from a TOML file. What an entry leaves out is as in
-/// `defaults`.
-///
-/// # Errors
-/// One line that names the file and, where it can be, the line.
-pub fn read_file(path: &Path, defaults: &Defaults) -> Result<Vec<UpstreamSettings>, String> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
-    let file: File = toml::from_str(&text).map_err(|error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let message = error.message().lines().collect::<Vec<_>>().join(" ");
-        format!("{shown}:{}: {message}", before.matches('\n').count() + 1)
-    })?;
-    if file.upstream.is_empty() {
-        return Err(format!("{shown}: there is no [[upstream]]"));
-    }
-    let entries = file.upstream.into_iter().map(|entry| {
-        let line = text.get(..entry.span().start).unwrap_or_default().matches('\n').count() + 1;
-        entry
-            .into_inner()
-            .settings(defaults)
-            .map_err(|problem| format!("{shown}:{line}: {problem}"))
-    });
-    entries.collect()
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    upstream: Vec<toml::Spanned<Entry>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    name: String,
-    base_url: String,
-    api_key: Option<SecretText>,
-    api_key_env: Option<String>,
-    api_key_file: Option<std::path::PathBuf>,
-    model: Option<String>,
-    temperature: Option<f32>,
-    max_tokens: Option<u32>,
-    #[serde(default)]
-    headers: BTreeMap<String, SecretText>,
-    #[serde(default)]
-    body: BTreeMap<String, Value>,
-    connect_timeout: Option<Span>,
-    first_content_timeout: Option<Span>,
-    chunk_timeout: Option<Span>,
-    retries: Option<u32>,
-    concurrency: Option<u32>,
-    waiting_room: Option<u32>,
-    waiting_timeout: Option<Span>,
-    accept_missing_finish_reason: Option<bool>,
-}
-
-impl Entry {
-    fn settings(self, defaults: &Defaults) -> Result<UpstreamSettings, String> {
-        let time = |own: Option<Span>, default| own.map_or(default, |Span(time)| time);
-        let api_key = self.key()?;
-        let named =
-            self.headers.into_iter().map(|(name, SecretText(value))| (name, value)).collect();
-        Ok(UpstreamSettings {
-            endpoint: Endpoint::parse(&self.base_url)?,
-            api_key,
-            model: self.model,
-            headers: headers(&named)?,
-            body: self.body,
-            defaults: Defaults {
-                temperature: self.temperature.or(defaults.temperature),
-                max_tokens: self.max_tokens.or(defaults.max_tokens),
-                connect_timeout: time(self.connect_timeout, defaults.connect_timeout),
-                first_content_timeout: time(
-                    self.first_content_timeout,
-                    defaults.first_content_timeout,
-                ),
-                chunk_timeout: time(self.chunk_timeout, defaults.chunk_timeout),
-                retries: self.retries.unwrap_or(defaults.retries),
-                capacity: Capacity {
-                    concurrency: self.concurrency.unwrap_or(defaults.capacity.concurrency),
-                    waiting_room: self.waiting_room.unwrap_or(defaults.capacity.waiting_room),
-                    waiting_timeout: time(self.waiting_timeout, defaults.capacity.waiting_timeout),
-                },
-                accept_missing_finish_reason: self
-                    .accept_missing_finish_reason
-                    .unwrap_or(defaults.accept_missing_finish_reason),
-            },
-            name: self.name,
-        })
-    }
-
-    fn key(&self) -> Result<Option<SecretString>, String> {
-        match (&self.api_key, &self.api_key_env, &self.api_key_file) {
-            (None, None, None) => Ok(None),
-            (Some(SecretText(key)), None, None) => Ok(Some(key.as_str().into())),
-            (None, Some(name), None) => match std::env::var(name) {
-                Ok(key) if !key.is_empty() => Ok(Some(key.into())),
-                _ => Err(format!("api_key_env: there is no variable {name}")),
-            },
-            (None, None, Some(path)) => match std::fs::read_to_string(path) {
-                Ok(key) => Ok(Some(key.trim().into())),
-                Err(error) => Err(format!("api_key_file: {}: {error}", path.display())),
-            },
-            _ => Err("give one of api_key, api_key_env and api_key_file".into()),
-        }
-    }
-}
-
-/// A text whose wrong form is told without showing it.
-struct SecretText(String);
-
-impl<'de> Deserialize<'de> for SecretText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match Value::deserialize(deserializer) {
-            Ok(Value::String(text)) => Ok(Self(text)),
-            _ => Err(D::Error::custom("expected a text in quotes")),
-        }
-    }
-}
-
-/// A duration as `500ms`, `30s`, `1h`.
-struct Span(Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(D::Error::custom)
-    }
-}
-
 /// What must not stand in a log: the key and the values of the operator's headers.
 pub(super) fn secrets(settings: &UpstreamSettings) -> Vec<String> {
     let key = settings.api_key.iter().map(|key| key.expose_secret().to_owned());
@@ -403,14 +281,6 @@ pub(super) fn secrets(settings: &UpstreamSettings) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn read(text: &str) -> Result<Vec<UpstreamSettings>, String> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("upstreams.toml");
-        std::fs::write(&path, text).unwrap();
-        let shown = format!("{}", path.display());
-        read_file(&path, &Defaults::default()).map_err(|line| line.replace(&shown, "FILE"))
-    }
 
     #[test]
     fn base_urls_are_taken_with_and_without_their_ends() {
@@ -460,64 +330,6 @@ mod tests {
     }
 
     #[test]
-    fn a_file_names_upstreams_in_order_and_inherits_what_it_leaves_out() {
-        let key = std::env::temp_dir().join(format!("duologue-key-{}", std::process::id()));
-        std::fs::write(&key, "from-a-file\n").unwrap();
-        let text = format!(
-            r#"
-[[upstream]]
-name = "near"
-base_url = "http://localhost:8080"
-retries = 0
-chunk_timeout = "5s"
-headers = {{ X-Title = "Chat with someone" }}
-body = {{ top_p = 0.9, stop = ["a"], stream_options = {{ include_usage = false }} }}
-
-[[upstream]]
-name = "far"
-base_url = "https://api.example.com/v1"
-api_key_file = {key:?}
-model = "large"
-"#
-        );
-        let [near, far] = <[_; 2]>::try_from(read(&text).unwrap()).unwrap();
-        std::fs::remove_file(&key).unwrap();
-        assert_eq!((near.name.as_str(), far.name.as_str()), ("near", "far"));
-        assert_eq!((near.defaults.retries, far.defaults.retries), (0, 2));
-        assert_eq!(near.defaults.chunk_timeout, Duration::from_secs(5));
-        assert_eq!(near.headers["x-title"], "Chat with someone");
-        assert_eq!(near.body["stop"], serde_json::json!(["a"]));
-        assert_eq!(far.api_key.as_ref().unwrap().expose_secret(), "from-a-file");
-        let shown = format!("{near:?} {far:?}");
-        assert!(!shown.contains("from-a-file") && !shown.contains("someone"), "{shown}");
-    }
-
-    #[test]
-    fn a_wrong_file_is_refused_with_its_line_and_without_its_secrets() {
-        const GOOD: &str = "[[upstream]]\nname = \"a\"\nbase_url = \"http://h\"\n";
-        for (text, told) in [
-            ("", "FILE: there is no [[upstream]]"),
-            ("[[upstream]]\nname = \"a\"\n", "FILE:1: missing field `base_url`"),
-            ("[[upstream]]\nname = \"a\"\nbase_url = \"nowhere\"\n", "FILE:1: the base URL"),
-            ("\n[[downstream]]\n", "FILE:2: unknown field `downstream`"),
-            ("[[upstream]\n", "FILE:1: "),
-            (&format!("{GOOD}retrys = 3\n"), "FILE:4: unknown field `retrys`"),
-            (&format!("{GOOD}retries = -3\n"), "FILE:4: "),
-            (&format!("{GOOD}chunk_timeout = \"soon\"\n"), "FILE:4: "),
-            (&format!("{GOOD}api_key = 99887766\n"), "FILE:4: expected a text"),
-            (&format!("{GOOD}api_key = \"99887766\"\napi_key_env = \"X\"\n"), "FILE:1: give one"),
-            (&format!("{GOOD}api_key_env = \"DUOLOGUE_NO_SUCH_KEY\"\n"), "FILE:1: api_key_env"),
-            (&format!("{GOOD}api_key_file = \"/no/such/file\"\n"), "FILE:1: api_key_file"),
-            (&format!("{GOOD}headers = {{ \"a b\" = \"99887766\" }}\n"), "FILE:1: header `a b`"),
-            (&format!("{GOOD}headers = {{ Host = \"99887766\" }}\n"), "FILE:1: header `Host`"),
-        ] {
-            let refused = read(text).map(|_| ()).unwrap_err();
-            assert!(refused.starts_with(told), "{text}: {refused}");
-            assert!(!refused.contains('\n') && !refused.contains("99887766"), "{refused}");
-        }
-    }
-
-    #[test]
     fn impossible_values_are_refused() {
         let upstream = UpstreamSettings::new("a", Endpoint::parse("http://h").unwrap());
         assert_eq!(Settings::one(upstream.clone()).validate(), Ok(()));
@@ -535,6 +347,7 @@ model = "large"
             with(&|one| one.defaults.capacity.concurrency = 0),
             with(&|one| one.defaults.capacity.waiting_room = u32::MAX),
             with(&|one| one.defaults.retries = 99),
+            with(&|one| one.ca_cert = Some("ca.pem".into())),
             with(&|one| one.defaults.chunk_timeout = Duration::ZERO),
             with(&|one| one.defaults.temperature = Some(f32::NAN)),
             with(&|one| one.defaults.max_tokens = Some(Settings::CONTEXT_TOKENS)),

@@ -1,9 +1,12 @@
 //! One upstream: its connections, its places, its health.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderValue, header};
-use reqwest::{Client, Response, redirect, retry as client_retry};
+use reqwest::{Certificate, Client, Response, redirect, retry as client_retry};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -14,7 +17,7 @@ use super::{
     settings::{self, UpstreamSettings},
     wire::{self, ErrorBody, Parameters},
 };
-use crate::responder::{Reason, admission::Admission, retry};
+use crate::responder::{Reason, admission::Admission, authorities, retry};
 
 /// As much of an error's body as is read.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -36,7 +39,7 @@ pub(super) struct Upstream {
 impl Upstream {
     pub(super) fn new(settings: UpstreamSettings) -> Result<Self, String> {
         let defaults = &settings.defaults;
-        let client = Client::builder()
+        let mut client = Client::builder()
             .default_headers(headers(&settings)?)
             .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(defaults.connect_timeout)
@@ -50,9 +53,12 @@ impl Upstream {
             .pool_max_idle_per_host(defaults.capacity.concurrency as usize)
             .pool_idle_timeout(POOL_IDLE_TIMEOUT)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .build()
-            .map_err(|error| format!("no HTTP client can be made: {error}"))?;
+            .http2_keep_alive_interval(Duration::from_secs(30));
+        if let Some(path) = &settings.ca_cert {
+            client = client.tls_certs_only(authorities(path)?);
+        }
+        let client =
+            client.build().map_err(|error| format!("no HTTP client can be made: {error}"))?;
         if settings.endpoint.is_exposed() && settings.api_key.is_some() {
             tracing::warn!(upstream = settings.name, "the API key travels without TLS");
         }
@@ -176,6 +182,11 @@ fn headers(settings: &UpstreamSettings) -> Result<HeaderMap, String> {
     }
     headers.extend(settings.headers.clone());
     Ok(headers)
+}
+
+fn authorities(path: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = authorities::read(path).map_err(|line| format!("ca_cert {line}"))?;
+    Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_cert: {error}"))
 }
 
 /// The first bytes of a body; what there is of it, if it breaks.

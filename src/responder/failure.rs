@@ -5,9 +5,6 @@
 
 use crate::session::Outcome;
 
-/// Longest part of an upstream's own words that is logged, in characters.
-const MAX_SHOWN: usize = 200;
-
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -109,14 +106,6 @@ impl Reason {
     }
 }
 
-/// As much of an upstream's words as is logged.
-pub(super) fn shorten(text: &str) -> String {
-    match text.char_indices().nth(MAX_SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,12 +117,5 @@ mod tests {
             let row = format!("| `{}` | {} |", reason.code(), reason.sentence());
             assert!(protocol.contains(&row), "docs/PROTOCOL.md lacks {row}");
         }
-    }
-
-    #[test]
-    fn long_words_are_cut_between_characters() {
-        assert_eq!(shorten("short"), "short");
-        assert_eq!(shorten(&"日".repeat(MAX_SHOWN)), "日".repeat(MAX_SHOWN));
-        assert_eq!(shorten(&"日".repeat(9999)), format!("{}…", "日".repeat(MAX_SHOWN)));
     }
 }

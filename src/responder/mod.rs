@@ -8,6 +8,7 @@ pub mod openai;
 mod retry;
 mod settings;
 mod simulated;
+mod words;
 
 pub use admission::Capacity;
 pub use failure::Reason;

@@ -1,17 +1,14 @@
 //! Why a bot did not answer: which [`Reason`] its statuses come to, and what of its own
 //! words clients may see.
 
-use std::{error::Error, fmt, io, iter, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, iter, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
     proto,
-    responder::{
-        failure::{Reason, shorten},
-        retry,
-    },
+    responder::{Reason, retry, words::shorten},
     session::Failure,
 };
 
@@ -86,12 +83,6 @@ pub(super) fn shown(failure: &proto::Failure) -> Failure {
     }
 }
 
-/// A bot's own word for why it ended, in a form that can be shown.
-pub(super) fn finish_reason(word: &str) -> Option<Arc<str>> {
-    let word: String = word.trim().chars().filter(|c| !c.is_control()).take(MAX_CODE).collect();
-    (!word.is_empty()).then(|| word.into())
-}
-
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&error| error.source())
 }
@@ -135,12 +126,5 @@ mod tests {
         assert_eq!(say("No Stock", "x\ny"), own("upstream_failed", bland));
         assert_eq!(say(&"x".repeat(65), &"x".repeat(501)), own("upstream_failed", bland));
         assert_eq!(say("x", &"é".repeat(500)), own("x", &"é".repeat(500)));
-    }
-
-    #[test]
-    fn words_for_an_end_are_cut_and_empty_ones_are_none() {
-        assert_eq!(finish_reason(" stop\u{7}\n").as_deref(), Some("stop"));
-        assert_eq!(finish_reason(&"é".repeat(99)).map(|word| word.chars().count()), Some(64));
-        assert_eq!(finish_reason(" \n"), None);
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     responder::{
         Reason,
         admission::{Admission, Place},
-        retry,
+        retry, words,
     },
     session::{Chunk, Chunks, Outcome},
 };
@@ -219,7 +219,7 @@ fn ending(outcome: proto::ReplyOutcome) -> Outcome {
     let proto::ReplyOutcome { finish_reason, usage, failure } = outcome;
     Outcome {
         failure: failure.as_ref().map(failure::shown),
-        finish_reason: finish_reason.as_deref().and_then(failure::finish_reason),
+        finish_reason: finish_reason.as_deref().and_then(words::finish_reason),
         usage: usage.map(Into::into),
     }
 }

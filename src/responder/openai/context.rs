@@ -10,7 +10,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::session::{Message, Prompt, estimate_tokens};
+use crate::session::{Message, Name, Prompt, estimate_tokens};
 
 /// What a message takes beside its text: its role and its limits.
 const PER_MESSAGE: u32 = 4;
@@ -36,6 +36,8 @@ pub(super) struct Budget {
 /// A conversation, and how much of it is sent.
 #[derive(Debug)]
 pub(super) struct Context {
+    /// The visitor's.
+    name: Name,
     system: Option<String>,
     /// Turns, oldest first, with their tokens.
     turns: Vec<(Turn, u32)>,
@@ -63,9 +65,10 @@ impl Context {
         let fixed = cost(&prompt.message.text).saturating_add(system.as_deref().map_or(0, cost));
         let turns = turns(&prompt.history);
         let mut context = Self {
+            name: prompt.name.clone(),
             system,
             from: 0,
-            cut: prompt.history.first().is_some_and(|oldest| oldest.seq > 1),
+            cut: prompt.history.first().unwrap_or(&prompt.message).seq > 1,
             last: Arc::clone(&prompt.message),
             turns,
             fixed,
@@ -107,11 +110,11 @@ impl Context {
         lines
     }
 
-    /// Everything that is said in it, to be kept out of logs; the system prompt, too, which
-    /// may hold the visitor's name.
+    /// Everything that is said in it, and the visitor's name, to be kept out of logs.
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         let turns = self.turns.iter().flat_map(|(turn, _)| [&turn.question.text, &turn.reply.text]);
-        turns.chain([&self.last.text]).map(AsRef::as_ref).chain(self.system.as_deref())
+        let texts = turns.chain([&self.last.text]).map(AsRef::as_ref);
+        texts.chain(self.system.as_deref()).chain([self.name.as_str()])
     }
 
     fn history_tokens(&self) -> u32 {

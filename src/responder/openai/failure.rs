@@ -1,10 +1,19 @@
 //! Why an upstream did not answer: which [`Reason`] its answers come to, and what of its
 //! own words the log may hold.
 
-use std::{fmt, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    io::{self, ErrorKind},
+    iter,
+    time::Duration,
+};
 
-use super::wire::ErrorBody;
-use crate::responder::failure::{Reason, shorten};
+use super::{
+    discretion::{self, Secrets},
+    wire::ErrorBody,
+};
+use crate::responder::Reason;
 
 /// An attempt that failed.
 #[derive(Clone, Debug)]
@@ -19,12 +28,15 @@ pub(super) struct Failed {
     /// The answer was without any event, which is how some servers say that a prompt is
     /// too long.
     pub(super) is_empty: bool,
+    /// The connection ended before any answer: it may have been an old one that the server
+    /// was about to close.
+    pub(super) is_lost: bool,
 }
 
 impl Failed {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
         let (cause, said) = (cause.to_string(), String::new());
-        Self { reason, cause, said, retry_after: None, is_empty: false }
+        Self { reason, cause, said, retry_after: None, is_empty: false, is_lost: false }
     }
 
     /// What an error of the HTTP client comes to; without its URL, which may tell more
@@ -35,9 +47,10 @@ impl Failed {
             (true, false) => Reason::Unavailable,
             (false, _) => otherwise,
         };
-        let error = error.without_url();
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-        Self::new(reason, causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+        let is_lost = causes(&error).any(is_lost_connection);
+        // What a server says while it goes away stands in it, too.
+        let said = causes(&error.without_url()).map(ToString::to_string).collect::<Vec<_>>();
+        Self { said: said.join(": "), is_lost, ..Self::new(reason, "the exchange failed") }
     }
 
     /// What an upstream's own words come to.
@@ -52,23 +65,16 @@ impl Failed {
         Self { said: said.join(", "), ..Self::new(reason, format_args!("status {shown}")) }
     }
 
-    /// What the operator is told: without `secrets`, and without what people said in the
-    /// conversation, which servers like to quote.
+    /// What the operator is told.
     pub(super) fn in_log<'a>(
         &self,
-        secrets: &[String],
-        mut conversation: impl Iterator<Item = &'a str>,
+        secrets: &Secrets,
+        conversation: impl Iterator<Item = &'a str>,
     ) -> String {
-        let remove = |text: String, secret: &String| text.replace(secret.as_str(), "[hidden]");
-        let cause = secrets.iter().fold(self.cause.clone(), remove);
         if self.said.is_empty() {
-            return cause;
+            return self.cause.clone();
         }
-        let said = shorten(&secrets.iter().fold(self.said.clone(), remove));
-        if conversation.any(|text| quotes(&said, text)) {
-            return format!("{cause}: its words are withheld, since they quote the conversation");
-        }
-        format!("{cause}: {said:?}")
+        format!("{}: {:?}", self.cause, discretion::logged(&self.said, secrets, conversation))
     }
 
     /// The same upstream may answer if it is asked again.
@@ -92,21 +98,14 @@ impl Failed {
     }
 }
 
-/// `said` holds a part of `text`: all of it, or a run of characters that is no chance.
-fn quotes(said: &str, text: &str) -> bool {
-    const RUN: usize = 24;
-    const SHORTEST: usize = 4;
-    let text = text.trim();
-    if text.chars().count() < SHORTEST {
-        return false;
-    }
-    if said.contains(text) {
-        return true;
-    }
-    // Each run of twice this length holds one of these in whole.
-    let starts: Vec<_> = said.char_indices().map(|(at, _)| at).chain([said.len()]).collect();
-    let runs = starts.windows(RUN / 2 + 1).step_by(RUN / 2);
-    runs.map(|run| &said[run[0]..run[RUN / 2]]).any(|run| text.contains(run))
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
+
+fn is_lost_connection(error: &(dyn Error + 'static)) -> bool {
+    let of_system = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message)
+        || matches!(of_system, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
 }
 
 fn classify(status: Option<u16>, body: &ErrorBody) -> Reason {
@@ -135,14 +134,21 @@ fn classify(status: Option<u16>, body: &ErrorBody) -> Reason {
 fn is_context(body: &ErrorBody) -> bool {
     let named = ["context_length_exceeded", "exceed_context_size_error", "string_above_max_length"];
     let worded = [
-        "maximum context length",         // OpenAI, vLLM
-        "maximum model length",           // vLLM
-        "exceeds the available context",  // llama.cpp
-        "context size has been exceeded", // llama.cpp
-        "exceeds the context length",     // Ollama
-        "context window",                 // LiteLLM and others
-        "prompt is too long",             // Anthropic, behind gateways
+        "maximum context length",            // OpenAI, vLLM
+        "maximum model length",              // vLLM
+        "exceeds the available context",     // llama.cpp
+        "context size has been exceeded",    // llama.cpp
+        "exceeds the context length",        // Ollama
+        "context window",                    // LiteLLM and others
+        "model's context length",            // SGLang, Together
+        "maximum prompt length",             // xAI
+        "`inputs` tokens",                   // Text Generation Inference
+        "`inputs` must have less than",      // Text Generation Inference
+        "maximum number of tokens",          // Gemini
+        "prompt is too long",                // Anthropic, behind gateways
+        "reduce the length of the messages", // OpenAI, Groq
         "input is too long",
+        "too many tokens", // Cohere
     ];
     let message = body.message.to_lowercase();
     named.iter().any(|name| body.code == *name || body.kind == *name)
@@ -238,32 +244,23 @@ mod tests {
         }
     }
 
-    fn logged(body: &str, secrets: &[&str], conversation: &[&str]) -> String {
-        let failed = Failed::of_upstream(Some(400), &ErrorBody::read(body.as_bytes()));
-        let secrets: Vec<String> = secrets.iter().map(|secret| (*secret).into()).collect();
-        failed.in_log(&secrets, conversation.iter().copied())
-    }
-
     #[test]
-    fn what_is_logged_is_short_and_holds_no_secret_and_no_conversation() {
-        let long = logged(&"日".repeat(9999), &[], &[]);
-        assert!(long.chars().count() < 300, "{long}");
-        let told = logged("no model `x`", &[], &["Hi", "What is the model of your car?", ""]);
-        assert_eq!(told, "status 400: \"message no model `x`\"");
-        let told = logged("the key sk-12345678 is wrong", &["sk-12345678"], &[]);
-        assert!(told.contains("the key [hidden] is wrong"), "{told}");
-        // At the place where it is cut, too.
-        let told = logged(&format!("{}sk-12345678", "x".repeat(188)), &["sk-12345678"], &[]);
-        assert!(!told.contains("sk-1"), "{told}");
-        let question = "Who lives at number four, and why did they move there?";
-        for said in [
-            format!("invalid prompt: {question}"),
-            format!("invalid prompt near {:?}", &question[9..40]),
-            question.into(),
+    fn context_errors_of_many_servers_are_known() {
+        for message in [
+            "The input (12000 tokens) is longer than the model's context length (8192 tokens).",
+            "This model's maximum prompt length is 131072 but the request contains 200000 tokens.",
+            "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096.",
+            "Input validation error: `inputs` must have less than 4095 tokens. Given: 9000",
+            "The input token count (1100000) exceeds the maximum number of tokens allowed (1048575).",
+            "Please reduce the length of the messages or completion.",
         ] {
-            let told = logged(&said, &[], &["Hello", question]);
-            assert!(told.contains("withheld") && !told.contains("number"), "{told}");
+            let body = serde_json::json!({"error": {"message": message}}).to_string();
+            assert_eq!(reason(Some(400), &body), Reason::ContextTooLong, "{message}");
+            assert_eq!(
+                reason(Some(400), &format!("[{body}]")),
+                Reason::ContextTooLong,
+                "{message}"
+            );
         }
-        assert!(logged("bad: Hello", &[], &["Hello"]).contains("withheld"));
     }
 }

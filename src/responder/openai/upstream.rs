@@ -12,9 +12,10 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     answer::{Answer, Limits},
     context::Line,
+    discretion::Secrets,
     failure::Failed,
     health::Health,
-    settings::{self, UpstreamSettings},
+    settings::UpstreamSettings,
     wire::{self, ErrorBody, Parameters},
 };
 use crate::responder::{Reason, admission::Admission, authorities, retry};
@@ -33,7 +34,7 @@ pub(super) struct Upstream {
     client: Client,
     admission: Admission,
     health: Health,
-    secrets: Vec<String>,
+    secrets: Secrets,
 }
 
 impl Upstream {
@@ -72,7 +73,7 @@ impl Upstream {
             client,
             admission: Admission::new(defaults.capacity),
             health: Health::default(),
-            secrets: settings::secrets(&settings),
+            secrets: Secrets::of(&settings),
             settings,
         })
     }
@@ -154,7 +155,7 @@ impl Upstream {
     }
 
     /// What must not stand in a log.
-    pub(super) fn secrets(&self) -> &[String] {
+    pub(super) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 

@@ -1,0 +1,44 @@
+//! An upstream's own words, in a form that can be kept and shown.
+
+use std::sync::Arc;
+
+/// Longest words that are logged, in characters.
+const MAX_LOGGED: usize = 200;
+
+/// Longest name of a reason, in characters.
+const MAX_REASON: usize = 64;
+
+/// As much of a text as is logged.
+pub(super) fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_LOGGED) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
+    }
+}
+
+/// Why a reply ended, as the upstream says it: unknown reasons, too, but short and without
+/// what would move a terminal's cursor.
+pub(super) fn finish_reason(word: &str) -> Option<Arc<str>> {
+    let shown = word.trim().chars().filter(|letter| !letter.is_control());
+    let word: String = shown.take(MAX_REASON).collect();
+    (!word.is_empty()).then(|| word.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_words_are_cut_between_characters() {
+        assert_eq!(shorten("short"), "short");
+        assert_eq!(shorten(&"日".repeat(MAX_LOGGED)), "日".repeat(MAX_LOGGED));
+        assert_eq!(shorten(&"日".repeat(9999)), format!("{}…", "日".repeat(MAX_LOGGED)));
+    }
+
+    #[test]
+    fn reasons_are_cut_and_cleaned_and_empty_ones_are_none() {
+        assert_eq!(finish_reason(" stop\u{7}\n").as_deref(), Some("stop"));
+        assert_eq!(finish_reason(&"é".repeat(99)).map(|word| word.chars().count()), Some(64));
+        assert_eq!(finish_reason(" \n"), None);
+    }
+}

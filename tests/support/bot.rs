@@ -19,6 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
 
@@ -242,4 +243,21 @@ pub async fn line(to: SocketAddr) -> (SocketAddr, watch::Sender<LineState>) {
         }
     });
     (addr, control)
+}
+
+/// A line to a bot, the gateway's side of which is TLS.
+pub async fn tls_line(to: SocketAddr, tls: TlsAcceptor) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let Ok(mut near) = tls.accept(near).await else { return };
+                let mut far = TcpStream::connect(to).await.unwrap();
+                let _gone = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    addr
 }

@@ -14,12 +14,14 @@ use duologue::{
     proto::ReplyOutcome,
     responder::{Capacity, grpc},
 };
+use http::HeaderMap;
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{
-    Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, calls, create, line,
+    Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, answering, calls, create,
+    line,
     proto::{self, MessageStatus},
     stub, tls_line,
 };
@@ -223,6 +225,62 @@ async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
         assert_eq!((failure.code.as_str(), reply.text.as_str()), (before, ""), "{code:?}");
         assert_eq!(turn(&mut client, "again").await, failed("so far", after), "{code:?}");
     }
+}
+
+/// gRPC's table: doc/http-grpc-status-mapping.md.
+#[tokio::test]
+async fn what_a_proxy_answers_in_the_place_of_a_bot_means_what_grpc_says() {
+    let refused = [("grpc-status", "3"), ("content-type", "application/grpc")];
+    for (status, code) in [
+        (429, "upstream_unavailable"),
+        (502, "upstream_unavailable"),
+        (503, "upstream_unavailable"),
+        (504, "upstream_unavailable"),
+        (401, "upstream_auth"),
+        (403, "upstream_auth"),
+        (404, "upstream_rejected"),
+        (400, "upstream_failed"),
+        (500, "upstream_failed"),
+        (302, "upstream_failed"),
+        (200, "upstream_failed"),
+    ] {
+        let page = (head(status, &[("content-type", "text/html")]), "<html>", HeaderMap::new());
+        let no_more = (head(200, &refused), "", HeaderMap::new());
+        let server = gateway(calls(answering(vec![page.clone()]).await)).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed("", code), "{status}");
+
+        let settings = calls(answering(vec![page, no_more]).await);
+        let server = gateway(grpc::Settings { retries: 1, ..settings }).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        let again = if code == "upstream_unavailable" { "upstream_rejected" } else { code };
+        assert_eq!(turn(&mut client, "go").await, failed("", again), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn details_of_a_status_that_are_broken_do_not_count_and_the_status_does() {
+    let broken = [("grpc-status", "16"), ("grpc-status-details-bin", "no base64!")];
+    let grpc = [("content-type", "application/grpc")];
+    let trailers = head(200, &broken).headers().clone();
+    let early = (head(200, &[&grpc[..], &broken].concat()), "", HeaderMap::new());
+    // A frame of a delta that says "hi".
+    let hi = "\0\0\0\0\u{6}\n\u{4}\n\u{2}hi";
+    let late = (head(200, &grpc), hi, trailers);
+    for (answer, text) in [(early, ""), (late, "hi")] {
+        let server = gateway(calls(answering(vec![answer]).await)).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed(text, "upstream_auth"));
+    }
+}
+
+fn head(status: u16, headers: &[(&'static str, &'static str)]) -> http::Response<()> {
+    let mut head = http::Response::new(());
+    *head.status_mut() = status.try_into().unwrap();
+    for (name, value) in headers {
+        head.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    head
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! is lost. Calls that come meanwhile wait for the same attempt, and fail with it.
 
 use std::{
+    error::Error,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -12,13 +13,13 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 use http::{HeaderValue, Request, Response, header::USER_AGENT};
-use hyper::body::Incoming;
 use tonic::body::Body;
 use tower::Service;
 
 use super::{
     connect::{Connector, Sender},
     failure::Failed,
+    status,
 };
 
 const OURSELVES: HeaderValue =
@@ -77,16 +78,17 @@ pub(super) struct Connection {
 }
 
 impl Service<Request<Body>> for Connection {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
+    type Response = Response<Body>;
+    type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.sender.poll_ready(context)
+        self.sender.poll_ready(context).map_err(Into::into)
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.headers_mut().insert(USER_AGENT, OURSELVES);
-        self.sender.send_request(request).boxed()
+        let answer = self.sender.send_request(request);
+        async { Ok(status::checked(answer.await?)?) }.boxed()
     }
 }

@@ -3,14 +3,15 @@
 //! One connection carries all replies, and is made when the first is asked for: the
 //! gateway starts though the bot is not up yet.
 //!
-//! `connect` makes it, `channel` shares it, `reply` runs one reply over it, and `failure`
-//! says why one did not come.
+//! `connect` makes it, `channel` shares it, `reply` runs one reply over it, `failure` says
+//! why one did not come; `status` sees to answers that no bot gave.
 
 mod channel;
 mod connect;
 mod failure;
 mod reply;
 mod settings;
+mod status;
 
 use std::sync::Arc;
 

@@ -349,6 +349,40 @@ async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
 }
 
 #[tokio::test]
+async fn a_place_is_free_once_the_outcome_has_come_though_the_bot_does_not_end_the_call() {
+    let bot = TestBot::start(&[&[Act::done(), Act::Hang]]).await;
+    let capacity = Capacity { concurrency: 1, waiting_room: 0, ..Capacity::default() };
+    let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    for _ in 0..3 {
+        assert_eq!(turn(&mut client, "go").await, complete(""));
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_a_bot_begins_when_it_takes_the_call_and_until_then_one_waits_for_a_place() {
+    let mut bot = TestBot::start_narrow(1, &[&[Act::Say("a"), Act::Gate, Act::done()]]).await;
+    let first_content_timeout = Duration::from_millis(200);
+    let settings = grpc::Settings { first_content_timeout, ..calls(bot.addr) };
+    let brief = Duration::from_millis(400);
+    let short = Capacity { waiting_timeout: brief, ..Capacity::default() };
+    let server = gateway(grpc::Settings { capacity: short, ..settings }).await;
+    let mut served = attached(&server, Door::Grpc).await;
+    served.say("one", None).await.unwrap();
+    served.delta().await;
+    let mut waiting = attached(&server, Door::Json).await;
+    assert_eq!(turn(&mut waiting, "two").await, failed("", "overloaded"));
+
+    bot.called().await;
+    waiting.say("three", None).await.unwrap();
+    let late = tokio::time::timeout(first_content_timeout * 3 / 2, waiting.delta()).await;
+    assert!(late.is_err() && bot.is_idle(), "{late:?}");
+    bot.gate.add_permits(2);
+    assert_eq!(served.reply().await.1.text, "a");
+    assert_eq!(waiting.reply().await.1.text, "a");
+}
+
+#[tokio::test]
 async fn a_stop_is_heard_between_two_calls() {
     let away = [Act::Fail(Status::unavailable("not yet"))];
     let mut bot = TestBot::start(&[&away]).await;

@@ -89,6 +89,16 @@ impl TestBot {
     }
 
     pub async fn start_at(addr: SocketAddr, scripts: &[&[Act]]) -> Self {
+        Self::serve(addr, Server::builder(), scripts).await
+    }
+
+    /// It takes so many calls at a time over a connection.
+    pub async fn start_narrow(calls: u32, scripts: &[&[Act]]) -> Self {
+        let server = Server::builder().max_concurrent_streams(calls);
+        Self::serve(([127, 0, 0, 1], 0).into(), server, scripts).await
+    }
+
+    async fn serve(addr: SocketAddr, mut server: Server, scripts: &[&[Act]]) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let scripts = scripts.iter().map(|script| script.to_vec()).collect();
@@ -98,7 +108,7 @@ impl TestBot {
             Player { scripts: Arc::new(Mutex::new(scripts)), gate: Arc::clone(&gate), seen: tell };
         let service = ResponderServiceServer::new(player);
         let incoming = TcpListenerStream::new(listener);
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         Self { addr, gate, seen }
     }
 

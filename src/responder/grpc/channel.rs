@@ -4,16 +4,20 @@
 use std::{
     error::Error,
     fmt,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::{
     FutureExt as _,
     future::{BoxFuture, Shared},
 };
 use http::{HeaderValue, Request, Response, header::USER_AGENT};
-use tonic::body::Body;
+use http_body::{Frame, SizeHint};
+use tokio::sync::oneshot::{self, Receiver};
+use tonic::{Status, body::Body};
 use tower::Service;
 
 use super::{
@@ -39,10 +43,11 @@ impl Channel {
         Self { connector: Arc::new(connector), latest: Mutex::new(None) }
     }
 
-    /// The connection, once there is one.
-    pub(super) async fn connected(&self) -> Result<Connection, Failed> {
+    /// The connection for one call, once there is one; and what tells when the bot takes it.
+    pub(super) async fn connected(&self) -> Result<(Connection, Receiver<()>), Failed> {
         let attempt = self.attempt();
-        Ok(Connection { sender: attempt.await? })
+        let (taken, tells) = oneshot::channel();
+        Ok((Connection { sender: attempt.await?, taken: Some(taken) }, tells))
     }
 
     fn attempt(&self) -> Attempt {
@@ -72,9 +77,10 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// Carries the calls of the generated client.
+/// Carries a call of the generated client.
 pub(super) struct Connection {
     sender: Sender,
+    taken: Option<oneshot::Sender<()>>,
 }
 
 impl Service<Request<Body>> for Connection {
@@ -82,13 +88,46 @@ impl Service<Request<Body>> for Connection {
     type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.sender.poll_ready(context).map_err(Into::into)
+    /// Always: the client would make another error of a connection that has just been lost.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.headers_mut().insert(USER_AGENT, OURSELVES);
+        let taken = self.taken.take();
+        let request = request.map(|body| Body::new(Telling { body, taken }));
         let answer = self.sender.send_request(request);
         async { Ok(status::checked(answer.await?)?) }.boxed()
+    }
+}
+
+/// A body that tells when it is asked for: HTTP/2 does so once the bot takes one stream more
+/// (RFC 9113, section 5.1.2) and has room for its first byte.
+struct Telling {
+    body: Body,
+    taken: Option<oneshot::Sender<()>>,
+}
+
+impl http_body::Body for Telling {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(taken) = self.taken.take() {
+            let _nobody_waits = taken.send(());
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

@@ -3,9 +3,10 @@
 //! One connection carries all replies, and is made when the first is asked for: the
 //! gateway starts though the bot is not up yet.
 //!
-//! `connect` makes it, `channel` shares it, `reply` runs one reply over it, `failure` says
-//! why one did not come; `status` sees to answers that no bot gave.
+//! `connect` makes it, `channel` shares it. `reply` runs one reply, each `call` of which goes
+//! over it; `failure` says why one did not come. `status` sees to answers that no bot gave.
 
+mod call;
 mod channel;
 mod connect;
 mod failure;
@@ -37,11 +38,15 @@ const MAX_FRAME: usize = 4 << 20;
 
 /// Answers by asking a bot.
 #[derive(Debug)]
-pub struct Bot {
+pub struct Bot(Arc<Shared>);
+
+/// What all replies share.
+#[derive(Debug)]
+struct Shared {
     settings: Settings,
-    channel: Arc<Channel>,
+    channel: Channel,
     authorization: Option<MetadataValue<Ascii>>,
-    admission: Arc<Admission>,
+    admission: Admission,
 }
 
 impl Bot {
@@ -53,32 +58,33 @@ impl Bot {
         if settings.token.is_some() && settings.endpoint.is_exposed() {
             tracing::warn!("the bot's token can be read on its way: use https://");
         }
-        let channel = Arc::new(Channel::new(Connector::new(&settings)?));
+        let channel = Channel::new(Connector::new(&settings)?);
         let authorization = settings.token.as_ref().map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose_secret()))
                 .map_err(|_| "the bot's token does not fit into a header")?;
             value.set_sensitive(true);
             Ok::<_, String>(value)
         });
-        let admission = Arc::new(Admission::new(settings.capacity));
-        Ok(Self { settings, channel, authorization: authorization.transpose()?, admission })
+        let admission = Admission::new(settings.capacity);
+        let authorization = authorization.transpose()?;
+        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission })))
     }
 }
 
 impl Responder for Bot {
     fn history(&self) -> History {
-        History { messages: self.settings.history, size: HISTORY_SIZE }
+        History { messages: self.0.settings.history, size: HISTORY_SIZE }
     }
 
     fn respond(&self, prompt: Prompt) -> Reply {
         let texts = prompt.history.iter().chain([&prompt.message]);
         let tokens = texts.map(|message| estimate_tokens(&message.text));
-        let request = request(&prompt, self.settings.max_reply_size);
+        let request = request(&prompt, self.0.settings.max_reply_size);
         Reply {
             // A bot that wants no history remembers by itself.
-            context_trimmed: request.history_trimmed && self.settings.history > 0,
+            context_trimmed: request.history_trimmed && self.0.settings.history > 0,
             input_tokens: Some(tokens.fold(0, u32::saturating_add)),
-            chunks: Answer::new(self, request).chunks(),
+            chunks: Answer::new(&self.0, &prompt, request).chunks(),
         }
     }
 }
@@ -94,5 +100,32 @@ fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondRequest {
         history_trimmed: first > 1,
         message: Some(prompt.message.as_ref().into()),
         max_reply_bytes: max_reply_size.try_into().unwrap_or(u32::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{Message, MessageId, Name, Role, SessionId, Timestamp};
+
+    /// Ada's, of user messages alone.
+    pub(super) fn prompt(history: &[&str]) -> Prompt {
+        let message = |(seq, text): (u32, &&str)| Message {
+            seq,
+            id: MessageId::generate(),
+            text: (*text).into(),
+            created_at: Timestamp::default(),
+            role: Role::User { client_message_id: None },
+        };
+        let mut messages = (1..).zip(history.iter().chain([&"go"])).map(message).map(Arc::new);
+        let history = messages.by_ref().take(history.len()).collect();
+        Prompt {
+            session: SessionId::generate(),
+            name: Name::trusted("Ada"),
+            reply: MessageId::generate(),
+            attempt: 1,
+            history,
+            message: messages.next().unwrap(),
+        }
     }
 }

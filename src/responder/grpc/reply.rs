@@ -1,46 +1,32 @@
 //! One reply: calls to the bot, until one of them brings text.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, TryFutureExt as _, stream};
-use http::Uri;
-use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
-use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{
-    Request, Streaming,
-    metadata::{Ascii, MetadataValue},
-};
+use futures_util::{StreamExt as _, stream};
+use proto::respond_response::Event;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    Bot, MAX_FRAME,
-    channel::{Channel, Connection},
+    Shared,
+    call::{Call, Limit},
     failure::{self, Failed},
 };
 use crate::{
     proto,
     responder::{
-        Reason,
-        admission::{Admission, Place},
+        admission::{Place, Refused},
         retry, words,
     },
-    session::{Chunk, Chunks, Outcome},
+    session::{Chunk, Chunks, MessageId, Outcome, Prompt, SessionId},
 };
-
-/// A bot that has said its outcome gets so long to end the call by itself.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Answer {
-    channel: Arc<Channel>,
-    /// Where the bot is.
-    origin: Uri,
-    authorization: Option<MetadataValue<Ascii>>,
-    admission: Arc<Admission>,
+    shared: Arc<Shared>,
+    session: SessionId,
+    reply: MessageId,
+    /// As long as it may be sent again: it can hold megabytes.
     request: proto::RespondRequest,
-    first_content_timeout: Duration,
-    chunk_timeout: Duration,
-    /// Calls that may still be made after one that failed.
-    retries: u32,
     /// Calls that failed.
     failures: u32,
     /// Before the next call.
@@ -50,37 +36,20 @@ pub(super) struct Answer {
     call: Option<Call>,
 }
 
-/// A call that the bot has taken.
-struct Call {
-    frames: Streaming<proto::RespondResponse>,
-    /// It has brought text.
-    spoke: bool,
-    /// More of it has to come by then.
-    due: Instant,
-    _place: Place,
-}
-
-/// What is waited for, and until when.
-#[derive(Clone, Copy)]
-struct Limit {
-    at: Instant,
-    otherwise: Reason,
-}
-
 impl Answer {
-    pub(super) fn new(bot: &Bot, request: proto::RespondRequest) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        prompt: &Prompt,
+        request: proto::RespondRequest,
+    ) -> Self {
         Self {
-            channel: Arc::clone(&bot.channel),
-            origin: bot.settings.endpoint.uri().clone(),
-            authorization: bot.authorization.clone(),
-            admission: Arc::clone(&bot.admission),
+            shared: Arc::clone(shared),
+            session: prompt.session,
+            reply: prompt.reply,
             request,
-            first_content_timeout: bot.settings.first_content_timeout,
-            chunk_timeout: bot.settings.chunk_timeout,
-            retries: bot.settings.retries,
             failures: 0,
             back_off: Duration::ZERO,
-            total: Instant::now() + bot.settings.total_timeout,
+            total: Instant::now() + shared.settings.total_timeout,
             call: None,
         }
     }
@@ -106,18 +75,10 @@ impl Answer {
             self.call = None;
             self.failures += 1;
             if let Some(asked) = failed.retry_after {
-                self.admission.cool_down(asked);
+                self.shared.admission.cool_down(asked);
             }
             let again = self.again_after(&failed);
-            tracing::warn!(
-                session = self.request.session_id,
-                reply = self.request.reply_id,
-                call = self.failures,
-                again = again.is_some(),
-                code = failed.reason.code(),
-                cause = failed.cause,
-                "a bot did not answer"
-            );
+            self.report(&failed, again.is_some());
             match again {
                 Some(wait) => self.back_off = wait,
                 None => return Chunk::End(failed.reason.outcome()),
@@ -131,25 +92,14 @@ impl Answer {
             self.call = Some(self.begin().await?);
             return Ok(None);
         };
-        let limit = call.limit(self.total);
-        let spoke = call.spoke;
-        let frame = call.frames.message().map_err(|status| Failed::of_status(&status, spoke));
-        let frame = limit.within(frame).await?;
-        let Some(proto::RespondResponse { event }) = frame else {
-            return Err(Failed::new(Reason::Truncated, "the call ended without an outcome"));
-        };
-        if call.spoke {
-            call.due = Instant::now() + self.chunk_timeout;
-        }
-        match event {
+        match call.next().await? {
             Some(Event::Delta(delta)) if !delta.text.is_empty() => {
-                call.spoke = true;
-                call.due = Instant::now() + self.chunk_timeout;
+                self.request = proto::RespondRequest::default();
                 Ok(Some(Chunk::Delta(delta.text)))
             }
             Some(Event::Outcome(outcome)) => {
                 if let Some(call) = self.call.take() {
-                    tokio::spawn(linger(call));
+                    call.end();
                 }
                 Ok(Some(Chunk::End(ending(outcome))))
             }
@@ -158,70 +108,56 @@ impl Answer {
     }
 
     async fn begin(&mut self) -> Result<Call, Failed> {
-        let entered = timeout_at(self.total, self.admission.enter(self.back_off)).await;
-        let entered = entered.map_err(|_| Failed::new(Reason::TotalTimeout, "the time is up"))?;
-        let place = entered.map_err(|refused| Failed::new(refused.reason(), refused))?;
-        let connection = Limit::total(self.total).within(self.channel.connected()).await?;
-        let due = Instant::now() + self.first_content_timeout;
-        let limit = Limit::first_content(due, self.total);
-        let frames = limit.within(self.ask(connection)).await?;
-        Ok(Call { frames, spoke: false, due, _place: place })
+        let place = Limit::total(self.total).within(self.place()).await?;
+        let is_last = self.failures >= self.shared.settings.retries;
+        let request = if is_last { mem::take(&mut self.request) } else { self.request.clone() };
+        Call::begin(&self.shared, request, self.total, place).await
     }
 
-    async fn ask(&self, line: Connection) -> Result<Streaming<proto::RespondResponse>, Failed> {
-        let mut request = Request::new(self.request.clone());
-        request.set_timeout(self.total.saturating_duration_since(Instant::now()));
-        if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
+    /// Waits for a place, also while the bot wants to be left alone.
+    async fn place(&self) -> Result<Place, Failed> {
+        let admission = &self.shared.admission;
+        let mut back_off = self.back_off;
+        loop {
+            let refused = match admission.enter(back_off).await {
+                Ok(place) => return Ok(place),
+                Err(refused) => refused,
+            };
+            let wait = retry::after(admission.cooldown());
+            match refused {
+                Refused::Cooling if self.has_time_for(wait) => sleep(wait).await,
+                Refused::Cooling | Refused::Full | Refused::Late => {
+                    return Err(Failed::new(refused.reason(), refused));
+                }
+            }
+            back_off = Duration::ZERO;
         }
-        let client = ResponderServiceClient::with_origin(line, self.origin.clone());
-        let mut client = client.max_decoding_message_size(MAX_FRAME);
-        let answered = client.respond(request).await;
-        Ok(answered.map_err(|status| Failed::of_status(&status, false))?.into_inner())
     }
 
     /// How long to wait before the call is made again; `None` if it is not.
     fn again_after(&self, failed: &Failed) -> Option<Duration> {
-        if !failed.passes || self.failures > self.retries {
+        if !failed.passes || self.failures > self.shared.settings.retries {
             return None;
         }
         let asked = failed.retry_after.map_or(Duration::ZERO, retry::after);
         let wait = retry::back_off(self.failures).max(asked);
-        let then = Instant::now() + wait;
-        (wait <= retry::MAX_WAIT && then < self.total).then_some(wait)
-    }
-}
-
-impl Call {
-    fn limit(&self, total: Instant) -> Limit {
-        if self.spoke {
-            Limit { at: self.due, otherwise: Reason::ChunkTimeout }.until(total)
-        } else {
-            Limit::first_content(self.due, total)
-        }
-    }
-}
-
-impl Limit {
-    fn total(at: Instant) -> Self {
-        Self { at, otherwise: Reason::TotalTimeout }
+        self.has_time_for(wait).then_some(wait)
     }
 
-    fn first_content(at: Instant, total: Instant) -> Self {
-        Self { at, otherwise: Reason::FirstContentTimeout }.until(total)
+    fn has_time_for(&self, wait: Duration) -> bool {
+        wait <= retry::MAX_WAIT && Instant::now() + wait < self.total
     }
 
-    fn until(self, total: Instant) -> Self {
-        if total <= self.at { Self::total(total) } else { self }
-    }
-
-    async fn within<T>(self, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
-        match timeout_at(self.at, work).await {
-            Ok(Ok(done)) => Ok(done),
-            // A bot that knows how long it has may look at its clock before this does.
-            Ok(Err(failed)) if Instant::now() < self.at => Err(failed),
-            Ok(Err(_)) | Err(_) => Err(Failed::new(self.otherwise, "the time is up")),
-        }
+    fn report(&self, failed: &Failed, again: bool) {
+        tracing::warn!(
+            session = %self.session,
+            reply = %self.reply,
+            call = self.failures,
+            again,
+            code = failed.reason.code(),
+            cause = failed.cause,
+            "a bot did not answer"
+        );
     }
 }
 
@@ -235,9 +171,58 @@ fn ending(outcome: proto::ReplyOutcome) -> Outcome {
     }
 }
 
-/// Lets the bot end the call: a cancellation would tell it that the reply was stopped.
-async fn linger(mut call: Call) {
-    if let Ok(Ok(Some(_))) = timeout(LINGER, call.frames.message()).await {
-        tracing::warn!("a bot said more after its outcome");
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use futures_util::stream::BoxStream;
+    use proto::responder_service_server::{ResponderService, ResponderServiceServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status, transport::Server};
+
+    use super::*;
+    use crate::responder::grpc::{Bot, Endpoint, Settings, request, tests::prompt};
+
+    /// Is not available at first; then says one word, and never ends.
+    struct Hesitant(AtomicBool);
+
+    #[tonic::async_trait]
+    impl ResponderService for Hesitant {
+        type RespondStream = BoxStream<'static, Result<proto::RespondResponse, Status>>;
+
+        async fn respond(
+            &self,
+            _: Request<proto::RespondRequest>,
+        ) -> Result<Response<Self::RespondStream>, Status> {
+            if !self.0.swap(true, Ordering::Relaxed) {
+                return Err(Status::unavailable("not yet"));
+            }
+            let delta = Event::Delta(proto::ReplyDelta { text: "well".into() });
+            let frame = Ok(proto::RespondResponse { event: Some(delta) });
+            Ok(Response::new(stream::iter([frame]).chain(stream::pending()).boxed()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_kept_only_while_it_may_be_sent_again() {
+        for retries in [1, 2] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = format!("http://{}", listener.local_addr().unwrap());
+            let service = ResponderServiceServer::new(Hesitant(false.into()));
+            let incoming = TcpListenerStream::new(listener);
+            tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+            let settings = Settings::new(Endpoint::parse(&endpoint).unwrap());
+            let bot = Bot::new(Settings { retries, ..settings }).unwrap();
+            let prompt = prompt(&[]);
+            let mut answer = Answer::new(&bot.0, &prompt, request(&prompt, 1));
+            assert!(answer.step().await.is_err());
+            answer.failures += 1;
+            assert_eq!(answer.request.name, "Ada", "it is sent again");
+            assert!(answer.step().await.unwrap().is_none());
+            assert_eq!(answer.request.name.is_empty(), retries == 1);
+            assert!(matches!(answer.step().await, Ok(Some(Chunk::Delta(_)))));
+            assert_eq!(answer.request, proto::RespondRequest::default());
+        }
     }
 }

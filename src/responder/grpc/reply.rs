@@ -19,7 +19,7 @@ use crate::{
     proto,
     responder::{
         Reason,
-        admission::{Admission, Place},
+        admission::{Admission, Place, Refused},
         retry, words,
     },
     session::{Chunk, Chunks, Outcome},
@@ -154,9 +154,7 @@ impl Answer {
     }
 
     async fn begin(&mut self) -> Result<Call, Failed> {
-        let entered = timeout_at(self.total, self.admission.enter(self.back_off)).await;
-        let entered = entered.map_err(|_| Failed::new(Reason::TotalTimeout, "the time is up"))?;
-        let place = entered.map_err(|refused| Failed::new(refused.reason(), refused))?;
+        let place = self.enter().await?;
         let due = Instant::now() + self.first_content_timeout;
         let limit = Limit::first_content(due, self.total);
         let mut request = Request::new(self.request.clone());
@@ -166,6 +164,26 @@ impl Answer {
         }
         let answered = limit.within(self.client.respond(request)).await?;
         Ok(Call { frames: answered.into_inner(), spoke: false, due, _place: place })
+    }
+
+    /// Waits for a place, and while the bot wants to be left alone.
+    async fn enter(&mut self) -> Result<Place, Failed> {
+        loop {
+            let entered = timeout_at(self.total, self.admission.enter(self.back_off)).await;
+            let refused = match entered {
+                Ok(Ok(place)) => return Ok(place),
+                Ok(Err(refused)) => refused,
+                Err(_) => return Err(Failed::new(Reason::TotalTimeout, "the time is up")),
+            };
+            let wait = retry::after(self.admission.cooldown());
+            if refused != Refused::Cooling
+                || wait > retry::MAX_WAIT
+                || Instant::now() + wait >= self.total
+            {
+                return Err(Failed::new(refused.reason(), refused));
+            }
+            self.back_off = wait;
+        }
     }
 
     /// How long to wait before the call is made again; `None` if it is not.

@@ -48,6 +48,10 @@ pub(super) struct Answer {
     has_content: bool,
     has_piece: bool,
     finish_reason: Option<Arc<str>>,
+    /// When it came.
+    ended_at: Option<Instant>,
+    /// One that came before the last text: the answer may end in the middle all the same.
+    early_reason: Option<Arc<str>>,
     usage: Option<Usage>,
     /// Its place among those that the upstream serves.
     _place: Place,
@@ -63,6 +67,8 @@ impl Answer {
             has_content: false,
             has_piece: false,
             finish_reason: None,
+            ended_at: None,
+            early_reason: None,
             usage: None,
             _place: place,
         }
@@ -80,16 +86,27 @@ impl Answer {
 
     /// More text, which is never empty; `None` at the end of an answer that is whole.
     pub(super) async fn next(&mut self) -> Result<Option<String>, Failed> {
+        // Whoever asks may have been busy with something else: that was not the upstream's
+        // silence.
+        self.silent_since = Instant::now();
         loop {
-            match self.event()? {
+            let said = match self.event() {
+                Ok(said) => said,
+                // All that mattered was said before.
+                Err(_) if self.finish_reason.is_some() => return Ok(None),
+                Err(failed) => return Err(failed),
+            };
+            match said {
                 Some(Said::Piece(piece)) => {
                     if let Some(text) = self.take(piece) {
                         return Ok(Some(text));
                     }
                 }
+                Some(Said::Nothing) => {}
                 Some(Said::Error(body)) => return Err(Failed::of_upstream(None, &body)),
                 Some(Said::Done) => {
                     self.let_finish();
+                    self.finish_reason = self.finish_reason.take().or(self.early_reason.take());
                     let accepted = self.limits.accept_missing_finish_reason;
                     return self
                         .ended(accepted && self.has_piece, "[DONE] without a finish_reason");
@@ -99,7 +116,6 @@ impl Answer {
                 }
                 None => match self.read().await {
                     Ok(()) => {}
-                    // All that mattered was said before.
                     Err(_) if self.finish_reason.is_some() => return Ok(None),
                     Err(failed) => return Err(failed),
                 },
@@ -108,9 +124,9 @@ impl Answer {
     }
 
     fn event(&mut self) -> Result<Option<Said>, Failed> {
-        let event = match self.framer.next() {
-            Ok(None) if self.response.is_none() => self.framer.finish(),
-            Ok(event) => event,
+        let (event, is_whole) = match self.framer.next() {
+            Ok(None) if self.response.is_none() => (self.framer.finish(), false),
+            Ok(event) => (event, true),
             Err(_) => return Err(Failed::new(Reason::Protocol, "an event is too long")),
         };
         let Some(event) = event else { return Ok(None) };
@@ -118,7 +134,7 @@ impl Answer {
             // Not the error's own words, which quote what it found.
             let (kind, column) = (error.classify(), error.column());
             let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
-            Failed::new(Reason::Protocol, cause)
+            Failed::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
         });
         self.has_piece |= matches!(said, Ok(Said::Piece(_)));
         said.map(Some)
@@ -128,9 +144,16 @@ impl Answer {
         if piece.advances() {
             self.silent_since = Instant::now();
         }
-        self.finish_reason = piece.finish_reason.map(Into::into).or(self.finish_reason.take());
         self.usage = piece.usage.or(self.usage);
-        self.has_content |= !piece.text.is_empty();
+        if !piece.text.is_empty() {
+            self.has_content = true;
+            self.early_reason = self.finish_reason.take().or(self.early_reason.take());
+            self.ended_at = None;
+        }
+        if let Some(reason) = piece.finish_reason {
+            self.finish_reason = Some(reason);
+            self.ended_at.get_or_insert_with(Instant::now);
+        }
         (!piece.text.is_empty()).then_some(piece.text)
     }
 
@@ -148,8 +171,8 @@ impl Answer {
     async fn read(&mut self) -> Result<(), Failed> {
         let Some(response) = &mut self.response else { return Ok(()) };
         let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
-        let (limit, reason) = if self.finish_reason.is_some() {
-            (silence.0.min(self.silent_since + USAGE_PATIENCE), Reason::ChunkTimeout)
+        let (limit, reason) = if let Some(ended_at) = self.ended_at {
+            (silence.0.min(ended_at + USAGE_PATIENCE), Reason::ChunkTimeout)
         } else if self.has_content {
             silence
         } else {

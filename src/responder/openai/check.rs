@@ -187,7 +187,9 @@ async fn stop(upstream: &Upstream) -> Result<Stop, Failed> {
 
 async fn begin(upstream: &Upstream, text: &str) -> Result<(Answer, Option<String>), Failed> {
     let lines = [Line { role: "user", content: text.into() }];
-    let mut answer = upstream.ask(&lines, Duration::ZERO).await?;
+    let place = upstream.enter(Duration::ZERO).await;
+    let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
+    let mut answer = upstream.ask(&lines, place).await?;
     let first = answer.next().await?;
     Ok((answer, first))
 }

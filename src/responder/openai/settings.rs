@@ -221,7 +221,7 @@ impl Endpoint {
     }
 
     /// It is asked over TLS.
-    fn is_tls(&self) -> bool {
+    pub(super) fn is_tls(&self) -> bool {
         self.0.scheme() == "https"
     }
 
@@ -247,11 +247,12 @@ impl fmt::Display for Endpoint {
 /// The name that is no header's, or whose value is none; the value is not repeated.
 pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
     // They frame the message, or are the gateway's own.
-    const RESERVED: [&str; 7] = [
+    const RESERVED: [&str; 8] = [
         "connection",
         "content-length",
         "content-type",
         "accept",
+        "accept-encoding",
         "host",
         "te",
         "transfer-encoding",

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::support::{
-    Attached, Door, Event, Running, Setup, create,
+    Attached, Door, Event, Rest, Running, Setup, create,
     proto::{self, MessageStatus},
     upstream::{
         self, CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, responder, usage,
@@ -247,6 +247,22 @@ async fn every_ending_is_told_as_what_it_is_and_nothing_of_the_upstream_with_it(
             }
         }
     }
+}
+
+#[tokio::test]
+async fn the_log_of_rest_says_why_a_reply_failed_and_what_it_cost() {
+    let mut talk = Talk::start().await;
+    let token = create(&talk.server).await;
+    talk.client = Door::Json.open(&talk.server, &token, None).await;
+    talk.hear(format!("{HEAD}{}{}{}", delta("so far"), usage(3, 2), DONE)).await;
+    let log = Rest::call(&talk.server, "POST", &format!("/refresh_token?token={token}")).await;
+    let log = log.json();
+    assert_eq!(log["messages"][0].get("failure"), None);
+    let reply = &log["messages"][1];
+    let failure = json!({"code": "upstream_truncated", "message": "The reply ended too early"});
+    let usage = json!({"input_tokens": 3, "output_tokens": 2, "estimated": false});
+    assert_eq!((&reply["failure"], &reply["usage"]), (&failure, &usage), "{reply}");
+    assert_eq!((&reply["status"], &reply["msg"]), (&json!("failed"), &json!("so far")));
 }
 
 #[tokio::test]

@@ -137,7 +137,7 @@ impl OpenAi {
     fn of_one_upstream(&self) -> Option<&'static str> {
         let set = [
             ("--openai-base-url", self.openai_base_url.is_some()),
-            ("--openai-api-key", self.openai_api_key.is_some()),
+            ("--openai-api-key", self.api_key().is_some()),
             ("--openai-ca-cert", self.openai_ca_cert.is_some()),
             ("--openai-model", self.openai_model.is_some()),
             ("--openai-headers", self.openai_headers.is_some()),
@@ -162,7 +162,7 @@ impl OpenAi {
             None => BTreeMap::new(),
         };
         Ok(Some(UpstreamSettings {
-            api_key: self.openai_api_key.clone().filter(|key| !key.expose_secret().is_empty()),
+            api_key: self.api_key(),
             ca_cert: self.openai_ca_cert.clone(),
             model: self.openai_model.clone(),
             headers: settings::headers(&named)
@@ -171,6 +171,12 @@ impl OpenAi {
             defaults: self.defaults(),
             ..UpstreamSettings::new("openai", endpoint)
         }))
+    }
+
+    /// Without the blanks and line ends that files and shells add; an empty one is none.
+    fn api_key(&self) -> Option<SecretString> {
+        let key = self.openai_api_key.as_ref().map(|key| key.expose_secret().trim());
+        key.filter(|key| !key.is_empty()).map(Into::into)
     }
 
     const fn defaults(&self) -> Defaults {
@@ -278,7 +284,7 @@ mod tests {
             ),
             (with(&["--openai-headers", "canary"]), "--openai-headers: "),
             (with(&["--openai-headers", r#"{"a b":"canary"}"#]), "--openai-headers: "),
-            (with(&["--openai-api-key", "canary\n"]), "API key"),
+            (with(&["--openai-api-key", "can\nary"]), "API key"),
             (with(&["--openai-body", "[]"]), "--openai-body: "),
             (with(&["--openai-body", r#"{"stream":false}"#]), "stream"),
             (with(&["--openai-chunk-timeout", "0s"]), "chunk_timeout"),

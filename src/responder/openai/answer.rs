@@ -6,9 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use reqwest::Response;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::{
+    alarm::Alarm,
     failure::Failed,
     sse::Framer,
     wire::{self, Piece, Said},
@@ -32,6 +33,8 @@ pub(super) struct Limits {
     pub(super) chunk_timeout: Duration,
     /// When the first text must be there.
     pub(super) first_content: Instant,
+    /// When the reply must be over.
+    pub(super) total: Instant,
     /// `[DONE]` without a reason is an end, too.
     pub(super) accept_missing_finish_reason: bool,
 }
@@ -43,6 +46,7 @@ pub(super) struct Answer {
     response: Option<Response>,
     framer: Framer,
     limits: Limits,
+    alarm: Alarm,
     /// Since when nothing has come that counts.
     silent_since: Instant,
     has_content: bool,
@@ -63,6 +67,7 @@ impl Answer {
             response: Some(response),
             framer: Framer::default(),
             limits,
+            alarm: Alarm::at(limits.first_content),
             silent_since: Instant::now(),
             has_content: false,
             has_piece: false,
@@ -169,22 +174,18 @@ impl Answer {
 
     /// Reads more of the body, or its end.
     async fn read(&mut self) -> Result<(), Failed> {
+        // A body that is always ready must let a stop be heard.
+        tokio::task::coop::consume_budget().await;
         let Some(response) = &mut self.response else { return Ok(()) };
         let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
-        let (limit, reason) = if let Some(ended_at) = self.ended_at {
-            (silence.0.min(ended_at + USAGE_PATIENCE), Reason::ChunkTimeout)
-        } else if self.has_content {
-            silence
-        } else {
-            silence.min_by_time((self.limits.first_content, Reason::FirstContentTimeout))
+        let next = match self.ended_at {
+            Some(ended_at) => (ended_at + USAGE_PATIENCE, Reason::ChunkTimeout),
+            None if self.has_content => silence,
+            None => (self.limits.first_content, Reason::FirstContentTimeout),
         };
-        // A body that is always ready would never let a timeout look at the clock.
-        let read = if Instant::now() < limit {
-            timeout_at(limit, response.chunk()).await.ok()
-        } else {
-            None
-        };
-        match read {
+        let total = (self.limits.total, Reason::TotalTimeout);
+        let (limit, reason) = silence.min_by_time(next).min_by_time(total);
+        match self.alarm.within(limit, response.chunk()).await {
             Some(Ok(Some(bytes))) => {
                 self.framer.push(&bytes);
                 // Before the first text, any byte is a sign of life; later only more of

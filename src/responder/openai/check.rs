@@ -14,6 +14,8 @@ use super::{
 use crate::{responder::Reason, session::estimate_tokens};
 
 const SHORT: &str = "Count from one to ten, in words.";
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// Nobody counts from one to ten in so many bytes.
 const MAX_ANSWER: usize = 1 << 20;
 
@@ -221,7 +223,9 @@ async fn begin(upstream: &Upstream, text: &str) -> Result<(Answer, Option<String
     let lines = [Line { role: "user", content: text.into() }];
     let place = upstream.enter(Duration::ZERO).await;
     let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
-    let mut answer = upstream.ask(&lines, place).await?;
+    // The whole check has the limit of a reply.
+    let total = Instant::now() + A_DAY;
+    let mut answer = upstream.ask(&lines, total, place).await?;
     let first = answer.next().await?;
     Ok((answer, first))
 }

@@ -46,7 +46,6 @@ pub(super) struct Speech {
     context: Context,
     pool: Arc<Pool>,
     upstream: usize,
-    deadline: Instant,
 }
 
 impl Exchange {
@@ -74,8 +73,8 @@ impl Exchange {
                 (chunks, None)
             }
             Ok((upstream, (answer, first))) => {
-                let Self { pool, context, report, deadline, .. } = self;
-                let mut speech = Speech { answer, report, context, pool, upstream, deadline };
+                let Self { pool, context, report, .. } = self;
+                let mut speech = Speech { answer, report, context, pool, upstream };
                 let (chunk, is_over) = speech.chunk(Ok(first));
                 chunks.push(chunk);
                 (chunks, (!is_over).then_some(speech))
@@ -123,7 +122,7 @@ impl Exchange {
             }
         };
         self.report.attempt(upstream);
-        let mut answer = upstream.ask(&self.context.lines(), place).await?;
+        let mut answer = upstream.ask(&self.context.lines(), self.deadline, place).await?;
         let first = answer.next().await?;
         Ok(Some((answer, first)))
     }
@@ -169,11 +168,8 @@ impl Exchange {
 impl Speech {
     /// The next piece, and whether it was the last.
     pub(super) async fn next(&mut self) -> (Chunk, bool) {
-        // Text that is always ready would never let a timeout look at the clock.
-        let late = Instant::now() >= self.deadline;
-        let said =
-            if late { None } else { timeout_at(self.deadline, self.answer.next()).await.ok() };
-        self.chunk(said.unwrap_or_else(|| Err(too_late())))
+        let said = self.answer.next().await;
+        self.chunk(said)
     }
 
     fn chunk(&mut self, said: Result<Option<String>, Failed>) -> (Chunk, bool) {

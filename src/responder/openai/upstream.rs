@@ -127,15 +127,22 @@ impl Upstream {
         self.admission.enter(back_off).await
     }
 
-    /// Asks, and gives the answer once its head is there. Dropping the future lets go of the
+    /// Asks, and gives the answer once its head is there; the answer then has to be over by
+    /// `total`. Dropping the future lets go of the
     /// upstream at once, wherever it is.
-    pub(super) async fn ask(&self, lines: &[Line<'_>], place: Place) -> Result<Answer, Failed> {
+    pub(super) async fn ask(
+        &self,
+        lines: &[Line<'_>],
+        total: Instant,
+        place: Place,
+    ) -> Result<Answer, Failed> {
         self.health.probe();
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
         let response = self.post(lines, first_content).await?;
         let limits = Limits {
             chunk_timeout: self.settings.defaults.chunk_timeout,
             first_content,
+            total,
             accept_missing_finish_reason: self.settings.defaults.accept_missing_finish_reason,
         };
         Ok(Answer::new(response, limits, place))

@@ -47,7 +47,8 @@ fn main() -> ExitCode {
             match admin::run(&command, &config.store, &config.session) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(line) => {
-                    eprintln!("duologue: {line}");
+                    // `eprintln` panics when nobody reads it, with a code of its own.
+                    drop(writeln!(io::stderr(), "duologue: {line}"));
                     ExitCode::FAILURE
                 }
             }

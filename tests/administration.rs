@@ -75,6 +75,14 @@ impl Place {
         Done { code: output.status.code(), out: text(output.stdout), told: text(output.stderr) }
     }
 
+    /// The exit code of a command that prints where this leads.
+    async fn run_into(&self, arguments: &[&str], out: Stdio, told: Stdio) -> Option<i32> {
+        let mut command = process::command(arguments);
+        command.env("DUOLOGUE_STORE", store(&self.file)).stdin(Stdio::null());
+        let mut child = command.stdout(out).stderr(told).spawn().unwrap();
+        soon("the end of a command", child.wait()).await.unwrap().code()
+    }
+
     /// As [`Self::run`], of what must succeed; what it prints.
     async fn print(&self, arguments: &[&str]) -> String {
         let done = self.run(arguments).await;
@@ -101,6 +109,17 @@ impl Place {
              PRAGMA wal_checkpoint(TRUNCATE);"
         ));
     }
+}
+
+/// A pipe whose reader has gone.
+fn nobody() -> Stdio {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    writer.into()
+}
+
+/// A device that has no room for what is written to it.
+fn full() -> Stdio {
+    fs::File::options().write(true).open("/dev/full").unwrap().into()
 }
 
 fn store(file: &Path) -> String {
@@ -237,6 +256,55 @@ async fn a_reader_who_has_seen_enough_ends_it_quietly() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{arguments:?}");
     }
+}
+
+#[tokio::test]
+async fn sessions_are_revoked_to_the_last_whoever_reads_what_it_prints() {
+    const UNKNOWN: &str = "01a20459-2ae4-75e7-b50f-667a3bbc3f67";
+    for (out, unknown, code) in
+        [(nobody(), None, 0), (full(), None, 1), (nobody(), Some(UNKNOWN), 1)]
+    {
+        let place = Place::new();
+        place.make().await;
+        place.fill(3);
+        let listed = place.list(&[]).await;
+        let ids = listed.iter().map(|row| row["id"].as_str().unwrap());
+        let arguments: Vec<_> =
+            ["sessions", "revoke"].into_iter().chain(ids).chain(unknown).collect();
+        assert_eq!(place.run_into(&arguments, out, Stdio::null()).await, Some(code), "{unknown:?}");
+        assert_eq!(place.list(&[]).await, [Value::Null; 0], "exit {code}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_done_decides_the_exit_code_and_not_who_reads_of_it() {
+    let export = an_export().await;
+    let place = Place::new();
+    let (whole, cut) = (place.path("whole.jsonl"), place.path("cut.jsonl"));
+    fs::write(&whole, &export).unwrap();
+    fs::write(&cut, &export[..export.len() - 20]).unwrap();
+    // A session that differs stands before one that does not.
+    let different = place.path("different.jsonl");
+    fs::write(&different, export.replacen("\"name\":\"Ada\"", "\"name\":\"Eve\"", 1)).unwrap();
+    let import = async |file: &str, out, told| {
+        place.run_into(&["sessions", "import", file], out, told).await
+    };
+    for out in [nobody(), full()] {
+        assert_eq!(import(&cut, out, Stdio::null()).await, Some(1));
+    }
+    for out in [nobody(), full()] {
+        assert_eq!(import(&whole, out, Stdio::null()).await, Some(0));
+    }
+    assert_eq!(import(&different, nobody(), nobody()).await, Some(1));
+    for (out, copy) in [(nobody(), "one.db"), (full(), "two.db")] {
+        let copy = place.path(copy);
+        assert_eq!(place.run_into(&["backup", &copy], out, Stdio::null()).await, Some(0));
+        assert!(Path::new(&copy).exists());
+    }
+    let exported = place.path("exported.jsonl");
+    let arguments = ["sessions", "export", "--output", &exported];
+    assert_eq!(place.run_into(&arguments, full(), Stdio::null()).await, Some(0));
+    assert_eq!(place.run_into(&["sessions", "export"], Stdio::null(), nobody()).await, Some(0));
 }
 
 #[tokio::test]

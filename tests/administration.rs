@@ -718,6 +718,48 @@ async fn a_backup_replaces_nothing_unless_it_is_told_to() {
     stop(process).await;
 }
 
+#[tokio::test]
+async fn a_backup_takes_nothing_away_that_a_gateway_needs() {
+    let place = Place::new();
+    let process = place.start().await;
+    let token = create(&process.address()).await;
+    talk(&process.address(), &token, "hello").await;
+    let refused = async |target: &str, because: &str| {
+        let done = place.run(&["backup", target, "--force"]).await;
+        assert_eq!((done.code, done.told.lines().count()), (Some(1), 1), "{target}: {}", done.told);
+        assert!(done.told.contains(because), "{target}: {}", done.told);
+    };
+    let own = |suffix: &str| place.path(&format!("duologue.db{suffix}"));
+    let beside = ["-wal", "-shm", "-journal", ".lock"];
+    for suffix in beside {
+        refused(&own(suffix), "belongs to the file").await;
+    }
+    // Under other names; and as what is removed with a file that is replaced.
+    std::os::unix::fs::symlink(own("-wal"), place.path("link")).unwrap();
+    fs::hard_link(own(".lock"), place.path("second.db")).unwrap();
+    fs::hard_link(own("-wal"), place.path("copy.db-wal")).unwrap();
+    std::os::unix::fs::symlink(place.folder.path(), place.path("folder")).unwrap();
+    for name in ["link", "second.db", "copy.db", "folder/duologue.db-shm"] {
+        refused(&place.path(name), "belongs to the file").await;
+    }
+    // What is no file cannot become a copy.
+    fs::create_dir(place.path("empty")).unwrap();
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for target in [&place.path("empty"), &pipe] {
+        refused(target, "no regular file").await;
+    }
+    talk(&process.address(), &token, "still here").await;
+    stop(process).await;
+    // They are its own, too, while they are not there.
+    for suffix in beside {
+        refused(&own(suffix), "belongs to the file").await;
+    }
+    let process = place.start().await;
+    assert_eq!(history(&process.address(), Door::Sse, &token).await.len(), 4);
+    stop(process).await;
+}
+
 fn mode(path: &str) -> u32 {
     use std::os::unix::fs::PermissionsExt as _;
     fs::metadata(path).unwrap().permissions().mode() & 0o777

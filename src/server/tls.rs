@@ -7,6 +7,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use tokio::net::TcpStream;
@@ -19,7 +20,7 @@ use tokio_rustls::{
     },
 };
 
-use super::stream::Stream;
+use super::{patience::Patient, stream::Stream};
 
 /// First byte of every TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -92,15 +93,20 @@ impl Tls {
         }
     }
 
-    /// Shakes hands. Whoever speaks plain HTTP is told so, as far as HTTP/1.1 goes.
-    pub(super) async fn accept(&self, mut stream: TcpStream) -> io::Result<Stream> {
+    /// Shakes hands with a peer that may take nothing for so long. Whoever speaks plain HTTP
+    /// is told so, as far as HTTP/1.1 goes.
+    pub(super) async fn accept(
+        &self,
+        mut stream: TcpStream,
+        patience: Duration,
+    ) -> io::Result<Stream> {
         let mut first = [0];
         if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
             super::answer_and_close(&mut stream, WRONG_SCHEME).await?;
             return Err(io::Error::other("the client does not speak TLS"));
         }
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let accepted = TlsAcceptor::from(current).accept(stream).await?;
+        let accepted = TlsAcceptor::from(current).accept(Patient::new(stream, patience)).await?;
         Ok(Stream::Tls(Box::new(accepted)))
     }
 }

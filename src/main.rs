@@ -133,7 +133,8 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reload();
+            // One after the other; signals that come meanwhile are one.
+            reload().await;
         }
     });
     if let Some(operations) = operations {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -79,8 +79,22 @@ impl Tls {
         Ok(Self { files, current: RwLock::new(Arc::new(config)) })
     }
 
+    /// As [`Self::read_again`], on a thread of its own: a pipe or a network's file system
+    /// may let it wait for ever, and a worker that waits serves nobody.
+    pub(super) async fn reload(self: Arc<Self>) {
+        /// How long a reading may take before the operator is told of it.
+        const USUAL: Duration = Duration::from_secs(10);
+        let cert = self.files.cert.clone();
+        let mut reading = spawn_blocking(move || self.read_again());
+        if timeout(USUAL, &mut reading).await.is_err() {
+            let cert = path(&cert);
+            tracing::warn!(cert, "the certificate is not read yet: its files do not answer");
+            let _read_or_panicked = reading.await;
+        }
+    }
+
     /// Reads the files again. If they are wrong, what was read before stays.
-    pub(super) fn reload(&self) {
+    fn read_again(&self) {
         let cert = path(&self.files.cert);
         match self.files.load() {
             Ok(config) => {

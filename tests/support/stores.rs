@@ -24,6 +24,7 @@ pub enum Call {
     Find,
     Read,
     Append,
+    Checkpoint,
 }
 
 /// A memory store that does at once what it is asked, and answers when the test lets it.
@@ -178,7 +179,9 @@ impl Store for Late {
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
         self.noted.lock().unwrap().push((Instant::now(), at.text.len()));
-        self.inner.checkpoint(id, now, at).await
+        let noted = self.inner.checkpoint(id, now, at).await;
+        self.answer(Call::Checkpoint).await;
+        noted
     }
 
     async fn close(&self) -> Result<()> {

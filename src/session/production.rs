@@ -15,7 +15,7 @@ use super::{
     Chunk, Chunks, Error, MessageId, Outcome, Prompt, Reply,
     checkpointer::Checkpointer,
     gateway::Gateway,
-    live::{Cut, CutSwitch, Turn},
+    live::{Cut, CutSwitch, Extended, Turn},
     metrics::Metrics,
     registry::LiveRef,
 };
@@ -177,8 +177,17 @@ impl Production<'_> {
             self.gateway.core.metrics.first_delta(self.running.started.elapsed());
         }
         self.checkpointer.grew(text.len());
-        let fits = self.live.extend_reply(text, self.gateway.settings().max_reply_size);
-        (!fits).then_some(Ending::TooLong)
+        match self.live.extend_reply(text, self.gateway.settings().max_reply_size) {
+            Extended::Whole => None,
+            Extended::TooLong => Some(Ending::TooLong),
+            Extended::NoReply => Some(self.nowhere()),
+        }
+    }
+
+    /// A piece that nobody is told must not look like one that was said.
+    fn nowhere(&self) -> Ending {
+        tracing::error!(session = %self.live.session().id, reply = %self.id, "a reply goes on that has ended");
+        Ending::Finished(Outcome::failed("internal", "The reply was lost"))
     }
 
     fn without_history(&self, error: &Error) -> Ending {

@@ -11,13 +11,31 @@ use tokio::time::sleep;
 use super::{
     Entry, ErrorKind, MessageId, Outcome, Status, Usage, estimate_tokens,
     gateway::{Gateway, start},
-    live::{Cut, CutSwitch, Published, Turn},
+    live::{Cut, CutSwitch, Published, Turn, Work},
     production::{Ending, Produced},
     registry::LiveRef,
 };
 
 /// How often a turn is tried. What dies with its process twice may be what kills it.
 const MAX_ATTEMPTS: u32 = 2;
+
+/// The waits between tries of what has to succeed in the end: ever longer.
+struct Retries {
+    wait: Duration,
+}
+
+impl Retries {
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    const fn start() -> Self {
+        Self { wait: Duration::from_secs(1) }
+    }
+
+    async fn wait(&mut self) {
+        sleep(self.wait).await;
+        self.wait = Self::LONGEST.min(2 * self.wait);
+    }
+}
 
 impl Gateway {
     /// Runs the session's turns if nobody does: here as far as nothing has to be waited
@@ -30,11 +48,38 @@ impl Gateway {
                 // Ready at once, or to be polled again by the task: nobody needs waking.
                 let _task = start(async move {
                     let _working = working;
-                    while let Some((turn, id, cut)) = live.begin_reply() {
-                        gateway.answer(&live, turn, id, &cut).await;
-                    }
+                    gateway.work(&live).await;
                 });
             }
+        }
+    }
+
+    async fn work(&self, live: &LiveRef) {
+        loop {
+            match live.next_work() {
+                Work::CatchUp => self.catch_up_in_the_end(live).await,
+                Work::Turn(turn, id, cut) => self.answer(live, turn, id, &cut).await,
+                Work::Nothing => return,
+            }
+        }
+    }
+
+    /// Reads the log until everything is known here, however often it cannot be read. The
+    /// next reply must not begin before the one before it is told.
+    async fn catch_up_in_the_end(&self, live: &LiveRef) {
+        let mut retries = Retries::start();
+        while live.lacks_messages() {
+            match self.catch_up(live).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::SessionExpired => {
+                    return live.end(error.kind());
+                }
+                Err(error) => {
+                    tracing::warn!(session = %live.session().id, %error, cause = ?error, "the log is read again");
+                }
+            }
+            retries.wait().await;
         }
     }
 
@@ -71,30 +116,21 @@ impl Gateway {
     /// fails otherwise is asked again, too, ever more seldom: the entry is appended once,
     /// however often it is tried. Only the end of the session, or of the process, ends it.
     async fn commit_reply(&self, live: &LiveRef, entry: Entry) {
-        const RETRY: Duration = Duration::from_secs(1);
-        const RARE_RETRY: Duration = Duration::from_secs(30);
-        let mut wait = RETRY;
+        let mut retries = Retries::start();
         loop {
             let id = live.session().id;
             match self.store().append(id, entry.clone(), self.terms()).await {
                 Ok(appended) => {
                     self.core.metrics.reply(&appended.message.role);
-                    self.run_turns(live, live.publish(appended.message));
-                    // A message committed just before may still be on its way here. The next
-                    // reply must not begin before this one is told.
-                    if live.lacks_messages() {
-                        self.catch_up(live).await;
-                    }
-                    return;
+                    return self.run_turns(live, live.publish(appended.message));
                 }
-                Err(error) if error.kind() == ErrorKind::StoreFull => wait = RETRY,
+                Err(error) if error.kind() == ErrorKind::StoreFull => retries = Retries::start(),
                 Err(error) if error.kind() == ErrorKind::Internal => {
                     tracing::warn!(session = %id, cause = ?error, "a reply is committed again");
                 }
                 Err(error) => return self.abandon(live, error),
             }
-            sleep(wait).await;
-            wait = RARE_RETRY.min(2 * wait);
+            retries.wait().await;
         }
     }
 

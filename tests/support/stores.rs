@@ -40,6 +40,8 @@ pub struct Late {
     pub lose_answer: AtomicBool,
     /// Sessions are gone when their turns are taken up.
     pub reads_fail: AtomicBool,
+    /// The next reads of messages fail, each with one of these.
+    pub refuse_reads: Mutex<Vec<ErrorKind>>,
     /// Pages of messages that were asked for.
     pub reads: AtomicUsize,
     /// The next appends fail, each with one of these.
@@ -62,6 +64,7 @@ impl Late {
             read_time: Mutex::default(),
             lose_answer: AtomicBool::new(false),
             reads_fail: AtomicBool::new(false),
+            refuse_reads: Mutex::default(),
             reads: AtomicUsize::new(0),
             refuse_appends: Mutex::default(),
             noted: Mutex::default(),
@@ -159,6 +162,10 @@ impl Store for Late {
             let time = *self.read_time.lock().unwrap();
             if !time.is_zero() {
                 tokio::time::sleep(time).await;
+            }
+            let refusal = self.refuse_reads.lock().unwrap().pop();
+            if let Some(kind) = refusal {
+                return Err(kind.into());
             }
         }
         if self.reads_fail.load(Ordering::SeqCst) {

@@ -47,7 +47,8 @@ fn main() -> ExitCode {
             match admin::run(&command, &config.store, &config.session) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(line) => {
-                    eprintln!("duologue: {line}");
+                    // `eprintln` panics when nobody reads it, with a code of its own.
+                    drop(writeln!(io::stderr(), "duologue: {line}"));
                     ExitCode::FAILURE
                 }
             }
@@ -132,7 +133,8 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            reload();
+            // One after the other; signals that come meanwhile are one.
+            reload().await;
         }
     });
     if let Some(operations) = operations {

@@ -75,6 +75,14 @@ impl Place {
         Done { code: output.status.code(), out: text(output.stdout), told: text(output.stderr) }
     }
 
+    /// The exit code of a command that prints where this leads.
+    async fn run_into(&self, arguments: &[&str], out: Stdio, told: Stdio) -> Option<i32> {
+        let mut command = process::command(arguments);
+        command.env("DUOLOGUE_STORE", store(&self.file)).stdin(Stdio::null());
+        let mut child = command.stdout(out).stderr(told).spawn().unwrap();
+        soon("the end of a command", child.wait()).await.unwrap().code()
+    }
+
     /// As [`Self::run`], of what must succeed; what it prints.
     async fn print(&self, arguments: &[&str]) -> String {
         let done = self.run(arguments).await;
@@ -101,6 +109,17 @@ impl Place {
              PRAGMA wal_checkpoint(TRUNCATE);"
         ));
     }
+}
+
+/// A pipe whose reader has gone.
+fn nobody() -> Stdio {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    writer.into()
+}
+
+/// A device that has no room for what is written to it.
+fn full() -> Stdio {
+    fs::File::options().write(true).open("/dev/full").unwrap().into()
 }
 
 fn store(file: &Path) -> String {
@@ -237,6 +256,55 @@ async fn a_reader_who_has_seen_enough_ends_it_quietly() {
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "", "{arguments:?}");
     }
+}
+
+#[tokio::test]
+async fn sessions_are_revoked_to_the_last_whoever_reads_what_it_prints() {
+    const UNKNOWN: &str = "01a20459-2ae4-75e7-b50f-667a3bbc3f67";
+    for (out, unknown, code) in
+        [(nobody(), None, 0), (full(), None, 1), (nobody(), Some(UNKNOWN), 1)]
+    {
+        let place = Place::new();
+        place.make().await;
+        place.fill(3);
+        let listed = place.list(&[]).await;
+        let ids = listed.iter().map(|row| row["id"].as_str().unwrap());
+        let arguments: Vec<_> =
+            ["sessions", "revoke"].into_iter().chain(ids).chain(unknown).collect();
+        assert_eq!(place.run_into(&arguments, out, Stdio::null()).await, Some(code), "{unknown:?}");
+        assert_eq!(place.list(&[]).await, [Value::Null; 0], "exit {code}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_done_decides_the_exit_code_and_not_who_reads_of_it() {
+    let export = an_export().await;
+    let place = Place::new();
+    let (whole, cut) = (place.path("whole.jsonl"), place.path("cut.jsonl"));
+    fs::write(&whole, &export).unwrap();
+    fs::write(&cut, &export[..export.len() - 20]).unwrap();
+    // A session that differs stands before one that does not.
+    let different = place.path("different.jsonl");
+    fs::write(&different, export.replacen("\"name\":\"Ada\"", "\"name\":\"Eve\"", 1)).unwrap();
+    let import = async |file: &str, out, told| {
+        place.run_into(&["sessions", "import", file], out, told).await
+    };
+    for out in [nobody(), full()] {
+        assert_eq!(import(&cut, out, Stdio::null()).await, Some(1));
+    }
+    for out in [nobody(), full()] {
+        assert_eq!(import(&whole, out, Stdio::null()).await, Some(0));
+    }
+    assert_eq!(import(&different, nobody(), nobody()).await, Some(1));
+    for (out, copy) in [(nobody(), "one.db"), (full(), "two.db")] {
+        let copy = place.path(copy);
+        assert_eq!(place.run_into(&["backup", &copy], out, Stdio::null()).await, Some(0));
+        assert!(Path::new(&copy).exists());
+    }
+    let exported = place.path("exported.jsonl");
+    let arguments = ["sessions", "export", "--output", &exported];
+    assert_eq!(place.run_into(&arguments, full(), Stdio::null()).await, Some(0));
+    assert_eq!(place.run_into(&["sessions", "export"], Stdio::null(), nobody()).await, Some(0));
 }
 
 #[tokio::test]
@@ -647,6 +715,48 @@ async fn a_backup_replaces_nothing_unless_it_is_told_to() {
         .collect();
     assert!(left.is_empty(), "{left:?}");
     stop(second).await;
+    stop(process).await;
+}
+
+#[tokio::test]
+async fn a_backup_takes_nothing_away_that_a_gateway_needs() {
+    let place = Place::new();
+    let process = place.start().await;
+    let token = create(&process.address()).await;
+    talk(&process.address(), &token, "hello").await;
+    let refused = async |target: &str, because: &str| {
+        let done = place.run(&["backup", target, "--force"]).await;
+        assert_eq!((done.code, done.told.lines().count()), (Some(1), 1), "{target}: {}", done.told);
+        assert!(done.told.contains(because), "{target}: {}", done.told);
+    };
+    let own = |suffix: &str| place.path(&format!("duologue.db{suffix}"));
+    let beside = ["-wal", "-shm", "-journal", ".lock"];
+    for suffix in beside {
+        refused(&own(suffix), "belongs to the file").await;
+    }
+    // Under other names; and as what is removed with a file that is replaced.
+    std::os::unix::fs::symlink(own("-wal"), place.path("link")).unwrap();
+    fs::hard_link(own(".lock"), place.path("second.db")).unwrap();
+    fs::hard_link(own("-wal"), place.path("copy.db-wal")).unwrap();
+    std::os::unix::fs::symlink(place.folder.path(), place.path("folder")).unwrap();
+    for name in ["link", "second.db", "copy.db", "folder/duologue.db-shm"] {
+        refused(&place.path(name), "belongs to the file").await;
+    }
+    // What is no file cannot become a copy.
+    fs::create_dir(place.path("empty")).unwrap();
+    let pipe = place.path("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for target in [&place.path("empty"), &pipe] {
+        refused(target, "no regular file").await;
+    }
+    talk(&process.address(), &token, "still here").await;
+    stop(process).await;
+    // They are its own, too, while they are not there.
+    for suffix in beside {
+        refused(&own(suffix), "belongs to the file").await;
+    }
+    let process = place.start().await;
+    assert_eq!(history(&process.address(), Door::Sse, &token).await.len(), 4);
     stop(process).await;
 }
 

@@ -325,6 +325,19 @@ async fn an_exhausted_bot_is_called_again_when_it_says_so_and_by_nobody_before()
 }
 
 #[tokio::test]
+async fn a_reply_that_would_be_over_before_the_bot_may_be_called_fails_at_once() {
+    let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(30)));
+    let later = Status::with_error_details(Code::ResourceExhausted, "later", details);
+    let bot = TestBot::start(&[&[Act::Fail(later)]]).await;
+    let total_timeout = Duration::from_secs(15);
+    let server = gateway(grpc::Settings { total_timeout, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    for _ in 0..2 {
+        assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rate_limited"));
+    }
+}
+
+#[tokio::test]
 async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
     let script = [Act::Gate, Act::Say("here"), Act::done()];
     let mut bot = TestBot::start(&[&script]).await;

@@ -1,11 +1,18 @@
 //! The second port: metrics and probes, for those who run the gateway.
 
+use std::time::Duration;
+
+use duologue::{server::Operations, telemetry};
 use futures_util::StreamExt as _;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 use crate::{
     process::{Process, command},
-    support::{Address, Door, Rest, Socket, create, soon},
+    support::{Address, Clock, Door, Rest, Setup, Socket, create, soon},
 };
 
 /// A gateway with a second port, and where that is.
@@ -139,6 +146,30 @@ async fn nothing_else_is_there_and_nothing_of_it_on_the_public_port() {
     );
     let head = client.head(operations.url("/metrics")).send().await.unwrap();
     assert_eq!(head.status(), 200);
+}
+
+#[tokio::test]
+async fn a_peer_that_asks_nothing_or_takes_no_answer_gives_its_place_back() {
+    /// Of 30 seconds; what fills the buffers of the kernel takes some, too.
+    const MORE_THAN_A_DEADLINE: Duration = Duration::from_secs(300);
+    let server = Setup::default().start().await;
+    let metrics = telemetry::collect().unwrap();
+    let operations = Operations::bind(([127, 0, 0, 1], 0).into(), metrics).unwrap();
+    let addr = operations.local_addr().unwrap();
+    tokio::spawn(operations.serve(server.gateway.clone()));
+    let clock = Clock::hold();
+    for silence in ["", "GET /met", "GET /metrics HTTP/1.1\r\ncontent-length: 100\r\n\r\n"] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(silence.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = timeout(MORE_THAN_A_DEADLINE, stream.read_to_end(&mut answer));
+        assert!(clock.until(ended).await.is_ok(), "{silence}");
+    }
+    // It asks and asks, and reads nothing of what it is told.
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let requests = b"GET /metrics HTTP/1.1\r\n\r\n".repeat(100);
+    let asking = async { while stream.write_all(&requests).await.is_ok() {} };
+    assert!(clock.until(timeout(MORE_THAN_A_DEADLINE, asking)).await.is_ok());
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod operations;
 mod order;
 mod power_cut;
 mod process;
+mod progress;
 mod reply;
 mod rest_contract;
 mod resume;

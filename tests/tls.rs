@@ -1,6 +1,6 @@
 //! HTTPS on the one port: every door, with a certificate that can be replaced.
 
-use std::{path::Path, time::Duration};
+use std::{io::Write as _, path::Path, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use rcgen::KeyPair;
@@ -110,6 +110,36 @@ async fn a_new_certificate_is_shown_after_sighup_and_a_broken_one_is_not() {
     let mut answer = String::new();
     soon("the answer", old.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.ends_with(r#"{"msg":"API is Online"}"#), "{answer}");
+    gateway.signal("TERM").await;
+    assert_eq!(gateway.ended().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_read_to_its_end_holds_nobody_up() {
+    let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
+    let first = authority.issue(folder.path());
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let flags = ["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+    let one_worker = [("TOKIO_WORKER_THREADS", "1")];
+    let mut gateway = Process::start_in(&one_worker, &flags).await;
+    let pem = std::fs::read(&cert).unwrap();
+    std::fs::remove_file(&cert).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&cert).status().unwrap().success());
+    gateway.signal("HUP").await;
+    // A pipe is opened once both ends are: the gateway reads.
+    let open = |path: std::path::PathBuf| {
+        tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(path))
+    };
+    let mut writer = soon("a reader", open(cert.clone())).await.unwrap().unwrap();
+    assert_eq!(shown(&soon("a handshake", authority.connect(gateway.port, &[])).await), first);
+    // Signals that come meanwhile become one more reading, after this one.
+    gateway.signal("HUP").await;
+    gateway.signal("HUP").await;
+    writer.write_all(&pem).unwrap();
+    drop(writer);
+    let line = soon("a line", gateway.lines.next_line()).await.unwrap().unwrap();
+    assert!(line.contains("the certificate was read again"), "{line}");
+    let _writer = soon("a reader", open(cert)).await.unwrap().unwrap();
     gateway.signal("TERM").await;
     assert_eq!(gateway.ended().await.0, Some(0));
 }

@@ -1,9 +1,6 @@
 //! `backup`.
 
-use std::{
-    io::{self, Write as _},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -34,6 +31,6 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
     bar.finish_and_clear();
     let sessions = count(copied.sessions, "session");
     let size = bytesize::ByteSize(copied.size);
-    writeln!(io::stdout(), "{sessions}, {size}: {}", arguments.file.display())?;
+    print::report(&format!("{sessions}, {size}: {}", arguments.file.display()));
     Ok(())
 }

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
             let told = file.at_one_moment(|| export(&file, &arguments.ids, &mut out))?;
-            eprintln!("{told}");
+            print::remark(&told);
         }
         Some(output) => {
             let cannot = |error: io::Error| {
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
                 .at_one_moment(|| export(&file, &arguments.ids, &mut out))
                 .and_then(|told| Ok(out.get_ref().sync_all().map(|()| told)?));
             match exported {
-                Ok(told) => println_quietly(&format!("{told}: {}", output.display())),
+                Ok(told) => print::report(&format!("{told}: {}", output.display())),
                 Err(failure) => {
                     // A part of an export looks like one, and is none.
                     drop(fs::remove_file(output));
@@ -65,11 +65,6 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn println_quietly(line: &str) {
-    // The export is done, whether or not anybody reads this.
-    drop(writeln!(io::stdout(), "{line}"));
 }
 
 /// Writes the sessions of one moment; says how many.

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fs::File,
-    io::{self, BufRead, BufReader, Read as _, Write as _},
+    io::{self, BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -84,7 +84,7 @@ pub(super) fn run(
         count(messages, "message"),
     );
     // What stands before a line that is wrong is kept: both are said.
-    writeln!(io::stdout(), "{summary}")?;
+    print::report(&summary);
     kept?;
     read?;
     match differ {
@@ -142,9 +142,9 @@ impl Importing {
                 Import::Differs => {
                     self.tally.differ += 1;
                     let id = log.kept.session.id;
-                    self.bar.suspend(|| {
-                        eprintln!("duologue: session {id} differs from what is there: left alone");
-                    });
+                    let line =
+                        format!("duologue: session {id} differs from what is there: left alone");
+                    self.bar.suspend(|| print::remark(&line));
                 }
             }
         }

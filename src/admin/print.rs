@@ -3,7 +3,7 @@
 
 use std::{
     fmt::{self, Write as _},
-    io,
+    io::{self, Write},
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -70,6 +70,16 @@ pub(super) fn progress(length: u64, template: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr()).with_style(style)
+}
+
+/// Prints what was done. It is done, whether or not anybody reads this.
+pub(super) fn report(line: &str) {
+    drop(writeln!(io::stdout(), "{line}"));
+}
+
+/// As [`report`], on standard error: `eprintln` panics when nobody reads that.
+pub(super) fn remark(line: &str) {
+    drop(writeln!(io::stderr(), "{line}"));
 }
 
 /// "1 session", "2 sessions".

@@ -21,16 +21,17 @@ pub struct Arguments {
 pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
     let mut file = SqliteFile::open_for_changes(path)?;
     let mut unknown = Vec::new();
-    let mut out = io::stdout().lock();
+    let mut printed = Ok(());
     for id in &arguments.ids {
         if file.revoke(*id)? {
-            writeln!(out, "revoked {id}")?;
+            // Whoever reads this may go; those that are left are revoked nevertheless.
+            printed = printed.and(writeln!(io::stdout(), "revoked {id}"));
         } else {
             unknown.push(id.to_string());
         }
     }
     match &*unknown {
-        [] => Ok(()),
+        [] => Ok(printed?),
         ids => {
             let what = count(ids.len() as u64, "session");
             Err(Failure::Told(format!("{what} not there: {}", ids.join(", "))))

@@ -105,9 +105,12 @@ impl Connections {
 
     /// The connection's bytes, after the handshake if there is one.
     async fn open(&self, stream: TcpStream) -> Option<Stream> {
-        let Some(tls) = &self.tls else { return Some(Stream::Plain(stream)) };
+        let patience = self.write_timeout;
+        let Some(tls) = &self.tls else {
+            return Some(Stream::Plain(Patient::new(stream, patience)));
+        };
         // Boxed, since a connection that lives does not need it any more.
-        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream)));
+        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream, patience)));
         let shaken = self.draining.run_until_cancelled(handshake).await?;
         match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => Some(stream),
@@ -135,8 +138,7 @@ impl Connections {
         let Some(stream) = self.open(stream).await else { return };
         let activity = Activity::new(permit);
         let tracked = TowerToHyperService::new(activity.track(service));
-        let io = TokioIo::new(Patient::new(stream, self.write_timeout));
-        let connection = self.builder.serve_connection_with_upgrades(io, tracked);
+        let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
         let mut connection = pin!(connection);
         let mut timer = pin!(sleep(self.head_timeout));
         let mut closing = false;

@@ -13,6 +13,7 @@ mod unread;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use futures_util::future::{self, BoxFuture, FutureExt as _};
 use metrics::counter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -96,12 +97,16 @@ impl Server {
         Ok(Self { listener: listen(settings.addr)?, tls, settings })
     }
 
-    /// Reads the certificate again, whenever it is called.
-    pub fn reload(&self) -> impl Fn() + Send + use<> {
+    /// Reads the certificate again, whenever it is called. Wait for one reading before the
+    /// next: each may take as long as the files' system does, and a thread.
+    pub fn reload(&self) -> impl Fn() -> BoxFuture<'static, ()> + Send + use<> {
         let tls = self.tls.clone();
-        move || match &tls {
-            Some(tls) => tls.reload(),
-            None => tracing::info!("there is no certificate to read again"),
+        move || match tls.clone() {
+            Some(tls) => tls.reload().boxed(),
+            None => {
+                tracing::info!("there is no certificate to read again");
+                future::ready(()).boxed()
+            }
         }
     }
 

@@ -8,9 +8,13 @@ use http::{Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::gauge;
-use tokio::{net::TcpListener, sync::Semaphore, time::interval};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::interval,
+};
 
-use super::{accept, listen};
+use super::{accept, listen, patience::Patient};
 use crate::{session::Gateway, telemetry::Metrics, transport::detail};
 
 /// Connections at a time. A scraper needs one.
@@ -18,6 +22,9 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// How long a request's head may take, and a connection may be idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a peer may take nothing of its answer: it holds one of few places.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often histograms are summed up, whether or not anybody asks for them.
 const SUM_UP_INTERVAL: Duration = Duration::from_secs(5);
@@ -62,20 +69,25 @@ impl Operations {
             else {
                 continue;
             };
-            let (gateway, metrics) = (gateway.clone(), self.metrics.clone());
-            let answer = service_fn(move |request: Request<Incoming>| {
-                let answer = answer(&request, &gateway, &metrics);
-                async { Ok::<_, Infallible>(answer) }
-            });
+            let served = serve_connection(stream, gateway.clone(), self.metrics.clone());
             tokio::spawn(async move {
                 let _place = place;
-                let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-                if let Err(error) = builder.serve_connection(TokioIo::new(stream), answer).await {
-                    tracing::debug!(%error, "a connection of the operations port ended");
-                }
+                served.await;
             });
         }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics) {
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let answer = answer(&request, &gateway, &metrics);
+        async { Ok::<_, Infallible>(answer) }
+    });
+    let io = TokioIo::new(Patient::new(stream, WRITE_TIMEOUT));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    if let Err(error) = builder.serve_connection(io, answer).await {
+        tracing::debug!(%error, "a connection of the operations port ended");
     }
 }
 

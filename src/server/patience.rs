@@ -1,4 +1,8 @@
 //! A peer that does not read does not live for ever.
+//!
+//! Below TLS, not above: there a write is done once the bytes are encrypted, and a flush
+//! waits until all of them are gone, which a slow peer's may rightly do for long. Only the
+//! socket tells whether anything is taken.
 
 use std::{
     io::{self, IoSlice},
@@ -9,21 +13,20 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::{Sleep, sleep},
 };
 
-use super::stream::Stream;
-
-/// A connection whose writes fail when the peer takes nothing for a while. An idle one
+/// A socket whose writes fail when the peer takes nothing for a while. An idle one
 /// has no timer.
 pub(super) struct Patient {
-    stream: Stream,
+    stream: TcpStream,
     patience: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Patient {
-    pub(super) const fn new(stream: Stream, patience: Duration) -> Self {
+    pub(super) const fn new(stream: TcpStream, patience: Duration) -> Self {
         Self { stream, patience, deadline: None }
     }
 
@@ -76,11 +79,90 @@ impl AsyncWrite for Patient {
         self.stream.is_write_vectored()
     }
 
+    // A socket's flush and shutdown do not wait: what they are for is the kernel's to do.
+
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rcgen::{CertifiedKey, generate_simple_self_signed};
+    use tokio::{
+        io::AsyncWriteExt as _,
+        net::{TcpListener, TcpStream},
+        time::{Instant, timeout},
+    };
+    use tokio_rustls::{
+        TlsAcceptor, TlsConnector, client,
+        rustls::{
+            ClientConfig, RootCertStore, ServerConfig,
+            crypto::aws_lc_rs::default_provider,
+            pki_types::{PrivateKeyDer, ServerName},
+        },
+        server,
+    };
+
+    use super::*;
+
+    type Error = Box<dyn std::error::Error>;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// Both ends of a connection that has shaken hands.
+    async fn connected() -> Result<(server::TlsStream<Patient>, client::TlsStream<TcpStream>), Error>
+    {
+        let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["x".to_owned()])?;
+        let secret = PrivateKeyDer::try_from(signing_key.serialize_der())?;
+        let provider = Arc::new(default_provider());
+        let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], secret)?;
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone())?;
+        let trusting = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (accepted, peer) =
+            tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr()?));
+        let (accepted, peer) = (Patient::new(accepted?.0, PATIENCE), peer?);
+        let (acceptor, connector) =
+            (TlsAcceptor::from(Arc::new(config)), TlsConnector::from(Arc::new(trusting)));
+        let shaken = tokio::try_join!(
+            acceptor.accept(accepted),
+            connector.connect(ServerName::try_from("x")?, peer)
+        );
+        Ok(shaken?)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_tls_has_taken_and_the_peer_has_not_is_no_progress() -> Result<(), Error> {
+        let (mut stream, _peer) = connected().await?;
+        let mut taken = Instant::now();
+        let cut = loop {
+            // TLS has room for many of these when the socket has none.
+            let written = async {
+                stream.write_all(&[0; 1024]).await?;
+                stream.flush().await
+            };
+            match timeout(PATIENCE / 2, written).await {
+                Ok(Ok(())) => taken = Instant::now(),
+                Ok(Err(error)) => break error,
+                Err(_still_waiting) => {}
+            }
+        };
+        assert_eq!(cut.kind(), io::ErrorKind::TimedOut);
+        assert!(taken.elapsed() < 4 * PATIENCE, "{:?}", taken.elapsed());
+        Ok(())
     }
 }

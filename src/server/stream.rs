@@ -6,17 +6,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
+
+use super::patience::Patient;
 
 /// See the module. An enum and not a parameter: what serves a connection is large, and
 /// would be compiled twice.
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Patient),
+    Tls(Box<TlsStream<Patient>>),
 }
 
 impl AsyncRead for Stream {

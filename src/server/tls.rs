@@ -7,9 +7,10 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -19,7 +20,7 @@ use tokio_rustls::{
     },
 };
 
-use super::stream::Stream;
+use super::{patience::Patient, stream::Stream};
 
 /// First byte of every TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -78,8 +79,22 @@ impl Tls {
         Ok(Self { files, current: RwLock::new(Arc::new(config)) })
     }
 
+    /// As [`Self::read_again`], on a thread of its own: a pipe or a network's file system
+    /// may let it wait for ever, and a worker that waits serves nobody.
+    pub(super) async fn reload(self: Arc<Self>) {
+        /// How long a reading may take before the operator is told of it.
+        const USUAL: Duration = Duration::from_secs(10);
+        let cert = self.files.cert.clone();
+        let mut reading = spawn_blocking(move || self.read_again());
+        if timeout(USUAL, &mut reading).await.is_err() {
+            let cert = path(&cert);
+            tracing::warn!(cert, "the certificate is not read yet: its files do not answer");
+            let _read_or_panicked = reading.await;
+        }
+    }
+
     /// Reads the files again. If they are wrong, what was read before stays.
-    pub(super) fn reload(&self) {
+    fn read_again(&self) {
         let cert = path(&self.files.cert);
         match self.files.load() {
             Ok(config) => {
@@ -92,15 +107,20 @@ impl Tls {
         }
     }
 
-    /// Shakes hands. Whoever speaks plain HTTP is told so, as far as HTTP/1.1 goes.
-    pub(super) async fn accept(&self, mut stream: TcpStream) -> io::Result<Stream> {
+    /// Shakes hands with a peer that may take nothing for so long. Whoever speaks plain HTTP
+    /// is told so, as far as HTTP/1.1 goes.
+    pub(super) async fn accept(
+        &self,
+        mut stream: TcpStream,
+        patience: Duration,
+    ) -> io::Result<Stream> {
         let mut first = [0];
         if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
             super::answer_and_close(&mut stream, WRONG_SCHEME).await?;
             return Err(io::Error::other("the client does not speak TLS"));
         }
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let accepted = TlsAcceptor::from(current).accept(stream).await?;
+        let accepted = TlsAcceptor::from(current).accept(Patient::new(stream, patience)).await?;
         Ok(Stream::Tls(Box::new(accepted)))
     }
 }

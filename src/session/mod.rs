@@ -11,9 +11,12 @@
 //! - `registry`: which sessions are live in this process.
 //! - `live`: one live session (fan-out, turn queue, reply in progress).
 //! - `metrics`: what all of it counts.
-//! - `turn`: runs the turns of a live session. `attachment`, `mailbox`: one watcher.
+//! - `turn`: runs the turns of a live session. `production`: one reply; `prompt`, what it
+//!   is made from; `checkpointer`, which keeps its progress. `attachment`, `mailbox`: one
+//!   watcher.
 
 mod attachment;
+mod checkpointer;
 mod clock;
 mod draft;
 mod error;
@@ -27,6 +30,8 @@ mod message;
 mod metrics;
 mod name;
 mod position;
+mod production;
+mod prompt;
 mod registry;
 mod responder;
 mod settings;

@@ -24,6 +24,7 @@ pub enum Call {
     Find,
     Read,
     Append,
+    Checkpoint,
 }
 
 /// A memory store that does at once what it is asked, and answers when the test lets it.
@@ -39,6 +40,8 @@ pub struct Late {
     pub lose_answer: AtomicBool,
     /// Sessions are gone when their turns are taken up.
     pub reads_fail: AtomicBool,
+    /// The next reads of messages fail, each with one of these.
+    pub refuse_reads: Mutex<Vec<ErrorKind>>,
     /// Pages of messages that were asked for.
     pub reads: AtomicUsize,
     /// The next appends fail, each with one of these.
@@ -61,6 +64,7 @@ impl Late {
             read_time: Mutex::default(),
             lose_answer: AtomicBool::new(false),
             reads_fail: AtomicBool::new(false),
+            refuse_reads: Mutex::default(),
             reads: AtomicUsize::new(0),
             refuse_appends: Mutex::default(),
             noted: Mutex::default(),
@@ -159,6 +163,10 @@ impl Store for Late {
             if !time.is_zero() {
                 tokio::time::sleep(time).await;
             }
+            let refusal = self.refuse_reads.lock().unwrap().pop();
+            if let Some(kind) = refusal {
+                return Err(kind.into());
+            }
         }
         if self.reads_fail.load(Ordering::SeqCst) {
             return Err(ErrorKind::SessionExpired.into());
@@ -178,7 +186,9 @@ impl Store for Late {
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
         self.noted.lock().unwrap().push((Instant::now(), at.text.len()));
-        self.inner.checkpoint(id, now, at).await
+        let noted = self.inner.checkpoint(id, now, at).await;
+        self.answer(Call::Checkpoint).await;
+        noted
     }
 
     async fn close(&self) -> Result<()> {

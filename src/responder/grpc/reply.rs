@@ -4,7 +4,7 @@ use std::{mem, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
 use proto::respond_response::Event;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{
     Shared,
@@ -125,12 +125,11 @@ impl Answer {
             };
             let wait = retry::after(admission.cooldown());
             match refused {
-                Refused::Cooling if self.has_time_for(wait) => sleep(wait).await,
+                Refused::Cooling if self.has_time_for(wait) => back_off = wait,
                 Refused::Cooling | Refused::Full | Refused::Late => {
                     return Err(Failed::new(refused.reason(), refused));
                 }
             }
-            back_off = Duration::ZERO;
         }
     }
 

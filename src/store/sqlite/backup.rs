@@ -40,7 +40,8 @@ impl SqliteFile {
     ///
     /// # Errors
     /// One sentence for the operator: there is such a file already and `replace` is not
-    /// set, a gateway runs on it, it cannot be written, or this one cannot be read.
+    /// set, it is no regular file or one of this one's own, a gateway runs on it, it cannot
+    /// be written, or this one cannot be read.
     pub fn back_up(
         &self,
         to: &Path,
@@ -56,13 +57,21 @@ impl SqliteFile {
 
     fn check_target(&self, to: &Path, replace: bool) -> Result<(), OpenError> {
         let refuse = |problem: &str| Err(OpenError::new(to, problem));
-        // Changes that would be taken for the copy's own.
-        let beside = ["", "-wal", "-shm", "-journal"].map(|suffix| schema::beside(to, suffix));
-        if !beside.iter().any(|path| path.exists()) {
-            return Ok(());
-        }
         if is_same(to, &self.path) {
             return refuse("it is the file itself");
+        }
+        if let Some(own) = self.in_the_way_of(to) {
+            return refuse(&format!(
+                "it would replace {}, which belongs to the file",
+                own.display()
+            ));
+        }
+        // Some of them may be changes that would be taken for the copy's own.
+        if !family(to).iter().any(|path| path.exists()) {
+            return Ok(());
+        }
+        if fs::metadata(to).is_ok_and(|there| !there.is_file()) {
+            return refuse("it is no regular file");
         }
         if !replace {
             return refuse("it exists already; --force replaces it");
@@ -74,6 +83,17 @@ impl SqliteFile {
             return refuse(&problem);
         }
         Ok(())
+    }
+
+    /// One of the files that a gateway has on this one, there or not, which the copy or what
+    /// is removed with it would take away.
+    fn in_the_way_of(&self, to: &Path) -> Option<PathBuf> {
+        // SQLite puts its files beside the file that a link leads to; the lock stays beside
+        // the link.
+        let real = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let own = [family(&self.path), family(&real)].concat();
+        let taken = family(to);
+        own.into_iter().find(|own| taken.iter().any(|taken| is_same(taken, own)))
     }
 
     fn copy(&self, to: &Path, report: impl Fn(u64, u64)) -> Result<u64, OpenError> {
@@ -101,9 +121,23 @@ impl SqliteFile {
     }
 }
 
+/// A store's file and all that lies beside it.
+fn family(path: &Path) -> [PathBuf; 5] {
+    ["", "-wal", "-shm", "-journal", ".lock"].map(|suffix| schema::beside(path, suffix))
+}
+
+/// Whether two names lead to one file, or would if it were there.
 fn is_same(one: &Path, other: &Path) -> bool {
-    let place = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    place(one).is_some_and(|one| Some(one) == place(other))
+    let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    let name =
+        |path: &Path| Some((fs::canonicalize(folder(path)).ok()?, path.file_name()?.to_owned()));
+    file(one).is_some_and(|one| Some(one) == file(other))
+        || name(one).is_some_and(|one| Some(one) == name(other))
+}
+
+fn folder(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
 /// A file that is not whole yet; gone when dropped.
@@ -139,8 +173,7 @@ impl Partial {
                 Err(_) => fs::rename(&self.path, to)?,
             }
         }
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?;
+        File::open(folder(to))?.sync_all()?;
         Ok(file.metadata()?.len())
     }
 }

@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 use crate::{
     proto,
     responder::{Reason, retry, words::shorten},
-    session::Failure,
+    session::{Failure, Name},
 };
 
 /// Longest words of a bot's that clients see, in characters: a code, a sentence.
@@ -87,7 +87,7 @@ pub(super) fn shown(failure: &proto::Failure) -> Failure {
     let code = code.filter(|code| code.bytes().all(is_name));
     let sentence = failure.message.trim();
     let sentence = Some(sentence).filter(|text| (1..=MAX_SENTENCE).contains(&text.chars().count()));
-    let sentence = sentence.filter(|text| !text.contains(char::is_control));
+    let sentence = sentence.filter(|text| !text.contains(Name::hides));
     Failure {
         code: code.unwrap_or(Reason::Failed.code()).into(),
         message: sentence.unwrap_or(Reason::Failed.sentence()).into(),
@@ -131,6 +131,7 @@ mod tests {
         assert_eq!(say("no_stock_2", " Sold out. "), own("no_stock_2", "Sold out."));
         assert_eq!(say("", ""), own("upstream_failed", bland));
         assert_eq!(say("No Stock", "x\ny"), own("upstream_failed", bland));
+        assert_eq!(say("no\u{200b}", "Sold \u{202e}tuo"), own("upstream_failed", bland));
         assert_eq!(say(&"x".repeat(65), &"x".repeat(501)), own("upstream_failed", bland));
         assert_eq!(say("x", &"é".repeat(500)), own("x", &"é".repeat(500)));
     }

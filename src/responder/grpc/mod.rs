@@ -16,22 +16,26 @@ mod status;
 
 use std::sync::Arc;
 
+use prost::{Message as _, length_delimiter_len};
 use secrecy::ExposeSecret as _;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
     proto,
     responder::admission::Admission,
-    session::{History, Prompt, Reply, Responder, estimate_tokens},
+    session::{History, Message, Prompt, Reply, Responder, estimate_tokens},
 };
 use channel::Channel;
 use connect::Connector;
 use reply::Answer;
 pub use settings::{Endpoint, Settings};
 
-/// Bytes of text of the messages that a bot is shown: gRPC servers take requests of
-/// 4 MiB unless told otherwise.
+/// Bytes of text of the messages that a bot is shown.
 const HISTORY_SIZE: usize = 2 << 20;
+
+/// Largest request, in bytes: gRPC servers take no larger ones unless told otherwise. Many
+/// short messages take more beside their texts than in them.
+const MAX_REQUEST: usize = 4 << 20;
 
 /// Largest frame of a bot's, in bytes.
 const MAX_FRAME: usize = 4 << 20;
@@ -77,9 +81,9 @@ impl Responder for Bot {
     }
 
     fn respond(&self, prompt: Prompt) -> Reply {
-        let texts = prompt.history.iter().chain([&prompt.message]);
-        let tokens = texts.map(|message| estimate_tokens(&message.text));
         let request = request(&prompt, self.0.settings.max_reply_size);
+        let texts = request.history.iter().chain(&request.message).map(|message| &message.text);
+        let tokens = texts.map(|text| estimate_tokens(text));
         Reply {
             // A bot that wants no history remembers by itself.
             context_trimmed: request.history_trimmed && self.0.settings.history > 0,
@@ -90,23 +94,41 @@ impl Responder for Bot {
 }
 
 fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondRequest {
-    let first = prompt.history.first().map_or(prompt.message.seq, |message| message.seq);
-    proto::RespondRequest {
+    let mut request = proto::RespondRequest {
         session_id: prompt.session.to_string(),
         name: prompt.name.as_str().into(),
         reply_id: prompt.reply.to_string(),
         attempt: prompt.attempt,
-        history: prompt.history.iter().map(|message| message.as_ref().into()).collect(),
-        history_trimmed: first > 1,
+        history: Vec::new(),
+        history_trimmed: true,
         message: Some(prompt.message.as_ref().into()),
         max_reply_bytes: max_reply_size.try_into().unwrap_or(u32::MAX),
-    }
+    };
+    request.history = newest(&prompt.history, MAX_REQUEST.saturating_sub(request.encoded_len()));
+    let first = request.history.first().map_or(prompt.message.seq, |message| message.seq);
+    request.history_trimmed = first > 1;
+    request
+}
+
+/// As many of the newest messages as so many bytes of a request hold.
+fn newest(history: &[Arc<Message>], mut room: usize) -> Vec<proto::Message> {
+    let messages = history.iter().rev().map(|message| proto::Message::from(message.as_ref()));
+    let fitting = messages.take_while(|message| {
+        let size = message.encoded_len();
+        // Of a repeated field: a tag of one byte, the length, the message.
+        let left = room.checked_sub(1 + length_delimiter_len(size) + size);
+        room = left.unwrap_or_default();
+        left.is_some()
+    });
+    let mut newest: Vec<_> = fitting.collect();
+    newest.reverse();
+    newest
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Message, MessageId, Name, Role, SessionId, Timestamp};
+    use crate::session::{MessageId, Name, Role, SessionId, Timestamp};
 
     /// Ada's, of user messages alone.
     pub(super) fn prompt(history: &[&str]) -> Prompt {
@@ -127,5 +149,27 @@ mod tests {
             history,
             message: messages.next().unwrap(),
         }
+    }
+
+    #[test]
+    fn a_request_is_never_larger_than_a_server_takes_and_holds_what_fits() {
+        let short = "x".repeat(100);
+        let all = prompt(&vec![short.as_str(); 40_000]);
+        let request = request(&all, 1);
+        let (size, count) = (request.encoded_len(), request.history.len());
+        let one_more = size / count;
+        assert!(size <= MAX_REQUEST && size + one_more > MAX_REQUEST, "{size} of {count}");
+        assert!(request.history_trimmed);
+        let seqs = request.history.iter().map(|message| message.seq);
+        assert!(seqs.eq(40_001 - u32::try_from(count).unwrap()..=40_000));
+    }
+
+    #[test]
+    fn a_request_that_fits_is_whole() {
+        let request = request(&prompt(&["one", "two"]), 1);
+        assert_eq!((request.history.len(), request.history_trimmed), (2, false));
+        let large = "x".repeat(MAX_REQUEST);
+        let request = super::request(&prompt(&["one", &large]), 1);
+        assert_eq!((request.history.len(), request.history_trimmed), (0, true));
     }
 }

@@ -1,18 +1,29 @@
 //! A bot of one's own: what it is given, what its endings mean, that a stop reaches it.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use duologue::{
     proto::ReplyOutcome,
     responder::{Capacity, grpc},
 };
+use http::HeaderMap;
+use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::support::{
-    Act, Attached, Door, LineState, Running, Setup, TestBot, calls, create, line,
+    Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, answering, calls, create,
+    line,
     proto::{self, MessageStatus},
-    stub,
+    stub, tls_line,
 };
 
 /// An authority that nobody knows.
@@ -214,6 +225,62 @@ async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
         assert_eq!((failure.code.as_str(), reply.text.as_str()), (before, ""), "{code:?}");
         assert_eq!(turn(&mut client, "again").await, failed("so far", after), "{code:?}");
     }
+}
+
+/// gRPC's table: doc/http-grpc-status-mapping.md.
+#[tokio::test]
+async fn what_a_proxy_answers_in_the_place_of_a_bot_means_what_grpc_says() {
+    let refused = [("grpc-status", "3"), ("content-type", "application/grpc")];
+    for (status, code) in [
+        (429, "upstream_unavailable"),
+        (502, "upstream_unavailable"),
+        (503, "upstream_unavailable"),
+        (504, "upstream_unavailable"),
+        (401, "upstream_auth"),
+        (403, "upstream_auth"),
+        (404, "upstream_rejected"),
+        (400, "upstream_failed"),
+        (500, "upstream_failed"),
+        (302, "upstream_failed"),
+        (200, "upstream_failed"),
+    ] {
+        let page = (head(status, &[("content-type", "text/html")]), "<html>", HeaderMap::new());
+        let no_more = (head(200, &refused), "", HeaderMap::new());
+        let server = gateway(calls(answering(vec![page.clone()]).await)).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed("", code), "{status}");
+
+        let settings = calls(answering(vec![page, no_more]).await);
+        let server = gateway(grpc::Settings { retries: 1, ..settings }).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        let again = if code == "upstream_unavailable" { "upstream_rejected" } else { code };
+        assert_eq!(turn(&mut client, "go").await, failed("", again), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn details_of_a_status_that_are_broken_do_not_count_and_the_status_does() {
+    let broken = [("grpc-status", "16"), ("grpc-status-details-bin", "no base64!")];
+    let grpc = [("content-type", "application/grpc")];
+    let trailers = head(200, &broken).headers().clone();
+    let early = (head(200, &[&grpc[..], &broken].concat()), "", HeaderMap::new());
+    // A frame of a delta that says "hi".
+    let hi = "\0\0\0\0\u{6}\n\u{4}\n\u{2}hi";
+    let late = (head(200, &grpc), hi, trailers);
+    for (answer, text) in [(early, ""), (late, "hi")] {
+        let server = gateway(calls(answering(vec![answer]).await)).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed(text, "upstream_auth"));
+    }
+}
+
+fn head(status: u16, headers: &[(&'static str, &'static str)]) -> http::Response<()> {
+    let mut head = http::Response::new(());
+    *head.status_mut() = status.try_into().unwrap();
+    for (name, value) in headers {
+        head.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    head
 }
 
 #[tokio::test]
@@ -533,18 +600,81 @@ async fn what_is_no_bot_is_not_taken_for_one() {
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rejected"));
 
     // Takes connections, and says nothing.
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let settings = calls(silent.local_addr().unwrap());
-    let endpoint = format!("https://{}", silent.local_addr().unwrap());
-    let endpoint = grpc::Endpoint::parse(&endpoint).unwrap();
-    let connect_timeout = Duration::from_millis(200);
     let folder = tempfile::tempdir().unwrap();
-    let ca_cert = folder.path().join("ca.pem");
-    std::fs::write(&ca_cert, CA).unwrap();
-    let settings = grpc::Settings { endpoint, ca_cert: Some(ca_cert), connect_timeout, ..settings };
+    let settings = calls_over_tls(mute().await.0, CA, folder.path());
+    let settings = grpc::Settings { connect_timeout: Duration::from_millis(200), ..settings };
     let server = gateway(settings).await;
     let mut client = attached(&server, Door::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_connect_timeout"));
+}
+
+/// A host that takes connections and shakes no hands: how many came.
+async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, came) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&came);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            held.push(stream);
+        }
+    });
+    (addr, came)
+}
+
+/// How a gateway calls a bot over TLS.
+fn calls_over_tls(addr: SocketAddr, pem: &str, folder: &Path) -> grpc::Settings {
+    let endpoint = grpc::Endpoint::parse(&format!("https://localhost:{}", addr.port())).unwrap();
+    let ca_cert = folder.join("ca.pem");
+    std::fs::write(&ca_cert, pem).unwrap();
+    grpc::Settings { endpoint, ca_cert: Some(ca_cert), ..calls(addr) }
+}
+
+#[tokio::test]
+async fn replies_that_wait_for_the_same_connection_fail_together() {
+    let (addr, came) = mute().await;
+    let folder = tempfile::tempdir().unwrap();
+    let connect_timeout = Duration::from_secs(1);
+    let settings = grpc::Settings {
+        connect_timeout,
+        first_content_timeout: connect_timeout * 2,
+        ..calls_over_tls(addr, CA, folder.path())
+    };
+    let server = gateway(settings).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(attached(&server, Door::Grpc).await);
+    }
+    for client in &mut clients {
+        client.say("go", None).await.unwrap();
+    }
+    for client in &mut clients {
+        let reply = client.reply().await.1;
+        assert_eq!(reply.failure.unwrap().code, "upstream_connect_timeout");
+    }
+    let attempts = came.load(Ordering::Relaxed);
+    assert!(attempts <= 2, "{attempts} attempts to connect");
+}
+
+#[tokio::test]
+async fn a_bot_is_called_over_tls_where_its_authority_is_known_and_it_speaks_http2() {
+    let bot = TestBot::start(&[&[Act::Say("safe"), Act::done()]]).await;
+    let (own, foreign) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let unavailable = || failed("", "upstream_unavailable");
+    for (trusted, protocols, answer) in [
+        (&own, &[b"h2".as_slice()][..], complete("safe")),
+        (&own, &[b"http/1.1"], unavailable()),
+        (&own, &[], unavailable()),
+        (&foreign, &[b"h2"], unavailable()),
+    ] {
+        let addr = tls_line(bot.addr, own.server(protocols)).await;
+        let settings = calls_over_tls(addr, &trusted.pem, folder.path());
+        let server = gateway(settings).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, answer, "{protocols:?}");
+    }
 }
 
 #[tokio::test]

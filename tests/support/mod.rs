@@ -14,7 +14,7 @@ pub mod upstream;
 mod websocket;
 
 pub use authority::Authority;
-pub use bot::{Act, LineState, TestBot, calls, line};
+pub use bot::{Act, LineState, TestBot, answering, calls, line, tls_line};
 pub use client::stub;
 pub use client::{Attached, Door};
 pub use clock::Clock;

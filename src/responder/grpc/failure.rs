@@ -33,6 +33,18 @@ impl Failed {
         Self { reason, cause: cause.to_string(), passes: false, retry_after: None }
     }
 
+    /// As [`Self::new`]; the same call may succeed if it is made again.
+    pub(super) fn passing(reason: Reason, cause: impl fmt::Display) -> Self {
+        Self { passes: true, ..Self::new(reason, cause) }
+    }
+
+    /// What comes of it when there is no connection.
+    pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
+        let is_late = causes(error).any(is_timeout);
+        let reason = if is_late { Reason::ConnectTimeout } else { Reason::Unavailable };
+        Self::passing(reason, shorten(&in_full(error)))
+    }
+
     /// What a status comes to, of a call that had brought text or not.
     pub(super) fn of_status(status: &Status, spoke: bool) -> Self {
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
@@ -41,7 +53,6 @@ impl Failed {
         let lost = status.source();
         let (reason, passes) = match status.code() {
             _ if lost.is_some() && spoke => (Reason::Truncated, false),
-            _ if lost.is_some_and(is_connect_timeout) => (Reason::ConnectTimeout, true),
             _ if lost.is_some() => (Reason::Unavailable, true),
             // A stream that ends with OK ends without a status.
             Code::Ok => (Reason::Truncated, false),
@@ -87,18 +98,14 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     iter::successors(Some(error), |&error| error.source())
 }
 
-/// Of the system, or of the handshake that follows.
-fn is_connect_timeout(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| {
-        let of_system = cause.downcast_ref::<io::Error>();
-        // The library's type for the handshake is its own.
-        of_system.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-            || cause.to_string().contains("TLS handshake timeout")
-    })
+/// The system's own, or that of one address of several.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let of_system = error.downcast_ref::<io::Error>();
+    of_system.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// An error with its causes, each said once.
-pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
+fn in_full(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in causes(error).map(ToString::to_string) {
         if !words.iter().any(|word| word.contains(&cause)) {

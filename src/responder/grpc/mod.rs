@@ -1,26 +1,30 @@
 //! A bot of one's own: `duologue.v1.ResponderService`, called over gRPC.
 //!
 //! One connection carries all replies, and is made when the first is asked for: the
-//! gateway starts though the bot is not up yet. Not the library's own timeout for a call:
-//! it covers the head of an answer alone.
+//! gateway starts though the bot is not up yet.
+//!
+//! `connect` makes it, `channel` shares it, `reply` runs one reply over it, `failure` says
+//! why one did not come; `status` sees to answers that no bot gave.
 
+mod channel;
+mod connect;
 mod failure;
 mod reply;
 mod settings;
+mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
-use tonic::{
-    metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig},
-};
+use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
-    proto::{self, responder_service_client::ResponderServiceClient},
-    responder::{admission::Admission, authorities},
+    proto,
+    responder::admission::Admission,
     session::{History, Prompt, Reply, Responder, estimate_tokens},
 };
+use channel::Channel;
+use connect::Connector;
 use reply::Answer;
 pub use settings::{Endpoint, Settings};
 
@@ -31,42 +35,25 @@ const HISTORY_SIZE: usize = 2 << 20;
 /// Largest frame of a bot's, in bytes.
 const MAX_FRAME: usize = 4 << 20;
 
-/// Many small frames that wait unread are counted against a budget which grows with it,
-/// and the connection is cut when that is used up.
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// A host that is gone says nothing: after so long the system asks …
-const TCP_KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// … this often, …
-const TCP_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// … so many times.
-const TCP_KEEP_ALIVE_RETRIES: u32 = 3;
-
-/// How long a bot may take to answer a PING.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// Answers by asking a bot.
 #[derive(Debug)]
 pub struct Bot {
     settings: Settings,
-    client: ResponderServiceClient<Channel>,
+    channel: Arc<Channel>,
     authorization: Option<MetadataValue<Ascii>>,
     admission: Arc<Admission>,
 }
 
 impl Bot {
-    /// Prepares the calls; must run on the runtime. Nothing is connected yet.
+    /// Prepares the calls. Nothing is connected yet.
     ///
     /// # Errors
-    /// One sentence for the operator: the file of authorities cannot be read, or holds none.
+    /// One sentence for the operator: the authorities cannot be read, or there are none.
     pub fn new(settings: Settings) -> Result<Self, String> {
         if settings.token.is_some() && settings.endpoint.is_exposed() {
             tracing::warn!("the bot's token can be read on its way: use https://");
         }
-        let channel = channel(&settings)?;
-        let client = ResponderServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
+        let channel = Arc::new(Channel::new(Connector::new(&settings)?));
         let authorization = settings.token.as_ref().map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose_secret()))
                 .map_err(|_| "the bot's token does not fit into a header")?;
@@ -74,7 +61,7 @@ impl Bot {
             Ok::<_, String>(value)
         });
         let admission = Arc::new(Admission::new(settings.capacity));
-        Ok(Self { settings, client, authorization: authorization.transpose()?, admission })
+        Ok(Self { settings, channel, authorization: authorization.transpose()?, admission })
     }
 }
 
@@ -108,35 +95,4 @@ fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondRequest {
         message: Some(prompt.message.as_ref().into()),
         max_reply_bytes: max_reply_size.try_into().unwrap_or(u32::MAX),
     }
-}
-
-fn channel(settings: &Settings) -> Result<Channel, String> {
-    let mut endpoint = Channel::builder(settings.endpoint.uri().clone())
-        .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
-        .map_err(|error| error.to_string())?
-        .connect_timeout(settings.connect_timeout)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .tcp_keepalive(Some(TCP_KEEP_ALIVE))
-        .tcp_keepalive_interval(Some(TCP_KEEP_ALIVE_INTERVAL))
-        .tcp_keepalive_retries(Some(TCP_KEEP_ALIVE_RETRIES));
-    if !settings.keep_alive.is_zero() {
-        endpoint = endpoint
-            .http2_keep_alive_interval(settings.keep_alive)
-            .keep_alive_timeout(settings.keep_alive.min(PING_TIMEOUT));
-    }
-    if settings.endpoint.is_tls() {
-        let tls = ClientTlsConfig::new().timeout(settings.connect_timeout);
-        let tls = match &settings.ca_cert {
-            Some(path) => {
-                let pem =
-                    authorities::read(path).map_err(|line| format!("--bot-ca-cert {line}"))?;
-                tls.ca_certificate(Certificate::from_pem(pem))
-            }
-            None => tls.with_enabled_roots(),
-        };
-        endpoint = endpoint.tls_config(tls).map_err(|error| {
-            format!("TLS to the bot cannot be set up: {}", failure::in_full(&error))
-        })?;
-    }
-    Ok(endpoint.connect_lazy())
 }

@@ -2,17 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryFutureExt as _, stream};
+use http::Uri;
 use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{
-    Request, Status, Streaming,
+    Request, Streaming,
     metadata::{Ascii, MetadataValue},
-    transport::Channel,
 };
 
 use super::{
-    Bot,
+    Bot, MAX_FRAME,
+    channel::{Channel, Connection},
     failure::{self, Failed},
 };
 use crate::{
@@ -30,7 +31,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub(super) struct Answer {
-    client: ResponderServiceClient<Channel>,
+    channel: Arc<Channel>,
+    /// Where the bot is.
+    origin: Uri,
     authorization: Option<MetadataValue<Ascii>>,
     admission: Arc<Admission>,
     request: proto::RespondRequest,
@@ -62,14 +65,13 @@ struct Call {
 struct Limit {
     at: Instant,
     otherwise: Reason,
-    /// The call has brought text.
-    spoke: bool,
 }
 
 impl Answer {
     pub(super) fn new(bot: &Bot, request: proto::RespondRequest) -> Self {
         Self {
-            client: bot.client.clone(),
+            channel: Arc::clone(&bot.channel),
+            origin: bot.settings.endpoint.uri().clone(),
             authorization: bot.authorization.clone(),
             admission: Arc::clone(&bot.admission),
             request,
@@ -130,7 +132,9 @@ impl Answer {
             return Ok(None);
         };
         let limit = call.limit(self.total);
-        let frame = limit.within(call.frames.message()).await?;
+        let spoke = call.spoke;
+        let frame = call.frames.message().map_err(|status| Failed::of_status(&status, spoke));
+        let frame = limit.within(frame).await?;
         let Some(proto::RespondResponse { event }) = frame else {
             return Err(Failed::new(Reason::Truncated, "the call ended without an outcome"));
         };
@@ -155,15 +159,23 @@ impl Answer {
 
     async fn begin(&mut self) -> Result<Call, Failed> {
         let place = self.enter().await?;
+        let connection = Limit::total(self.total).within(self.channel.connected()).await?;
         let due = Instant::now() + self.first_content_timeout;
         let limit = Limit::first_content(due, self.total);
+        let frames = limit.within(self.ask(connection)).await?;
+        Ok(Call { frames, spoke: false, due, _place: place })
+    }
+
+    async fn ask(&self, line: Connection) -> Result<Streaming<proto::RespondResponse>, Failed> {
         let mut request = Request::new(self.request.clone());
         request.set_timeout(self.total.saturating_duration_since(Instant::now()));
         if let Some(authorization) = &self.authorization {
             request.metadata_mut().insert("authorization", authorization.clone());
         }
-        let answered = limit.within(self.client.respond(request)).await?;
-        Ok(Call { frames: answered.into_inner(), spoke: false, due, _place: place })
+        let client = ResponderServiceClient::with_origin(line, self.origin.clone());
+        let mut client = client.max_decoding_message_size(MAX_FRAME);
+        let answered = client.respond(request).await;
+        Ok(answered.map_err(|status| Failed::of_status(&status, false))?.into_inner())
     }
 
     /// Waits for a place, and while the bot wants to be left alone.
@@ -201,7 +213,7 @@ impl Answer {
 impl Call {
     fn limit(&self, total: Instant) -> Limit {
         if self.spoke {
-            Limit { at: self.due, otherwise: Reason::ChunkTimeout, spoke: true }.until(total)
+            Limit { at: self.due, otherwise: Reason::ChunkTimeout }.until(total)
         } else {
             Limit::first_content(self.due, total)
         }
@@ -209,24 +221,23 @@ impl Call {
 }
 
 impl Limit {
+    fn total(at: Instant) -> Self {
+        Self { at, otherwise: Reason::TotalTimeout }
+    }
+
     fn first_content(at: Instant, total: Instant) -> Self {
-        Self { at, otherwise: Reason::FirstContentTimeout, spoke: false }.until(total)
+        Self { at, otherwise: Reason::FirstContentTimeout }.until(total)
     }
 
     fn until(self, total: Instant) -> Self {
-        if total <= self.at {
-            return Self { at: total, otherwise: Reason::TotalTimeout, ..self };
-        }
-        self
+        if total <= self.at { Self::total(total) } else { self }
     }
 
-    async fn within<T>(self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Failed> {
+    async fn within<T>(self, work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
         match timeout_at(self.at, work).await {
             Ok(Ok(done)) => Ok(done),
-            // The library may look at the clock of a call before this does.
-            Ok(Err(status)) if Instant::now() < self.at => {
-                Err(Failed::of_status(&status, self.spoke))
-            }
+            // A bot that knows how long it has may look at its clock before this does.
+            Ok(Err(failed)) if Instant::now() < self.at => Err(failed),
             Ok(Err(_)) | Err(_) => Err(Failed::new(self.otherwise, "the time is up")),
         }
     }

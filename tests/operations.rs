@@ -12,7 +12,10 @@ use tokio::{
 
 use crate::{
     process::{Process, command},
-    support::{Address, Clock, Door, Rest, Setup, Socket, create, soon},
+    support::{
+        Address, Clock, Door, Rest, Setup, Socket, create, soon,
+        upstream::{HEAD, Upstream, answer, refusal},
+    },
 };
 
 /// A gateway with a second port, and where that is.
@@ -94,6 +97,32 @@ async fn what_happens_is_counted_through_every_door_and_names_nobody() {
         let explained = |name: &str| page.contains(&format!("# HELP {name} "));
         assert!(explained(name) || family.is_some_and(explained), "{name}");
     }
+}
+
+#[tokio::test]
+async fn attempts_are_counted_by_upstream_and_outcome() {
+    let (first, second) = (Upstream::start().await, Upstream::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("upstreams.toml");
+    let entry = |name: &str, upstream: &Upstream| {
+        format!("[[upstream]]\nname = \"{name}\"\nbase_url = \"http://{}\"\n", upstream.addr)
+    };
+    std::fs::write(&file, entry("near", &first) + &entry("far", &second)).unwrap();
+    first.always(refusal("429 Too Many Requests", "retry-after: 60\r\n", ""));
+    second.always(format!("{HEAD}{}", answer("here")));
+    let flags = ["--responder", "openai", "--config", file.to_str().unwrap()];
+    let (gateway, operations) = start(&flags).await;
+    let token = create(&gateway.address()).await;
+    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    for _ in 0..2 {
+        client.say("hello", None).await.unwrap();
+        assert_eq!(client.reply().await.1.text, "here");
+    }
+    let page = scrape(&operations).await;
+    let attempts =
+        |labels: &str| value(&page, &format!("duologue_upstream_attempts_total{{{labels}}}"));
+    assert_eq!(attempts(r#"upstream="near",outcome="upstream_rate_limited""#), 1.0);
+    assert_eq!(attempts(r#"upstream="far",outcome="answered""#), 2.0);
 }
 
 #[tokio::test]

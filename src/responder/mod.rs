@@ -4,6 +4,7 @@ mod admission;
 mod authorities;
 mod failure;
 pub mod grpc;
+mod metrics;
 pub mod openai;
 mod retry;
 mod settings;

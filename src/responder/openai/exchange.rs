@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{Pool, Upstream, answer::Answer, context::Context, failure::Failed, report::Report};
 use crate::{
-    responder::{Reason, admission::Refused, retry},
+    responder::{Reason, admission::Refused, metrics, retry},
     session::{Chunk, Outcome},
 };
 
@@ -89,12 +89,14 @@ impl Exchange {
             let upstream = &pool.upstreams[n];
             let failed = match self.attempt(upstream, wait).await {
                 Ok(Some(begun)) => {
+                    metrics::attempt(upstream.name(), "answered");
                     upstream.succeeded();
                     return Ok((n, begun));
                 }
                 Ok(None) => continue,
                 Err(failed) => failed,
             };
+            metrics::attempt(upstream.name(), failed.reason.code());
             self.report.failed_attempt(upstream, &failed, &self.context);
             if self.is_mended(n, &failed) {
                 continue;

@@ -19,11 +19,14 @@ use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::support::{
-    Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, answering, calls, create,
-    line,
-    proto::{self, MessageStatus},
-    stub, tls_line,
+use crate::{
+    process::Process,
+    support::{
+        Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, answering, calls,
+        create, line,
+        proto::{self, MessageStatus},
+        stub, tls_line,
+    },
 };
 
 /// An authority that nobody knows.
@@ -281,6 +284,31 @@ fn head(status: u16, headers: &[(&'static str, &'static str)]) -> http::Response
         head.headers_mut().insert(*name, value.parse().unwrap());
     }
     head
+}
+
+#[tokio::test]
+async fn neither_the_token_nor_a_text_is_logged_however_the_bot_quotes_them() {
+    const SAID: &str = "canary is my PIN";
+    let quotes = "bad credentials: Bearer s3cr3t for Ada, who says: CANARY is my p\u{131}n";
+    let fail = Act::Fail(Status::internal(quotes));
+    let late = [Act::Say("so far"), fail.clone()];
+    let bot = TestBot::start(&[&[fail], &late]).await;
+    let endpoint = format!("http://{}", bot.addr);
+    let flags = ["--responder", "grpc", "--bot-endpoint", &endpoint, "--bot-token", "s3cr3t"];
+    let process = Process::start(&[&flags[..], &["--log", "trace"]].concat()).await;
+    let server = process.address();
+    let mut client = Door::Grpc.open(&server, &create(&server).await, None).await;
+    for text in ["", "so far"] {
+        assert_eq!(turn(&mut client, SAID).await, failed(text, "upstream_failed"));
+    }
+    process.signal("TERM").await;
+    let log = process.ended().await.1.join("\n");
+    let told = "Internal: bad credentials: Bearer [hidden] for …, who says: … is";
+    assert_eq!(log.matches(told).count(), 2, "{log}");
+    let log = log.to_lowercase();
+    for secret in ["s3cr3t", "ada,", "canary"] {
+        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+    }
 }
 
 #[tokio::test]

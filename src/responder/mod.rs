@@ -2,6 +2,7 @@
 
 mod admission;
 mod authorities;
+mod discretion;
 mod failure;
 pub mod grpc;
 mod metrics;

@@ -8,7 +8,12 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     proto,
-    responder::{Reason, retry, words::shorten},
+    responder::{
+        Reason,
+        discretion::{self, Secrets},
+        retry,
+        words::shorten,
+    },
     session::{Failure, Name},
 };
 
@@ -20,8 +25,10 @@ const MAX_SENTENCE: usize = 500;
 #[derive(Clone, Debug)]
 pub(super) struct Failed {
     pub(super) reason: Reason,
-    /// In the log alone.
+    /// In our words, for the log alone.
     pub(super) cause: String,
+    /// In the bot's words, which may hold anything.
+    pub(super) said: String,
     /// The same call may succeed if it is made again …
     pub(super) passes: bool,
     /// … but not before.
@@ -30,7 +37,8 @@ pub(super) struct Failed {
 
 impl Failed {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
-        Self { reason, cause: cause.to_string(), passes: false, retry_after: None }
+        let (cause, said) = (cause.to_string(), String::new());
+        Self { reason, cause, said, passes: false, retry_after: None }
     }
 
     /// As [`Self::new`]; the same call may succeed if it is made again.
@@ -73,9 +81,26 @@ impl Failed {
             | Code::Internal
             | Code::DataLoss => (Reason::Failed, false),
         };
+        // What a server says while it goes away stands in the connection's error, too.
         let causes = lost.map(|lost| format!(": {}", in_full(lost))).unwrap_or_default();
-        let cause = format!("{:?}: {}{causes}", status.code(), status.message());
-        Self { reason, cause: shorten(&cause), passes: passes && !spoke, retry_after }
+        let said = format!("{}{causes}", status.message());
+        let passes = passes && !spoke;
+        Self { said, passes, retry_after, ..Self::new(reason, format_args!("{:?}", status.code())) }
+    }
+
+    /// What the operator is told. Without the conversation nobody knows what the bot quotes.
+    pub(super) fn in_log<'a>(
+        &self,
+        secrets: &Secrets,
+        conversation: Option<impl Iterator<Item = &'a str>>,
+    ) -> String {
+        match conversation {
+            _ if self.said.is_empty() => self.cause.clone(),
+            None => format!("{}: …", self.cause),
+            Some(texts) => {
+                format!("{}: {}", self.cause, discretion::logged(&self.said, secrets, texts))
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ mod reply;
 mod settings;
 mod status;
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use prost::{Message as _, length_delimiter_len};
 use secrecy::ExposeSecret as _;
@@ -22,7 +22,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
     proto,
-    responder::admission::Admission,
+    responder::{admission::Admission, discretion::Secrets},
     session::{History, Message, Prompt, Reply, Responder, estimate_tokens},
 };
 use channel::Channel;
@@ -51,6 +51,7 @@ struct Shared {
     channel: Channel,
     authorization: Option<MetadataValue<Ascii>>,
     admission: Admission,
+    secrets: Secrets,
 }
 
 impl Bot {
@@ -71,7 +72,8 @@ impl Bot {
         });
         let admission = Admission::new(settings.capacity);
         let authorization = authorization.transpose()?;
-        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission })))
+        let secrets = Secrets::of_token(settings.token.as_ref());
+        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission, secrets })))
     }
 }
 
@@ -80,38 +82,47 @@ impl Responder for Bot {
         History { messages: self.0.settings.history, size: HISTORY_SIZE }
     }
 
-    fn respond(&self, prompt: Prompt) -> Reply {
-        let request = request(&prompt, self.0.settings.max_reply_size);
-        let texts = request.history.iter().chain(&request.message).map(|message| &message.text);
-        let tokens = texts.map(|text| estimate_tokens(text));
+    fn respond(&self, mut prompt: Prompt) -> Reply {
+        trim(&mut prompt);
+        let texts = prompt.history.iter().chain([&prompt.message]);
+        let tokens = texts.map(|message| estimate_tokens(&message.text));
         Reply {
             // A bot that wants no history remembers by itself.
-            context_trimmed: request.history_trimmed && self.0.settings.history > 0,
+            context_trimmed: is_trimmed(&prompt) && self.0.settings.history > 0,
             input_tokens: Some(tokens.fold(0, u32::saturating_add)),
-            chunks: Answer::new(&self.0, &prompt, request).chunks(),
+            chunks: Answer::new(&self.0, prompt).chunks(),
         }
     }
 }
 
 fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondRequest {
-    let mut request = proto::RespondRequest {
+    proto::RespondRequest {
         session_id: prompt.session.to_string(),
         name: prompt.name.as_str().into(),
         reply_id: prompt.reply.to_string(),
         attempt: prompt.attempt,
-        history: Vec::new(),
-        history_trimmed: true,
+        history: prompt.history.iter().map(|message| message.as_ref().into()).collect(),
+        history_trimmed: is_trimmed(prompt),
         message: Some(prompt.message.as_ref().into()),
         max_reply_bytes: max_reply_size.try_into().unwrap_or(u32::MAX),
-    };
-    request.history = newest(&prompt.history, MAX_REQUEST.saturating_sub(request.encoded_len()));
-    let first = request.history.first().map_or(prompt.message.seq, |message| message.seq);
-    request.history_trimmed = first > 1;
-    request
+    }
 }
 
-/// As many of the newest messages as so many bytes of a request hold.
-fn newest(history: &[Arc<Message>], mut room: usize) -> Vec<proto::Message> {
+/// There are older messages than those in it.
+fn is_trimmed(prompt: &Prompt) -> bool {
+    prompt.history.first().unwrap_or(&prompt.message).seq > 1
+}
+
+/// Leaves the oldest messages out, as many as make the request too large.
+fn trim(prompt: &mut Prompt) {
+    let mut history = mem::take(&mut prompt.history);
+    let room = MAX_REQUEST.saturating_sub(request(prompt, usize::MAX).encoded_len());
+    let fitting = count_newest(&history, room);
+    prompt.history = history.split_off(history.len() - fitting);
+}
+
+/// How many of the newest messages so many bytes of a request hold.
+fn count_newest(history: &[Arc<Message>], mut room: usize) -> usize {
     let messages = history.iter().rev().map(|message| proto::Message::from(message.as_ref()));
     let fitting = messages.take_while(|message| {
         let size = message.encoded_len();
@@ -120,9 +131,7 @@ fn newest(history: &[Arc<Message>], mut room: usize) -> Vec<proto::Message> {
         room = left.unwrap_or_default();
         left.is_some()
     });
-    let mut newest: Vec<_> = fitting.collect();
-    newest.reverse();
-    newest
+    fitting.count()
 }
 
 #[cfg(test)]
@@ -154,8 +163,9 @@ mod tests {
     #[test]
     fn a_request_is_never_larger_than_a_server_takes_and_holds_what_fits() {
         let short = "x".repeat(100);
-        let all = prompt(&vec![short.as_str(); 40_000]);
-        let request = request(&all, 1);
+        let mut all = prompt(&vec![short.as_str(); 40_000]);
+        trim(&mut all);
+        let request = request(&all, usize::MAX);
         let (size, count) = (request.encoded_len(), request.history.len());
         let one_more = size / count;
         assert!(size <= MAX_REQUEST && size + one_more > MAX_REQUEST, "{size} of {count}");
@@ -166,10 +176,13 @@ mod tests {
 
     #[test]
     fn a_request_that_fits_is_whole() {
-        let request = request(&prompt(&["one", "two"]), 1);
-        assert_eq!((request.history.len(), request.history_trimmed), (2, false));
         let large = "x".repeat(MAX_REQUEST);
-        let request = super::request(&prompt(&["one", &large]), 1);
-        assert_eq!((request.history.len(), request.history_trimmed), (0, true));
+        for (history, kept, is_trimmed) in [(["one", "two"], 2, false), (["one", &large], 0, true)]
+        {
+            let mut prompt = prompt(&history);
+            trim(&mut prompt);
+            let request = request(&prompt, 1);
+            assert_eq!((request.history.len(), request.history_trimmed), (kept, is_trimmed));
+        }
     }
 }

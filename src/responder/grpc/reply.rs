@@ -10,6 +10,7 @@ use super::{
     Shared,
     call::{Call, Limit},
     failure::{self, Failed},
+    request,
 };
 use crate::{
     proto,
@@ -17,16 +18,20 @@ use crate::{
         admission::{Place, Refused},
         retry, words,
     },
-    session::{Chunk, Chunks, MessageId, Outcome, Prompt, SessionId},
+    session::{Chunk, Chunks, Outcome, Prompt},
 };
+
+/// As much text of a history is kept while a reply is said, in bytes.
+const MAX_REMEMBERED: usize = 256 << 10;
 
 /// See the module.
 pub(super) struct Answer {
     shared: Arc<Shared>,
-    session: SessionId,
-    reply: MessageId,
-    /// As long as it may be sent again: it can hold megabytes.
-    request: proto::RespondRequest,
+    prompt: Prompt,
+    /// It has brought text.
+    spoke: bool,
+    /// The prompt's history has been dropped.
+    forgot: bool,
     /// Calls that failed.
     failures: u32,
     /// Before the next call.
@@ -37,16 +42,12 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    pub(super) fn new(
-        shared: &Arc<Shared>,
-        prompt: &Prompt,
-        request: proto::RespondRequest,
-    ) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, prompt: Prompt) -> Self {
         Self {
             shared: Arc::clone(shared),
-            session: prompt.session,
-            reply: prompt.reply,
-            request,
+            prompt,
+            spoke: false,
+            forgot: false,
             failures: 0,
             back_off: Duration::ZERO,
             total: Instant::now() + shared.settings.total_timeout,
@@ -94,7 +95,7 @@ impl Answer {
         };
         match call.next().await? {
             Some(Event::Delta(delta)) if !delta.text.is_empty() => {
-                self.request = proto::RespondRequest::default();
+                self.begin_to_speak();
                 Ok(Some(Chunk::Delta(delta.text)))
             }
             Some(Event::Outcome(outcome)) => {
@@ -109,8 +110,7 @@ impl Answer {
 
     async fn begin(&mut self) -> Result<Call, Failed> {
         let place = Limit::total(self.total).within(self.place()).await?;
-        let is_last = self.failures >= self.shared.settings.retries;
-        let request = if is_last { mem::take(&mut self.request) } else { self.request.clone() };
+        let request = request(&self.prompt, self.shared.settings.max_reply_size);
         Call::begin(&self.shared, request, self.total, place).await
     }
 
@@ -147,14 +147,31 @@ impl Answer {
         wait <= retry::MAX_WAIT && Instant::now() + wait < self.total
     }
 
+    /// No call is made any more: a long history is not needed, but to see what of it a bot
+    /// quotes. A short one is kept for that.
+    fn begin_to_speak(&mut self) {
+        if mem::replace(&mut self.spoke, true) {
+            return;
+        }
+        let sizes = self.prompt.history.iter().map(|message| message.text.len());
+        self.forgot = sizes.sum::<usize>() > MAX_REMEMBERED;
+        if self.forgot {
+            self.prompt.history = Vec::new();
+        }
+    }
+
     fn report(&self, failed: &Failed, again: bool) {
+        let messages = self.prompt.history.iter().chain([&self.prompt.message]);
+        let texts = messages.map(|message| message.text.as_ref());
+        let conversation = (!self.forgot).then(|| texts.chain([self.prompt.name.as_str()]));
+        let cause = failed.in_log(&self.shared.secrets, conversation);
         tracing::warn!(
-            session = %self.session,
-            reply = %self.reply,
+            session = %self.prompt.session,
+            reply = %self.prompt.reply,
             call = self.failures,
             again,
             code = failed.reason.code(),
-            cause = failed.cause,
+            cause,
             "a bot did not answer"
         );
     }
@@ -172,8 +189,6 @@ fn ending(outcome: proto::ReplyOutcome) -> Outcome {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-
     use futures_util::stream::BoxStream;
     use proto::responder_service_server::{ResponderService, ResponderServiceServer};
     use tokio::net::TcpListener;
@@ -181,22 +196,22 @@ mod tests {
     use tonic::{Request, Response, Status, transport::Server};
 
     use super::*;
-    use crate::responder::grpc::{Bot, Endpoint, Settings, request, tests::prompt};
+    use crate::{
+        responder::grpc::{Bot, Endpoint, Settings, tests::prompt},
+        session::Responder as _,
+    };
 
-    /// Is not available at first; then says one word, and never ends.
-    struct Hesitant(AtomicBool);
+    /// Says one word, and never ends.
+    struct Laconic;
 
     #[tonic::async_trait]
-    impl ResponderService for Hesitant {
+    impl ResponderService for Laconic {
         type RespondStream = BoxStream<'static, Result<proto::RespondResponse, Status>>;
 
         async fn respond(
             &self,
             _: Request<proto::RespondRequest>,
         ) -> Result<Response<Self::RespondStream>, Status> {
-            if !self.0.swap(true, Ordering::Relaxed) {
-                return Err(Status::unavailable("not yet"));
-            }
             let delta = Event::Delta(proto::ReplyDelta { text: "well".into() });
             let frame = Ok(proto::RespondResponse { event: Some(delta) });
             Ok(Response::new(stream::iter([frame]).chain(stream::pending()).boxed()))
@@ -204,24 +219,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_is_kept_only_while_it_may_be_sent_again() {
-        for retries in [1, 2] {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let endpoint = format!("http://{}", listener.local_addr().unwrap());
-            let service = ResponderServiceServer::new(Hesitant(false.into()));
-            let incoming = TcpListenerStream::new(listener);
-            tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
-            let settings = Settings::new(Endpoint::parse(&endpoint).unwrap());
-            let bot = Bot::new(Settings { retries, ..settings }).unwrap();
-            let prompt = prompt(&[]);
-            let mut answer = Answer::new(&bot.0, &prompt, request(&prompt, 1));
-            assert!(answer.step().await.is_err());
-            answer.failures += 1;
-            assert_eq!(answer.request.name, "Ada", "it is sent again");
-            assert!(answer.step().await.unwrap().is_none());
-            assert_eq!(answer.request.name.is_empty(), retries == 1);
-            assert!(matches!(answer.step().await, Ok(Some(Chunk::Delta(_)))));
-            assert_eq!(answer.request, proto::RespondRequest::default());
+    async fn a_long_history_is_not_kept_while_a_reply_is_said() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let service = ResponderServiceServer::new(Laconic);
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        let bot = Bot::new(Settings::new(Endpoint::parse(&endpoint).unwrap())).unwrap();
+        for (text, is_kept) in [("short", true), (&"x".repeat(MAX_REMEMBERED + 1), false)] {
+            let prompt = prompt(&[text]);
+            let message = Arc::downgrade(&prompt.history[0]);
+            let mut reply = bot.respond(prompt);
+            assert!(message.upgrade().is_some(), "it may have to be sent again");
+            assert!(matches!(reply.chunks.next().await, Some(Chunk::Delta(_))));
+            assert_eq!(message.upgrade().is_some(), is_kept);
         }
     }
 }

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use super::wire::ErrorBody;
+use crate::responder::{
+    Reason,
     discretion::{self, Secrets},
-    wire::ErrorBody,
 };
-use crate::responder::Reason;
 
 /// An attempt that failed.
 #[derive(Clone, Debug)]

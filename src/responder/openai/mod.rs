@@ -7,7 +7,7 @@
 //!   remembered of an upstream.
 //! - `upstream`: one upstream and its connections. `answer`, `alarm`: one
 //!   answer of it (timeouts, its end). `sse`, `wire`: bytes into events, events into pieces.
-//! - `failure`: what its errors come to. `discretion`: what of its words may be logged. `report`: the log.
+//! - `failure`: what its errors come to. `report`: the log.
 //! - `check`: tries an upstream and says how it behaves.
 //!
 //! The client is our own rather than one of the ready-made: those ask again by themselves,
@@ -17,7 +17,6 @@ mod alarm;
 mod answer;
 mod check;
 mod context;
-mod discretion;
 mod exchange;
 mod failure;
 pub mod file;

@@ -7,12 +7,12 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Certificate, Client, Response, redirect, retry as client_retry};
+use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     answer::{Answer, Limits},
     context::Line,
-    discretion::Secrets,
     failure::{self, Failed},
     health::Health,
     settings::UpstreamSettings,
@@ -21,7 +21,9 @@ use super::{
 use crate::responder::{
     Reason,
     admission::{Admission, Place, Refused},
-    authorities, retry,
+    authorities,
+    discretion::Secrets,
+    retry,
 };
 
 /// As much of an error's body as is read.
@@ -81,7 +83,7 @@ impl Upstream {
             client,
             admission: Admission::new(defaults.capacity),
             health: Health::default(),
-            secrets: Secrets::of(&settings),
+            secrets: secrets(&settings),
             settings,
         })
     }
@@ -208,6 +210,13 @@ fn is_readable(response: &Response) -> bool {
     let plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     let encodings = response.headers().get_all(header::CONTENT_ENCODING);
     encodings.iter().all(plain) && !is_of_type(response, b"text/html")
+}
+
+/// The operator's own: the key and the values of the headers.
+fn secrets(settings: &UpstreamSettings) -> Secrets {
+    let key = settings.api_key.iter().map(|key| key.expose_secret());
+    let values = settings.headers.values().filter_map(|value| value.to_str().ok());
+    Secrets::of_headers(key.chain(values))
 }
 
 fn headers(settings: &UpstreamSettings) -> Result<HeaderMap, String> {

@@ -262,6 +262,11 @@ impl Live {
         self.state().head_seq
     }
 
+    /// Whether a position in this log lies after everything that was published.
+    pub(super) fn is_behind(&self, at: &Position) -> bool {
+        at.epoch == self.session.epoch && at.seq > self.head_seq()
+    }
+
     /// Messages are known here whose predecessors are not.
     pub(super) fn lacks_messages(&self) -> bool {
         self.state().lacks_messages()

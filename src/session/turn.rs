@@ -25,7 +25,7 @@ use super::{
 };
 
 /// How often a turn is tried. What dies with its process twice may be what kills it.
-const MAX_ATTEMPTS: u32 = 2;
+pub const MAX_ATTEMPTS: u32 = 2;
 
 /// Progress of a reply is kept when it is this much further, in bytes …
 const NOTE_SIZE: usize = 4096;

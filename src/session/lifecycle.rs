@@ -125,7 +125,7 @@ impl Gateway {
         }
         tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
         let Unfinished { message, attempt, text, .. } = turn;
-        let turn = Turn { message, attempt: attempt + 1, kept: text.into() };
+        let turn = Turn { message, attempt: attempt.saturating_add(1), kept: text.into() };
         self.run_turns(live, live.resume(turn));
     }
 

@@ -58,6 +58,7 @@ pub use store::{
     Unfinished,
 };
 pub use token::{Token, TokenHash};
+pub use turn::MAX_ATTEMPTS;
 
 /// What the fallible operations of the core return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

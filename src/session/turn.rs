@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How often a turn is tried. What dies with its process twice may be what kills it.
-const MAX_ATTEMPTS: u32 = 2;
+pub const MAX_ATTEMPTS: u32 = 2;
 
 /// The waits between tries of what has to succeed in the end: ever longer.
 struct Retries {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::{
     process::{self, Process},
-    support::{Address, Door, Event, Rest, create, history, soon},
+    support::{Address, Door, Event, Rest, create, history, proto::MessageStatus, soon},
 };
 
 /// A folder with a store's file.
@@ -425,6 +425,33 @@ async fn one_session_is_exported_by_its_id_and_an_unknown_one_is_named() {
     process.kill().await;
 }
 
+#[tokio::test]
+async fn what_an_operator_wrote_into_the_file_is_listed_and_hurts_nobody() {
+    let place = Place::new();
+    let process = place.start_with(&["--simulated-delay", "1h"]).await;
+    let token = create(&process.address()).await;
+    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    client.say("hello", None).await.unwrap();
+    process.kill().await;
+    place.fill(1);
+    place.sql("UPDATE sessions SET id = zeroblob(16) WHERE created_at = 0");
+    place.sql("UPDATE turns SET attempt = 4294967295");
+    let listed = place.list(&[]).await;
+    assert_eq!(listed.len(), 2);
+    assert_eq!(listed[0]["id"], "00000000-0000-0000-0000-000000000000");
+    assert_eq!(json_lines(&place.print(&["sessions", "export"]).await).len(), 4);
+    let process = place.start().await;
+    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    let position = client.at(0);
+    client = Door::Json.open(&process.address(), &token, Some(&position)).await;
+    assert_eq!(
+        client.messages(2).await[1].status(),
+        MessageStatus::Interrupted,
+        "it is not tried again"
+    );
+    stop(process).await;
+}
+
 /// An export with a session of four messages; the last two are in `lines[5..]`.
 async fn an_export() -> String {
     let place = Place::new();
@@ -457,6 +484,7 @@ async fn an_import_that_is_wrong_says_where_and_keeps_no_part_of_a_session() {
     let big = format!("\"text\":\"{}\"", "x".repeat(70_000));
     let empty = json_lines(&export)[6]["session"]["id"].to_string();
     let full = json_lines(&export)[1]["session"]["id"].to_string();
+    let message = json_lines(&export)[2]["message"]["id"].to_string();
     for (what, input, line) in [
         ("nothing", String::new(), 1),
         ("no header", without(1), 1),
@@ -465,6 +493,19 @@ async fn an_import_that_is_wrong_says_where_and_keeps_no_part_of_a_session() {
         ("a blank name", with(2, "\"Ada\"", "\" \""), 2),
         ("a name that hides", with(2, "\"Ada\"", "\"A\\u202eda\""), 2),
         ("no UUID", with(2, "\"id\":\"0", "\"id\":\"x"), 2),
+        ("the nil UUID", with(2, &full, "\"00000000-0000-0000-0000-000000000000\""), 2),
+        ("a UUID of version 4", with(2, &full, "\"5f0c1ae8-3bd1-4c0a-9d47-0b9ad9a2a9c7\""), 2),
+        ("a message's, too", with(3, &message, "\"5f0c1ae8-3bd1-4c0a-9d47-0b9ad9a2a9c7\""), 3),
+        (
+            "no attempt",
+            with(3, "\"role\"", "\"waiting\":{\"attempt\":0,\"text\":\"\"},\"role\""),
+            3,
+        ),
+        (
+            "an attempt beyond the last",
+            with(3, "\"role\"", "\"waiting\":{\"attempt\":3,\"text\":\"\"},\"role\""),
+            3,
+        ),
         ("a hash that is none", with(2, "\"token_sha256\":\"", "\"token_sha256\":\"0"), 2),
         ("no time", with(2, "Z\"", "\""), 2),
         ("too many messages", with(2, "\"messages\":4", "\"messages\":10001"), 2),

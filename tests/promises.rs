@@ -22,6 +22,7 @@ mod logs;
 mod once;
 mod operations;
 mod order;
+mod panics;
 mod power_cut;
 mod process;
 mod progress;

@@ -249,7 +249,11 @@ impl<R: BufRead> Lines<R> {
 }
 
 fn kept_session(record: &SessionRecord, limits: &session::Settings) -> Result<KeptSession, String> {
-    let id = record.id.parse().map_err(|_| "the session's id is no UUID")?;
+    let id: SessionId = record.id.parse().map_err(|_| "the session's id is no UUID")?;
+    // Sessions are listed by their ids, which is to be the order of their creation.
+    if !id.is_version_7() {
+        return Err("the session's id is no UUID of version 7".into());
+    }
     let name = Name::parse(&record.name).map_err(|_| "the name is not valid")?;
     if name.as_str() != record.name {
         return Err("the name begins or ends with a space".into());
@@ -304,6 +308,9 @@ impl Log {
             return Err(format!("message {} where {seq} is expected", record.seq));
         }
         let id: MessageId = record.id.parse().map_err(|_| "the message's id is no UUID")?;
+        if !id.is_version_7() {
+            return Err("the message's id is no UUID of version 7".into());
+        }
         if !self.ids.insert(id) {
             return Err("the message's id was there already".into());
         }
@@ -341,7 +348,8 @@ impl Log {
         }
         let mut waiting = Waiting { seq: record.seq, attempt: 1, text: String::new() };
         if let Some(said) = &record.waiting {
-            if said.attempt == 0 || said.text.len() > limits.max_reply_size {
+            let is_attempt = (1..=session::MAX_ATTEMPTS).contains(&said.attempt);
+            if !is_attempt || said.text.len() > limits.max_reply_size {
                 return Err("how far the reply has come is not valid".into());
             }
             (waiting.attempt, waiting.text) = (said.attempt, said.text.clone());

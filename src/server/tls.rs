@@ -4,7 +4,7 @@
 //! new one, those that exist go on.
 
 use std::{
-    fmt, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -14,8 +14,12 @@ use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig, crypto,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        Error, InconsistentKeys, ServerConfig,
+        crypto::{self, CryptoProvider},
+        pki_types::{
+            CertificateDer, PrivateKeyDer,
+            pem::{self, PemObject as _},
+        },
         sign::CertifiedKey,
     },
 };
@@ -51,26 +55,89 @@ impl TlsFiles {
     }
 
     fn load(&self) -> Result<ServerConfig, String> {
-        let (cert, key) = (self.cert.display(), self.key.display());
-        let chain = CertificateDer::pem_file_iter(&self.cert).and_then(Iterator::collect);
-        let chain: Vec<_> = chain.map_err(|error| format!("{cert}: {error}"))?;
-        if chain.is_empty() {
-            return Err(format!("{cert}: holds no certificate in PEM form"));
-        }
-        let secret = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| format!("{key}: no private key can be read: {error}"))?;
+        let (chain, secret) = (self.chain()?, self.secret()?);
         let provider = Arc::new(crypto::aws_lc_rs::default_provider());
-        // Not `with_single_cert` alone: what it says of a foreign key names no file.
-        CertifiedKey::from_der(chain.clone(), secret.clone_key(), &provider)
-            .map_err(|error| format!("{key}: is not the key of {cert}: {error}"))?;
+        self.check_key(&chain, &secret, &provider)?;
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map(|builder| builder.with_no_client_auth())
             .and_then(|builder| builder.with_single_cert(chain, secret));
-        let mut config = config.map_err(|error| format!("{cert}: {error}"))?;
+        let mut config = config.map_err(|error| of_file(&self.cert, error))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
+
+    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, String> {
+        let chain = CertificateDer::pem_file_iter(&self.cert).and_then(Iterator::collect);
+        let chain: Vec<_> = chain.map_err(|error| of_file(&self.cert, explain(&error)))?;
+        if chain.is_empty() {
+            return Err(of_file(&self.cert, "holds no certificate in PEM form"));
+        }
+        Ok(chain)
+    }
+
+    fn secret(&self) -> Result<PrivateKeyDer<'static>, String> {
+        // Read once: it may be a pipe.
+        let pem = fs::read(&self.key).map_err(|error| of_file(&self.key, error))?;
+        PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+            // In the name of the section (PKCS #8), or in a header of it (RFC 1421).
+            let is_encrypted = pem.windows(9).any(|word| word == b"ENCRYPTED");
+            let problem = match error {
+                _ if is_encrypted => {
+                    "the private key is encrypted; `openssl pkey -in … -out …` decrypts it".into()
+                }
+                pem::Error::NoItemsFound => "holds no private key in PEM form".into(),
+                error => explain(&error),
+            };
+            of_file(&self.key, problem)
+        })
+    }
+
+    /// Not left to `with_single_cert`: what that says of a key names no file.
+    fn check_key(
+        &self,
+        chain: &[CertificateDer<'static>],
+        secret: &PrivateKeyDer<'static>,
+        provider: &CryptoProvider,
+    ) -> Result<(), String> {
+        let signer = provider.key_provider.load_private_key(secret.clone_key());
+        let signer = signer.map_err(|_| of_file(&self.key, UNUSABLE_KEY))?;
+        match CertifiedKey::new(chain.to_vec(), signer).keys_match() {
+            // Not every kind of key tells.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
+            Err(Error::InconsistentKeys(_)) => {
+                let problem = format!("is not the key of {}", self.cert.display());
+                Err(of_file(&self.key, problem))
+            }
+            Err(error) => Err(of_file(&self.cert, error)),
+        }
+    }
+}
+
+const UNUSABLE_KEY: &str = "the private key is broken, too weak, or of an unsupported kind: it must \
+    be RSA with 2048 bits or more, ECDSA with P-256, P-384 or P-521, or Ed25519";
+
+fn of_file(path: &Path, problem: impl fmt::Display) -> String {
+    format!("{}: {problem}", path.display())
+}
+
+/// The library's error in an operator's words, and nothing that may be a key.
+fn explain(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let end = section_name(end_marker).map(|name| format!(" (`-----END {name}-----`)"));
+            format!("it is cut off: the end of a section{} is missing", end.unwrap_or_default())
+        }
+        pem::Error::IllegalSectionStart { .. } => "a line with `-----BEGIN` is broken".into(),
+        other => other.to_string(),
+    }
+}
+
+/// The name of a section, if it is one: a whole key that is written in one line stands in
+/// its place, too.
+fn section_name(name: &[u8]) -> Option<&str> {
+    let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
+    str::from_utf8(name).ok().filter(|name| name.len() < 32 && name.as_bytes().iter().all(is_plain))
 }
 
 impl Tls {

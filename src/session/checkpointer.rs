@@ -13,10 +13,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Checkpoint, Result, gateway::Gateway, live::Turn, registry::LiveRef};
+use super::{Checkpoint, Result, gateway::Gateway, live::Turn, panic::caught, registry::LiveRef};
 
 /// Progress is kept when it is this much further, in bytes …
 const SIZE: usize = 4096;
@@ -96,7 +96,7 @@ impl<'a> Checkpointer<'a> {
     fn write(&self, text: Arc<str>) -> BoxFuture<'a, Result<()>> {
         let at = Checkpoint { seq: self.seq, attempt: self.attempt, text };
         let (session, now) = (self.live.session().id, self.gateway.clock().now());
-        self.gateway.store().checkpoint(session, now, at)
+        caught(self.gateway.store().checkpoint(session, now, at)).boxed()
     }
 
     /// Ready if none is being made.

@@ -148,7 +148,7 @@ impl Gateway {
     /// Starts to watch a session, from a position or from now on.
     ///
     /// # Errors
-    /// `SessionExpired`, `TooManyStreams`, `Draining`.
+    /// `SessionExpired`, `TooManyStreams`, `Draining`, or what the store failed with.
     pub async fn attach(
         &self,
         token: &Token,
@@ -173,6 +173,10 @@ impl Gateway {
     ) -> Result<(Attachment, Opened)> {
         self.check_serving()?;
         let live = self.enter(&token.hash()).await?;
+        if let Some(position) = position {
+            // A client may know of a message that is durable and not published yet.
+            while live.is_behind(position) && self.catch_up(&live).await? {}
+        }
         let settings = self.settings();
         let capacity =
             Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };

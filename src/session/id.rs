@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use uuid::Uuid;
+use uuid::{Uuid, Variant, Version};
 
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident) => {
@@ -21,6 +21,13 @@ macro_rules! identifier {
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
+            }
+
+            /// Whether it is one that [`Self::generate`] could have made, at some time.
+            #[must_use]
+            pub fn is_version_7(&self) -> bool {
+                let Self(id) = self;
+                (id.get_variant(), id.get_version()) == (Variant::RFC4122, Some(Version::SortRand))
             }
 
             /// From the 16 bytes that [`Self::as_bytes`] gave.

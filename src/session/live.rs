@@ -41,6 +41,8 @@ struct State {
     running: bool,
     stop_next: bool,
     draining: bool,
+    /// No turn begins any more: those that wait, or come late, are for the next process.
+    interrupted: bool,
     ended: Option<ErrorKind>,
 }
 
@@ -170,6 +172,7 @@ impl Live {
             running: false,
             stop_next: false,
             draining: false,
+            interrupted: false,
             ended: None,
         };
         Self { session, state: Mutex::new(state) }
@@ -257,6 +260,11 @@ impl Live {
     /// Number of the last message that was published.
     pub(super) fn head_seq(&self) -> u32 {
         self.state().head_seq
+    }
+
+    /// Whether a position in this log lies after everything that was published.
+    pub(super) fn is_behind(&self, at: &Position) -> bool {
+        at.epoch == self.session.epoch && at.seq > self.head_seq()
     }
 
     /// Messages are known here whose predecessors are not.
@@ -387,13 +395,16 @@ impl Live {
         state.let_go_if_quiet();
     }
 
-    /// The gateway has no time left: ends the reply, leaves the turns behind it.
+    /// The gateway has no time left: ends the reply, leaves the turns behind it, and those
+    /// that are still being committed.
     pub(super) fn interrupt(&self) {
         let mut state = self.state();
+        state.interrupted = true;
         state.turns.clear();
         if let Some(reply) = &state.reply {
             reply.cut.throw(Cut::Interrupt);
         }
+        state.let_go_if_quiet();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -418,6 +429,7 @@ impl State {
         self.head_seq = message.seq;
         self.tell(&Event::Message(Arc::clone(message)));
         match &message.role {
+            Role::User { .. } if self.interrupted => {}
             Role::User { .. } => {
                 let (message, kept) = (Arc::clone(message), Arc::default());
                 self.turns.push_back(Turn { message, attempt: 1, kept });
@@ -502,6 +514,8 @@ impl State {
 mod tests {
     use std::time::Duration;
 
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::session::{Epoch, Name, SessionId, Status};
 
@@ -533,6 +547,17 @@ mod tests {
         message(seq, Role::Assistant { in_reply_to: to.id, status, finish_reason, usage })
     }
 
+    fn watch(live: &Live) -> Arc<Mailbox> {
+        let capacity = Capacity { events: 8, bytes: 1000 };
+        live.watch(None, Interest::Everything, capacity, 1).unwrap().mailbox
+    }
+
+    /// Why the mailbox was closed, when everything in it has been read.
+    fn closed(mailbox: &Mailbox) -> Option<ErrorKind> {
+        let next = || poll_fn(|cx| mailbox.poll_next(cx)).now_or_never();
+        std::iter::from_fn(next).find_map(Result::err)
+    }
+
     fn begins(live: &Live, message: &Message) -> bool {
         matches!(live.next_work(), Work::Turn(turn, ..) if turn.message.id == message.id)
     }
@@ -556,6 +581,20 @@ mod tests {
         assert!(matches!(live.next_work(), Work::CatchUp));
         assert_eq!(live.publish(Arc::clone(&one)), Published::Done);
         assert!(begins(&live, &one) && begins(&live, &two));
+        assert!(matches!(live.next_work(), Work::Nothing));
+    }
+
+    #[test]
+    fn after_an_interruption_no_turn_begins_and_nobody_waits_for_one() {
+        let (live, one, two) = (live(), user(1), user(2));
+        let mailbox = watch(&live);
+        assert_eq!(live.publish(one), Published::RunTurns);
+        live.drain(|| Event::GoAway(Duration::ZERO));
+        assert_eq!(closed(&mailbox), None, "a turn waits");
+        live.interrupt();
+        assert_eq!(closed(&mailbox), Some(ErrorKind::Draining));
+        assert!(matches!(live.next_work(), Work::Nothing));
+        assert_eq!(live.publish(two), Published::Done);
         assert!(matches!(live.next_work(), Work::Nothing));
     }
 }

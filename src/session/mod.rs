@@ -10,7 +10,7 @@
 //! - `gateway`: the operations. `lifecycle`: its beginning, its housekeeping, its end.
 //! - `registry`: which sessions are live in this process.
 //! - `live`: one live session (fan-out, turn queue, reply in progress).
-//! - `metrics`: what all of it counts.
+//! - `metrics`: what all of it counts. `panic`: what becomes of one.
 //! - `turn`: runs the turns of a live session. `production`: one reply; `prompt`, what it
 //!   is made from; `checkpointer`, which keeps its progress. `attachment`, `mailbox`: one
 //!   watcher.
@@ -29,6 +29,7 @@ mod mailbox;
 mod message;
 mod metrics;
 mod name;
+mod panic;
 mod position;
 mod production;
 mod prompt;
@@ -57,6 +58,7 @@ pub use store::{
     Unfinished,
 };
 pub use token::{Token, TokenHash};
+pub use turn::MAX_ATTEMPTS;
 
 /// What the fallible operations of the core return.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,22 +1,22 @@
 //! Produces one reply: asks the responder, and feeds what it says to those who watch.
 
 use std::{
-    any::Any,
     future::poll_fn,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::Poll,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{
-    Chunk, Chunks, Error, MessageId, Outcome, Prompt, Reply,
+    Chunk, Chunks, Error, MessageId, Outcome,
     checkpointer::Checkpointer,
     gateway::Gateway,
     live::{Cut, CutSwitch, Extended, Turn},
     metrics::Metrics,
+    panic::{self, Panic, caught},
     registry::LiveRef,
 };
 
@@ -41,6 +41,10 @@ struct Production<'a> {
     id: MessageId,
     running: Running<'a>,
     checkpointer: Checkpointer<'a>,
+    /// Empty until the responder is asked. It outlives what is caught: a stream that
+    /// panicked and is dropped while the panic unwinds might panic again, which is the end
+    /// of the process.
+    chunks: Chunks,
     input_tokens: Option<u32>,
     spoke: bool,
 }
@@ -81,43 +85,33 @@ impl Gateway {
             id,
             running: Running::start(&self.core.metrics),
             checkpointer: Checkpointer::new(self, live, turn),
+            chunks: stream::empty().boxed(),
             input_tokens: None,
             spoke: false,
         };
-        let ending = tokio::select! {
-            biased;
-            why = cut.thrown() => Ending::Cut(why),
-            ending = production.run() => ending,
-        };
+        let producing = AssertUnwindSafe(async {
+            tokio::select! {
+                biased;
+                why = cut.thrown() => Ending::Cut(why),
+                ending = production.run() => ending,
+            }
+        });
+        let ending = producing.catch_unwind().await.unwrap_or_else(|panic| crashed(&panic));
+        production.let_go();
         Produced { ending, input_tokens: production.input_tokens }
     }
+}
 
-    /// The responder's reply; its panic is a failed reply, not the end of the task.
-    fn respond(&self, prompt: Prompt) -> Reply {
-        let crashed = |cause: Box<dyn Any + Send>| {
-            // A message that was put together may hold what a text held: that of a slice
-            // out of bounds quotes it. The hook has logged the place.
-            let cause = cause.downcast_ref::<&str>().copied().unwrap_or("not shown");
-            tracing::error!(cause, "the responder panicked");
-            Chunk::End(Outcome::failed("internal", "The responder failed"))
-        };
-        match catch_unwind(AssertUnwindSafe(|| self.responder().respond(prompt))) {
-            Ok(reply) => {
-                let chunks = AssertUnwindSafe(reply.chunks).catch_unwind();
-                let chunks = chunks.map(move |chunk| chunk.unwrap_or_else(crashed)).boxed();
-                Reply { chunks, ..reply }
-            }
-            Err(cause) => {
-                let chunks = stream::iter([crashed(cause)]).boxed();
-                Reply { chunks, context_trimmed: false, input_tokens: None }
-            }
-        }
-    }
+/// The responder's panic is a failed reply, not the end of the task.
+fn crashed(panic: &Panic) -> Ending {
+    tracing::error!(cause = panic::cause(panic), "the responder panicked");
+    Ending::Finished(Outcome::failed("internal", "The responder failed"))
 }
 
 impl Production<'_> {
     async fn run(&mut self) -> Ending {
-        let prompt = match self.gateway.prompt(self.live, self.turn, self.id).await {
+        let prompt = self.gateway.prompt(self.live, self.turn, self.id);
+        let prompt = match caught(prompt).await {
             Ok(prompt) => prompt,
             Err(error) => return self.without_history(&error),
         };
@@ -126,11 +120,12 @@ impl Production<'_> {
             // And this attempt is counted before it can kill the process.
             self.checkpointer.keep(Arc::clone(&self.turn.kept)).await;
         }
-        let Reply { mut chunks, context_trimmed, input_tokens } = self.gateway.respond(prompt);
-        self.input_tokens = input_tokens;
-        self.live.announce_reply(context_trimmed);
+        let reply = self.gateway.responder().respond(prompt);
+        self.chunks = reply.chunks;
+        self.input_tokens = reply.input_tokens;
+        self.live.announce_reply(reply.context_trimmed);
         loop {
-            let chunk = self.next(&mut chunks).await;
+            let chunk = self.next().await;
             if let Some(ending) = self.take(chunk) {
                 return ending;
             }
@@ -140,9 +135,9 @@ impl Production<'_> {
     }
 
     /// The next piece. Meanwhile, what there is already is kept.
-    async fn next(&mut self, chunks: &mut Chunks) -> Option<Chunk> {
+    async fn next(&mut self) -> Option<Chunk> {
         poll_fn(|cx| {
-            let chunk = chunks.poll_next_unpin(cx);
+            let chunk = self.chunks.poll_next_unpin(cx);
             match &chunk {
                 Poll::Pending => self.checkpointer.poll_idle(cx),
                 Poll::Ready(Some(Chunk::Delta(_) | Chunk::ContextTrimmed { .. })) => {
@@ -188,6 +183,14 @@ impl Production<'_> {
     fn nowhere(&self) -> Ending {
         tracing::error!(session = %self.live.session().id, reply = %self.id, "a reply goes on that has ended");
         Ending::Finished(Outcome::failed("internal", "The reply was lost"))
+    }
+
+    /// Drops the responder's stream. One that panics at it has said what it had to say.
+    fn let_go(&mut self) {
+        let chunks = std::mem::replace(&mut self.chunks, stream::empty().boxed());
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(chunks))) {
+            crashed(&panic);
+        }
     }
 
     fn without_history(&self, error: &Error) -> Ending {

@@ -6,18 +6,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::time::sleep;
 
 use super::{
     Entry, ErrorKind, MessageId, Outcome, Status, Usage, estimate_tokens,
     gateway::{Gateway, start},
     live::{Cut, CutSwitch, Published, Turn, Work},
+    panic::caught,
     production::{Ending, Produced},
     registry::LiveRef,
 };
 
 /// How often a turn is tried. What dies with its process twice may be what kills it.
-const MAX_ATTEMPTS: u32 = 2;
+pub const MAX_ATTEMPTS: u32 = 2;
 
 /// The waits between tries of what has to succeed in the end: ever longer.
 struct Retries {
@@ -58,7 +60,14 @@ impl Gateway {
         loop {
             match live.next_work() {
                 Work::CatchUp => self.catch_up_in_the_end(live).await,
-                Work::Turn(turn, id, cut) => self.answer(live, turn, id, &cut).await,
+                Work::Turn(turn, id, cut) => {
+                    let answer = self.answer(live, turn, id, &cut).map(Ok);
+                    // What can panic is caught where its turn can still be answered. Should
+                    // anything else, those who wait are told, rather than wait for ever.
+                    if let Err(error) = caught(answer).await {
+                        self.abandon(live, error);
+                    }
+                }
                 Work::Nothing => return,
             }
         }
@@ -69,7 +78,7 @@ impl Gateway {
     async fn catch_up_in_the_end(&self, live: &LiveRef) {
         let mut retries = Retries::start();
         while live.lacks_messages() {
-            match self.catch_up(live).await {
+            match caught(self.catch_up(live)).await {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::SessionExpired => {
@@ -119,7 +128,8 @@ impl Gateway {
         let mut retries = Retries::start();
         loop {
             let id = live.session().id;
-            match self.store().append(id, entry.clone(), self.terms()).await {
+            let append = self.store().append(id, entry.clone(), self.terms());
+            match caught(append).await {
                 Ok(appended) => {
                     self.core.metrics.reply(&appended.message.role);
                     return self.run_turns(live, live.publish(appended.message));

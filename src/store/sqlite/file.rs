@@ -133,7 +133,8 @@ impl SqliteFile {
         after: Option<SessionId>,
         limit: u32,
     ) -> Result<Vec<KeptSession>, OpenError> {
-        let after = after.unwrap_or(SessionId::from_bytes([0; 16]));
+        // No bytes come before any.
+        let after = after.as_ref().map_or(&[][..], |id| id.as_bytes());
         let sql = format!(
             "SELECT {}, {KEPT} FROM sessions {CHOSEN} AND id > :after ORDER BY id LIMIT :limit",
             rows::SESSION
@@ -142,7 +143,7 @@ impl SqliteFile {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let found = statement.query_map(
                 named_params! {
-                    ":after": Id(after), ":now": At(filter.now), ":expired": filter.expired,
+                    ":after": after, ":now": At(filter.now), ":expired": filter.expired,
                     ":name": filter.name, ":limit": limit,
                 },
                 kept,

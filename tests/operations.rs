@@ -10,10 +10,12 @@ use tokio::{
     time::timeout,
 };
 
+use tonic::Status;
+
 use crate::{
     process::{Process, command},
     support::{
-        Address, Clock, Door, Rest, Setup, Socket, create, soon,
+        Act, Address, Clock, Door, Rest, Setup, Socket, TestBot, create, soon,
         upstream::{HEAD, Upstream, answer, refusal},
     },
 };
@@ -123,6 +125,28 @@ async fn attempts_are_counted_by_upstream_and_outcome() {
         |labels: &str| value(&page, &format!("duologue_upstream_attempts_total{{{labels}}}"));
     assert_eq!(attempts(r#"upstream="near",outcome="upstream_rate_limited""#), 1.0);
     assert_eq!(attempts(r#"upstream="far",outcome="answered""#), 2.0);
+}
+
+#[tokio::test]
+async fn the_calls_to_a_bot_are_counted_by_outcome() {
+    let away = [Act::Fail(Status::unavailable("not yet"))];
+    let late = [Act::Say("so far"), Act::Fail(Status::internal("late"))];
+    let bot = TestBot::start(&[&away, &late, &[Act::done()]]).await;
+    let endpoint = format!("http://{}", bot.addr);
+    let (gateway, operations) = start(&["--responder", "grpc", "--bot-endpoint", &endpoint]).await;
+    let token = create(&gateway.address()).await;
+    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    for _ in 0..2 {
+        client.say("hello", None).await.unwrap();
+        client.reply().await;
+    }
+    let page = scrape(&operations).await;
+    let calls = |outcome: &str| {
+        let labels = format!("{{upstream=\"bot\",outcome=\"{outcome}\"}}");
+        value(&page, &format!("duologue_upstream_attempts_total{labels}"))
+    };
+    assert_eq!((calls("upstream_unavailable"), calls("answered")), (1.0, 2.0));
+    assert!(!page.contains(r#"outcome="upstream_failed""#), "it had begun to answer: {page}");
 }
 
 #[tokio::test]

@@ -16,10 +16,13 @@ use crate::{
     proto,
     responder::{
         admission::{Place, Refused},
-        retry, words,
+        metrics, retry, words,
     },
     session::{Chunk, Chunks, Outcome, Prompt},
 };
+
+/// The bot's name among upstreams.
+const METER: &str = "bot";
 
 /// As much text of a history is kept while a reply is said, in bytes.
 const MAX_REMEMBERED: usize = 256 << 10;
@@ -75,6 +78,9 @@ impl Answer {
             };
             self.call = None;
             self.failures += 1;
+            if !self.spoke {
+                metrics::attempt(METER, failed.reason.code());
+            }
             if let Some(asked) = failed.retry_after {
                 self.shared.admission.cool_down(asked);
             }
@@ -99,6 +105,7 @@ impl Answer {
                 Ok(Some(Chunk::Delta(delta.text)))
             }
             Some(Event::Outcome(outcome)) => {
+                self.begin_to_speak();
                 if let Some(call) = self.call.take() {
                     call.end();
                 }
@@ -147,12 +154,13 @@ impl Answer {
         wait <= retry::MAX_WAIT && Instant::now() + wait < self.total
     }
 
-    /// No call is made any more: a long history is not needed, but to see what of it a bot
-    /// quotes. A short one is kept for that.
+    /// The bot has answered, and no call is made any more: a long history is not needed, but
+    /// to see what of it a bot quotes. A short one is kept for that.
     fn begin_to_speak(&mut self) {
         if mem::replace(&mut self.spoke, true) {
             return;
         }
+        metrics::attempt(METER, "answered");
         let sizes = self.prompt.history.iter().map(|message| message.text.len());
         self.forgot = sizes.sum::<usize>() > MAX_REMEMBERED;
         if self.forgot {

@@ -1,6 +1,6 @@
 //! Promise 5: a reply belongs to the session and always ends in one terminal message.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use duologue::{
     responder::Simulated,
@@ -12,7 +12,7 @@ use duologue::{
 use tokio::time::Instant;
 
 use crate::support::{
-    Door, Event, Late, Scripted, Setup, Step, core, create, next_reply,
+    Door, Event, Late, Log, Scripted, Setup, Step, core, create, next_reply,
     proto::{self, MessageStatus},
     soon, status, stub,
 };
@@ -174,7 +174,7 @@ async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
-    let store = Late::new();
+    let (store, log) = (Late::new(), Log::begin());
     let before = core(&store, Scripted::new(&[Step::Hang]).0).await;
     let Created { token, session } = before.create_token("Ada").await.unwrap();
     before.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
@@ -184,8 +184,11 @@ async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let start = Position { epoch: session.epoch, seq: 1 };
     let (mut attachment, _) = gateway.attach(&token, Some(&start)).await.unwrap();
+    assert!(!gateway.stop(&token).await.unwrap(), "it is interrupted, and will not be stopped");
     let reply = next_reply(&mut attachment).await;
     assert_eq!((status(&reply), &*reply.text), (&Status::Interrupted, "seen"));
+    let told = log.text().matches("a reply waits for room in the store").count();
+    assert_eq!(told, 1, "once, however long it waits");
 }
 
 struct Clumsy;
@@ -203,16 +206,13 @@ impl Responder for Clumsy {
 
 #[tokio::test]
 async fn a_panic_of_the_responder_is_logged_and_quotes_no_text() {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let writer = Arc::new(log.reopen().unwrap());
-    let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
+    let log = Log::begin();
     let gateway = core(&Late::new(), Clumsy).await;
     let token = gateway.create_token("Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
     gateway.send(&token, Draft::parse("a canary", None, 100).unwrap()).await.unwrap();
     let reply = next_reply(&mut attachment).await;
     assert!(matches!(status(&reply), Status::Failed(_)));
-    let log = std::fs::read_to_string(log.path()).unwrap();
+    let log = log.text();
     assert!(log.contains("the responder panicked") && !log.contains("canary"), "{log}");
 }

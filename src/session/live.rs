@@ -92,7 +92,9 @@ impl CutSwitch {
     fn throw(&self, why: Cut) {
         let mut switch = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         switch.why.get_or_insert(why);
-        if let Some(waits) = switch.waits.take() {
+        let waits = switch.waits.take();
+        drop(switch);
+        if let Some(waits) = waits {
             waits.wake();
         }
     }
@@ -371,10 +373,10 @@ impl Live {
         state.stop_next
     }
 
-    /// Ends the session here: nobody reads another byte of it.
+    /// Ends the session here: nobody reads another byte of it. The first reason counts.
     pub(super) fn end(&self, why: ErrorKind) {
         let mut state = self.state();
-        state.ended = Some(why);
+        let why = *state.ended.get_or_insert(why);
         state.turns.clear();
         if let Some(reply) = &state.reply {
             reply.cut.throw(Cut::Ended);
@@ -596,5 +598,16 @@ mod tests {
         assert!(matches!(live.next_work(), Work::Nothing));
         assert_eq!(live.publish(two), Published::Done);
         assert!(matches!(live.next_work(), Work::Nothing));
+    }
+
+    #[test]
+    fn a_session_ends_once_for_its_first_reason() {
+        let live = live();
+        let mailbox = watch(&live);
+        live.end(ErrorKind::SessionRevoked);
+        live.end(ErrorKind::SessionExpired);
+        assert_eq!(closed(&mailbox), Some(ErrorKind::SessionRevoked));
+        let why = live.check_readable().err().map(|error| error.kind());
+        assert_eq!(why, Some(ErrorKind::SessionRevoked));
     }
 }

@@ -82,7 +82,7 @@ impl Gateway {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::SessionExpired => {
-                    return live.end(error.kind());
+                    return self.end_gone(live);
                 }
                 Err(error) => {
                     tracing::warn!(session = %live.session().id, %error, cause = ?error, "the log is read again");
@@ -97,12 +97,7 @@ impl Gateway {
             return self.give_up(live, turn, id).await;
         }
         let Produced { ending, input_tokens } = self.produce(live, &turn, id, cut).await;
-        // A stop that came in the last moment has been promised.
-        let ending = match live.end_reply() {
-            Some(cut @ (Cut::Stop | Cut::Ended)) => Ending::Cut(cut),
-            Some(Cut::Interrupt) | None => ending,
-        };
-        let Some((status, finish_reason, usage)) = terminal(ending) else {
+        let Some((status, finish_reason, usage)) = terminal(at_last(live, ending)) else {
             return;
         };
         live.announce_reply(false);
@@ -125,7 +120,7 @@ impl Gateway {
     /// fails otherwise is asked again, too, ever more seldom: the entry is appended once,
     /// however often it is tried. Only the end of the session, or of the process, ends it.
     async fn commit_reply(&self, live: &LiveRef, entry: Entry) {
-        let mut retries = Retries::start();
+        let (mut retries, mut told) = (Retries::start(), false);
         loop {
             let id = live.session().id;
             let append = self.store().append(id, entry.clone(), self.terms());
@@ -134,7 +129,12 @@ impl Gateway {
                     self.core.metrics.reply(&appended.message.role);
                     return self.run_turns(live, live.publish(appended.message));
                 }
-                Err(error) if error.kind() == ErrorKind::StoreFull => retries = Retries::start(),
+                Err(error) if error.kind() == ErrorKind::StoreFull => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(session = %id, "a reply waits for room in the store");
+                    }
+                    retries = Retries::start();
+                }
                 Err(error) if error.kind() == ErrorKind::Internal => {
                     tracing::warn!(session = %id, cause = ?error, "a reply is committed again");
                 }
@@ -146,6 +146,8 @@ impl Gateway {
 
     /// Commits a turn as interrupted: it died twice with its process.
     async fn give_up(&self, live: &LiveRef, turn: Turn, id: MessageId) {
+        let ending = at_last(live, Ending::Cut(Cut::Interrupt));
+        let Some((status, finish_reason, _)) = terminal(ending) else { return };
         tracing::warn!(session = %live.session().id, "a turn that was tried twice is given up");
         // What it read died with it; the message it surely did.
         let usage = Usage {
@@ -153,23 +155,37 @@ impl Gateway {
             output_tokens: estimate_tokens(&turn.kept),
             estimated: true,
         };
-        let entry = Entry::Reply {
-            id,
-            text: turn.kept,
-            in_reply_to: turn.message.id,
-            status: Status::Interrupted,
-            finish_reason: None,
-            usage: Some(usage),
-        };
+        let (text, in_reply_to, usage) = (turn.kept, turn.message.id, Some(usage));
+        let entry = Entry::Reply { id, text, in_reply_to, status, finish_reason, usage };
         self.commit_reply(live, entry).await;
     }
 
     /// The log took no terminal message: those who watch must come back to a log that
     /// tells the truth, rather than wait.
     fn abandon(&self, live: &LiveRef, error: super::Error) {
-        let kind = error.kind();
-        tracing::error!(session = %live.session().id, %error, cause = ?error, "a reply could not be committed");
+        let (id, kind) = (live.session().id, error.kind());
+        if kind == ErrorKind::SessionExpired {
+            tracing::debug!(session = %id, "a session ended before its reply was committed");
+            return self.end_gone(live);
+        }
+        tracing::error!(session = %id, %error, cause = ?error, "a reply could not be committed");
         live.end(kind);
+    }
+
+    /// Ends a session that the store has no more: before its deadline somebody has taken
+    /// it away.
+    fn end_gone(&self, live: &LiveRef) {
+        let early = live.expires_at() > self.clock().now();
+        live.end(if early { ErrorKind::SessionRevoked } else { ErrorKind::SessionExpired });
+    }
+}
+
+/// Ends the reply: from here on a stop comes too late. One that came in the last moment has
+/// been promised.
+fn at_last(live: &LiveRef, ending: Ending) -> Ending {
+    match live.end_reply() {
+        Some(cut @ (Cut::Stop | Cut::Ended)) => Ending::Cut(cut),
+        Some(Cut::Interrupt) | None => ending,
     }
 }
 

@@ -356,15 +356,15 @@ impl Live {
 
     /// Ends the session here: nobody reads another byte of it.
     pub(super) fn end(&self, why: ErrorKind) {
+        self.state().end(why);
+    }
+
+    /// Ends it as revoked. False if it was so already: it is counted once, whoever notices.
+    pub(super) fn revoke(&self) -> bool {
         let mut state = self.state();
-        state.ended = Some(why);
-        state.turns.clear();
-        if let Some(reply) = &state.reply {
-            reply.cut.throw(Cut::Ended);
-        }
-        for watcher in std::mem::take(&mut state.watchers) {
-            watcher.shut(why);
-        }
+        let is_news = state.ended != Some(ErrorKind::SessionRevoked);
+        state.end(ErrorKind::SessionRevoked);
+        is_news
     }
 
     /// The gateway shuts down: tells each watcher when to come back, and lets go of
@@ -445,6 +445,17 @@ impl State {
     /// Somebody wants to know how the reply comes on.
     fn is_watched_closely(&self) -> bool {
         self.watchers.iter().any(|watcher| watcher.interest() == Interest::Everything)
+    }
+
+    fn end(&mut self, why: ErrorKind) {
+        self.ended = Some(why);
+        self.turns.clear();
+        if let Some(reply) = &self.reply {
+            reply.cut.throw(Cut::Ended);
+        }
+        for watcher in std::mem::take(&mut self.watchers) {
+            watcher.shut(why);
+        }
     }
 
     fn let_go_if_quiet(&mut self) {

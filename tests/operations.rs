@@ -167,6 +167,35 @@ async fn the_commits_of_the_store_are_measured() {
 }
 
 #[tokio::test]
+async fn a_live_session_is_counted_as_revoked_once_whoever_revokes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}", folder.path().join("duologue.db").display());
+    let (gateway, operations) = start(&["--store", &store]).await;
+    let address = gateway.address();
+    let tokens = [create(&address).await, create(&address).await];
+    let mut streams = Vec::new();
+    for token in &tokens {
+        streams.push(Door::Json.open(&address, token, None).await);
+    }
+    let run = async |arguments: &[&str]| {
+        let arguments = [&["--store", store.as_str(), "sessions"], arguments].concat();
+        let output = soon("a command", command(&arguments).output()).await.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = run(&["list"]).await;
+    run(&["revoke", listed.split('\t').next().unwrap()]).await;
+    let url = address.url(&format!("/token?token={}", tokens[1]));
+    assert_eq!(reqwest::Client::new().delete(url).send().await.unwrap().status(), 204);
+    for stream in streams {
+        assert_eq!(stream.ended().await.0.as_deref(), Some("session_revoked"));
+    }
+    let revoked = r#"duologue_sessions_ended_total{reason="revoked"}"#;
+    soon("the count", async { while value(&scrape(&operations).await, revoked) < 2.0 {} }).await;
+    assert_eq!(value(&scrape(&operations).await, revoked), 2.0);
+}
+
+#[tokio::test]
 async fn it_answers_while_the_gateway_drains_and_says_so() {
     let (gateway, operations) = start(&["--simulated-delay", "1h"]).await;
     let ready = Rest::call(&operations, "GET", "/readyz").await;

@@ -127,13 +127,17 @@ impl Gateway {
         start(async move { gateway.revoke(id).await }).end().await
     }
 
-    async fn revoke(&self, id: SessionId) -> Result<()> {
-        self.store().revoke(id, self.clock().now()).await?;
-        if let Some(live) = self.core.registry.settled(id).await {
-            live.end(ErrorKind::SessionRevoked);
-        }
+    pub(super) fn note_revoked(&self, id: SessionId) {
         self.core.metrics.session_ended(ErrorKind::SessionRevoked);
         tracing::info!(session = %id, reason = "revoked", "session ended");
+    }
+
+    async fn revoke(&self, id: SessionId) -> Result<()> {
+        self.store().revoke(id, self.clock().now()).await?;
+        let live = self.core.registry.settled(id).await;
+        if live.is_none_or(|live| live.revoke()) {
+            self.note_revoked(id);
+        }
         Ok(())
     }
 

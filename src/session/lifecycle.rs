@@ -170,9 +170,9 @@ impl Gateway {
                 Err(error) => error.kind() == ErrorKind::SessionExpired,
             };
             // What has expired meanwhile is for the next look at the deadlines.
-            if gone && live.expires_at() > self.clock().now() {
-                live.end(ErrorKind::SessionRevoked);
-                tracing::info!(session = %live.session().id, reason = "revoked", "session ended");
+            let expired = live.expires_at() <= self.clock().now();
+            if gone && !expired && live.revoke() {
+                self.note_revoked(live.session().id);
             }
         }
     }

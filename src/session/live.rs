@@ -375,15 +375,16 @@ impl Live {
 
     /// Ends the session here: nobody reads another byte of it. The first reason counts.
     pub(super) fn end(&self, why: ErrorKind) {
+        self.state().end(why);
+    }
+
+    /// Ends it as revoked. False if it had ended already: its end is counted once, whoever
+    /// notices.
+    pub(super) fn revoke(&self) -> bool {
         let mut state = self.state();
-        let why = *state.ended.get_or_insert(why);
-        state.turns.clear();
-        if let Some(reply) = &state.reply {
-            reply.cut.throw(Cut::Ended);
-        }
-        for watcher in std::mem::take(&mut state.watchers) {
-            watcher.shut(why);
-        }
+        let is_news = state.ended.is_none();
+        state.end(ErrorKind::SessionRevoked);
+        is_news
     }
 
     /// The gateway shuts down: tells each watcher when to come back, and lets go of
@@ -500,6 +501,17 @@ impl State {
     /// Somebody wants to know how the reply comes on.
     fn is_watched_closely(&self) -> bool {
         self.watchers.iter().any(|watcher| watcher.interest() == Interest::Everything)
+    }
+
+    fn end(&mut self, why: ErrorKind) {
+        let why = *self.ended.get_or_insert(why);
+        self.turns.clear();
+        if let Some(reply) = &self.reply {
+            reply.cut.throw(Cut::Ended);
+        }
+        for watcher in std::mem::take(&mut self.watchers) {
+            watcher.shut(why);
+        }
     }
 
     fn let_go_if_quiet(&mut self) {

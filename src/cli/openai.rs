@@ -158,8 +158,9 @@ impl OpenAi {
             None => BTreeMap::new(),
         };
         let body = match &self.openai_body {
-            Some(json) => serde_json::from_str(json)
-                .map_err(|error| format!("--openai-body: expected a JSON object: {error}"))?,
+            Some(json) => {
+                serde_json::from_str(json).map_err(|_| "--openai-body: expected a JSON object")?
+            }
             None => BTreeMap::new(),
         };
         Ok(Some(UpstreamSettings {

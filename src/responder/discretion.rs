@@ -1,336 +1,188 @@
 //! What of an upstream's own words the log may hold.
 //!
-//! Its words are of use to the operator ("the model `x` does not exist"), and servers like
-//! to quote in them: the key, the visitor's name, what was said. So secrets are taken out
-//! whole, and of the rest each word that occurs in the conversation, unless it is one that
-//! tells nothing about anybody. Not the other way round, to log them only where nothing is
-//! quoted: whether something is cannot be known, since servers cut, escape and shout.
+//! They are of use to the operator ("the model `x` does not exist"), and servers like to quote
+//! in them: the key, the visitor's name, what was said, all of it in pieces, in capitals, in
+//! JSON within JSON, as percent escapes or token numbers. So the log holds no word but those of
+//! a fixed list, which errors are made of and which tell nothing about anybody, and those that
+//! the operator chose: the names of the model and of the upstream. To take out what was said,
+//! instead, one would have to know every way to write it.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, sync::LazyLock};
 
-use secrecy::{ExposeSecret as _, SecretString};
+use super::words::MAX_LOGGED;
 
-use super::words::shorten;
-
-/// What stands where something was taken out.
-const HIDDEN: &str = "[hidden]";
+/// What stands where words were left out.
 const ELLIPSIS: &str = "…";
 
-/// As much of an upstream's words as is looked at, in bytes.
-const MAX_LOOKED_AT: usize = 4 << 10;
+static COMMON: LazyLock<HashSet<&str>> = LazyLock::new(|| {
+    "a able above access account across active added address after again alert all allow allowed
+    already also although am an and another any api application are argument arguments as ask
+    associated at attempt auth authentication authorization authorized available away bad be
+    because been before beginning being below between billing body both broken but by bytes call
+    called calls can cancelled cannot caused certificate chain change channel characters check
+    choices chunk client close closed code complete completed completion completions compression
+    configuration connect connected connecting connection contact content context contract
+    corrupt could count credential credentials credits current currently daily data deadline
+    decode decoding decrypt denied deployment deprecated describe detail details did disabled dns
+    do does done down due during each early either empty enabled encoding end ended endpoint
+    engine enough entity eof error errors exceed exceeded exceeds exception exhausted exist
+    exists expected expired external failed failing failure fatal field fields file filter
+    filtered finish finished first flag for forbidden format found frame from full function
+    gateway generate generation get given go goaway got grpc had handshake handshakefailure has
+    have header headers help here high host hostname hour how http http2 https id if illegal
+    implemented in inactive incomplete incorrect increase input inputs insufficient insufficient
+    internal into invalid io is issue issuer it its json key keys kind known large larger last
+    later least length less limit limited limits line list loaded loading local location lock
+    long longer lookup lost low made make malformed malicious many match max maximum may memory
+    message messages method minute missing mode model models modified monthly more most moved must
+    name need needed network new no none not notvalidforname notvalidyet null number object of off
+    offline ok old on once one only open operation option or order organization os other out
+    output over overloaded own page parameter parameters parse parsing part payload peer pending
+    per permission permitted pipe plan please policy port positive prefill prefix present previous
+    problem process processed processing project prompt protocol protocolversion provide provided
+    provider proxy quota range rate reach reached read reading ready reason received record
+    reduce refused region reject rejected remote remove request requested requests required
+    requires reset resource response rest result retry returned review role root route run running
+    safety same schema second seconds see select self send sending sent sequence server service
+    session set settings short should shut shutdown signature signed size slot slots small so
+    socket some specified stack start started state status still stop stopped stream streaming
+    string such supplied support supported syntax system tcp temperature template temporarily
+    temporary than that the their them then there these they this throttled throttling time timed
+    timeout times tls to token tokens too tool tools top total try trying type unable unauthorized
+    unavailable unencrypted unexpected unexpectedly unit unknown unknownissuer unknownstatus
+    unprocessable unreachable unrecognized unsupported until up update upgrade upstream url usage
+    use used user using utf valid validation value values verify version very via violation wait
+    waiting was way we were what when where which while who why will window with within without
+    work worker write writing wrong yet you your zero"
+        .split_whitespace()
+        .collect()
+});
 
-/// Longer words are none.
-const MAX_WORD: usize = 64;
+/// Before and behind which a number is a measure, and none of somebody's.
+const BEFORE_NUMBERS: [&str; 2] = ["status", "error"];
+const BEHIND_NUMBERS: [&str; 7] =
+    ["token", "tokens", "second", "seconds", "requests", "bytes", "characters"];
 
-/// A word of the conversation counts within a longer one from this length on, in characters.
-const MIN_PART: usize = 4;
+/// The words that the operator chose.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vocabulary(HashSet<String>);
 
-/// Words that may stand in a log though somebody has said them.
-const PLAIN: &[&str] = &[
-    "a",
-    "address",
-    "an",
-    "and",
-    "api",
-    "application",
-    "are",
-    "as",
-    "at",
-    "auth",
-    "available",
-    "bad",
-    "be",
-    "before",
-    "body",
-    "by",
-    "cannot",
-    "certificate",
-    "choices",
-    "closed",
-    "code",
-    "completed",
-    "connect",
-    "connection",
-    "content",
-    "context",
-    "could",
-    "denied",
-    "dns",
-    "does",
-    "error",
-    "exceed",
-    "exceeded",
-    "exceeds",
-    "exist",
-    "expected",
-    "failed",
-    "field",
-    "for",
-    "format",
-    "found",
-    "from",
-    "gateway",
-    "has",
-    "have",
-    "host",
-    "http",
-    "http2",
-    "in",
-    "incorrect",
-    "input",
-    "internal",
-    "invalid",
-    "invalidcertificate",
-    "is",
-    "it",
-    "json",
-    "key",
-    "later",
-    "length",
-    "limit",
-    "long",
-    "lookup",
-    "max",
-    "maximum",
-    "message",
-    "messages",
-    "missing",
-    "model",
-    "must",
-    "name",
-    "not",
-    "number",
-    "of",
-    "on",
-    "only",
-    "or",
-    "os",
-    "out",
-    "param",
-    "parameter",
-    "peer",
-    "permission",
-    "please",
-    "prompt",
-    "protocol",
-    "provided",
-    "quota",
-    "rate",
-    "reached",
-    "received",
-    "refused",
-    "request",
-    "requests",
-    "required",
-    "reset",
-    "resource",
-    "role",
-    "sending",
-    "server",
-    "service",
-    "size",
-    "stream",
-    "supported",
-    "tcp",
-    "temperature",
-    "than",
-    "that",
-    "the",
-    "this",
-    "timed",
-    "timeout",
-    "to",
-    "token",
-    "tokens",
-    "too",
-    "try",
-    "type",
-    "unavailable",
-    "unexpected",
-    "unknown",
-    "unknownissuer",
-    "unsupported",
-    "url",
-    "use",
-    "user",
-    "valid",
-    "value",
-    "was",
-    "with",
-    "you",
-    "your",
-];
-
-/// The operator's own, which is sent along: keys, tokens.
-pub(super) struct Secrets(Vec<SecretString>);
-
-impl Secrets {
-    /// A token, however short it is.
-    pub(super) fn of_token(token: Option<&SecretString>) -> Self {
-        Self(token.into_iter().cloned().collect())
+impl Vocabulary {
+    pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let words = names.into_iter().flat_map(words).filter(|word| !word.is_empty());
+        Self(words.map(|word| word.to_lowercase()).collect())
     }
 
-    /// What stands in headers.
-    pub(super) fn of_headers<'a>(values: impl Iterator<Item = &'a str>) -> Self {
-        // `Bearer KEY` is quoted without its first word.
-        let words = values.flat_map(|value| [value].into_iter().chain(value.split(' ')));
-        // A short word is no secret, and would be found everywhere.
-        let mut words: Vec<_> = words.filter(|word| word.len() >= 8).collect();
-        words.sort_unstable_by_key(|word| std::cmp::Reverse(word.len()));
-        Self(words.into_iter().map(Into::into).collect())
-    }
-
-    fn hide(&self, text: &str) -> String {
-        let remove =
-            |text: String, secret: &SecretString| text.replace(secret.expose_secret(), HIDDEN);
-        self.0.iter().fold(text.to_owned(), remove)
+    fn holds(&self, word: &str) -> bool {
+        let word = word.to_lowercase();
+        COMMON.contains(word.as_str()) || self.0.contains(&word)
     }
 }
 
-impl fmt::Debug for Secrets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secrets({})", self.0.len())
-    }
-}
-
-/// An upstream's words as the log may hold them; `conversation` is everything that was said
-/// in it, the visitor's name included.
-pub(super) fn logged<'a>(
-    said: &str,
-    secrets: &Secrets,
-    conversation: impl Iterator<Item = &'a str>,
-) -> String {
-    let said = secrets.hide(said);
-    let said = unescaped(&said[..said.floor_char_boundary(MAX_LOOKED_AT)]);
-    shorten(&Heard::new(conversation).taken_out_of(&said))
-}
-
-/// What was said in a conversation.
-struct Heard {
-    text: String,
-}
-
-impl Heard {
-    fn new<'a>(texts: impl Iterator<Item = &'a str>) -> Self {
-        let mut text = String::new();
-        for one in texts {
-            text.push_str(&one.to_lowercase());
-            text.push('\n');
+/// An upstream's words as the log may hold them.
+pub(super) fn logged(said: &str, own: &Vocabulary) -> String {
+    let mut out = String::new();
+    let mut before = "";
+    let mut rest = said;
+    while let Some(start) = rest.find(|letter: char| letter.is_alphanumeric()) {
+        let (between, at_word) = rest.split_at(start);
+        let end = at_word.find(|letter| !is_joined(letter)).unwrap_or(at_word.len());
+        let word = at_word[..end].trim_end_matches(JOINTS);
+        let behind = &at_word[word.len()..];
+        // A part of a name tells of the rest of it.
+        let is_shown =
+            words(word).all(|part| own.holds(part)) || is_measure(before, word, behind);
+        push(&mut out, between, if is_shown { word } else { ELLIPSIS });
+        if out.chars().count() > MAX_LOGGED {
+            return out.chars().take(MAX_LOGGED).chain(ELLIPSIS.chars()).collect();
         }
-        Self { text }
+        (before, rest) = (word, behind);
     }
-
-    fn taken_out_of(&self, said: &str) -> String {
-        let words: HashSet<_> = self.text.split(is_between).collect();
-        let mut out = String::with_capacity(said.len());
-        let mut rest = said;
-        while let Some(start) = rest.find(|letter| !is_between(letter)) {
-            let (between, at_word) = rest.split_at(start);
-            let (word, behind) =
-                at_word.split_at(at_word.find(is_between).unwrap_or(at_word.len()));
-            out.push_str(between);
-            let known = self.knows(&word.to_lowercase(), &words);
-            out.push_str(if known { ELLIPSIS } else { word });
-            rest = behind;
-        }
-        out + rest
-    }
-
-    /// It holds this word, the whole of it or a telling part, or the word holds one of its.
-    fn knows(&self, word: &str, words: &HashSet<&str>) -> bool {
-        if PLAIN.contains(&word) || self.text.is_empty() {
-            return false;
-        }
-        let letters: Vec<_> = word.char_indices().map(|(at, _)| at).chain([word.len()]).collect();
-        let count = letters.len() - 1;
-        let part = |from: usize, to: usize| &word[letters[from]..letters[to]];
-        if count > MAX_WORD {
-            return true;
-        }
-        if !word.is_ascii() {
-            // Not all scripts part words: two letters that stand together tell enough.
-            let pair = 2.min(count);
-            return (0..=count - pair).any(|from| self.text.contains(part(from, from + pair)));
-        }
-        let is_telling = count > 2 || word.bytes().any(|byte| byte.is_ascii_digit());
-        let mut parts =
-            (0..count).flat_map(|from| (from + MIN_PART..=count).map(move |to| (from, to)));
-        is_telling && self.text.contains(word)
-            || parts.any(|(from, to)| words.contains(part(from, to)))
-    }
+    push(&mut out, rest, "");
+    out
 }
 
-fn is_between(letter: char) -> bool {
-    !letter.is_alphanumeric()
+/// Adds a word and what stands before it; several words that are left out become one.
+fn push(out: &mut String, between: &str, word: &str) {
+    // Signs can spell, too: letters of scripts that count as marks, drawings.
+    let signs = between.chars().filter(char::is_ascii).filter(|sign| !sign.is_control());
+    if word == ELLIPSIS && out.ends_with(ELLIPSIS) && between.chars().count() == 1 {
+        return;
+    }
+    out.extend(signs.take(MAX_SIGNS));
+    out.push_str(word);
 }
 
-/// Text in which JSON's escapes are what they stand for: it may have been quoted as JSON
-/// within JSON.
-fn unescaped(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("\\u") {
-        let code = rest.get(at + 2..at + 6).and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        let (letter, end) = match code.and_then(char::from_u32) {
-            Some(letter) => (letter, at + 6),
-            None => ('\u{fffd}', at + 2),
-        };
-        out.push_str(&rest[..at]);
-        out.push(letter);
-        rest = &rest[end..];
-    }
-    out + rest
+/// Signs in a row that are told.
+const MAX_SIGNS: usize = 4;
+
+fn is_measure(before: &str, number: &str, behind: &str) -> bool {
+    let is_number = number.len() <= 7 && number.bytes().all(|byte| byte.is_ascii_digit());
+    let next = behind.strip_prefix(' ').and_then(|behind| words(behind).next());
+    is_number
+        && (BEFORE_NUMBERS.contains(&before.to_lowercase().as_str())
+            || next.is_some_and(|next| BEHIND_NUMBERS.contains(&next.to_lowercase().as_str())))
+}
+
+/// What joins words to names and keys.
+const JOINTS: [char; 3] = ['-', '_', '.'];
+
+fn is_joined(letter: char) -> bool {
+    letter.is_alphanumeric() || JOINTS.contains(&letter)
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|letter: char| !letter.is_alphanumeric())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn heard(said: &str, conversation: &[&str]) -> String {
-        logged(said, &Secrets::of_token(None), conversation.iter().copied())
+    fn told(said: &str) -> String {
+        logged(said, &Vocabulary::of(["llama-9", "near"]))
     }
 
     #[test]
-    fn secrets_are_hidden_whole_and_word_by_word() {
-        let headers = ["sk-12345678", "Bearer xk-87654321", "short"];
-        let secrets = Secrets::of_headers(headers.into_iter());
-        let told = |said: &str| logged(said, &secrets, std::iter::empty());
-        assert_eq!(told("the key sk-12345678 is wrong"), "the key [hidden] is wrong");
-        assert_eq!(told("provided: xk-87654321, short"), "provided: [hidden], short");
-        let token = Secrets::of_token(Some(&"t0p".into()));
-        assert_eq!(logged("Bearer t0p?", &token, std::iter::empty()), "Bearer [hidden]?");
-        // At the place where it is cut, too.
-        let cut = told(&format!("{}sk-12345678", "x ".repeat(97)));
-        assert!(!cut.contains("sk-1") && !format!("{secrets:?}").contains("123"), "{cut}");
-    }
-
-    #[test]
-    fn what_nobody_has_said_is_told_as_it_is() {
-        let said = "The model `llama-9` does not exist (ctx 4096), see https://x.example/e?a=1";
-        assert_eq!(heard(said, &[]), said);
-        assert_eq!(heard(said, &["Hi", "What is the model of your car?", "", "日本"]), said);
-        assert_eq!(heard(&"y".repeat(9999), &[]).chars().count(), 201);
-    }
-
-    #[test]
-    fn what_was_said_is_not_told_however_it_is_quoted() {
-        let conversation = [
-            "Zebediah Q",
-            "My PIN is 4711. Who lives at number four, and why?",
-            "Grüße aus 東京都庁",
-        ];
-        for (said, told) in [
-            ("user Zebediah is blocked", "user … is blocked"),
-            ("user zebediahs key", "user … key"),
-            ("invalid prompt near \"PIN is 47", "invalid prompt near \"… is …"),
-            ("WHO LIVES AT NUMBER FOUR", "… … AT NUMBER …"),
-            ("bad: wholivesthere", "bad: …"),
-            (r"bad: Gr\u00fc\u00dfe aus \u6771\u4eac", "bad: … … …"),
-            ("入力 東京都 は無効", "入力 … は無効"),
-            (r"\ud83d\u", "\u{fffd}d83d\u{fffd}"),
+    fn errors_stay_readable() {
+        for said in [
+            "The model `llama-9` does not exist, or you do not have access to it.",
+            "type invalid_request_error, code context_length_exceeded, message maximum context \
+             length is 4096 tokens, you requested 5000 tokens",
+            "error sending request: client error (Connect): tcp connect error: Connection \
+             refused (os error 111)",
+            "client error (Connect): invalid peer certificate: UnknownIssuer",
+            "dns error: failed to lookup address",
+            "Rate limit reached, please try again in 20 seconds",
+            "type insufficient_quota",
         ] {
-            assert_eq!(heard(said, &conversation), told, "{said}");
+            assert_eq!(told(said), said);
         }
-        assert_eq!(heard(&"y".repeat(99), &conversation), "…", "a word of no language");
+    }
+
+    #[test]
+    fn nothing_else_is_told_however_it_is_quoted() {
+        for (said, shown) in [
+            ("Incorrect API key provided: sk-proj-AbCd1234EfGh", "Incorrect API key provided: …"),
+            (r"Bearer sk\u002dproj\u002dAbCd", "…"),
+            ("canary-in-a-key, see https://an.example/page", "…, see https://…/page"),
+            ("user Zebediah Q is blocked", "user … is …"),
+            ("MY PIN IS 4711", "… IS …"),
+            ("4711 4711 4711 4711", "…"),
+            ("tokens [4711, 815]", "tokens […, …]"),
+            ("%41%42%C3%BC &#228; aGVsbG8=", "%… &#…; …="),
+            (r"\xd0\x9f \320\237", r"\… \…"),
+            ("入力 は無効 🤖🤖", "… "),
+            ("a\u{1b}[2Jb\u{202e}c", "a[…"),
+            ("((((((((code))))))))", "((((code))))"),
+        ] {
+            assert_eq!(told(said), shown, "{said}");
+        }
+    }
+
+    #[test]
+    fn long_words_are_cut() {
+        assert_eq!(told(&"not ".repeat(9999)).chars().count(), MAX_LOGGED + 1);
+        assert_eq!(told(&"y".repeat(9999)), ELLIPSIS);
     }
 }

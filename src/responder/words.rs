@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::session::Name;
 
 /// Longest words that are logged, in characters.
-const MAX_LOGGED: usize = 200;
+pub(super) const MAX_LOGGED: usize = 200;
 
 /// Longest name of a reason, in characters.
 const MAX_REASON: usize = 64;

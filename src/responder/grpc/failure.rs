@@ -10,7 +10,7 @@ use crate::{
     proto,
     responder::{
         Reason,
-        discretion::{self, Secrets},
+        discretion::{self, Vocabulary},
         retry,
         words::shorten,
     },
@@ -88,19 +88,12 @@ impl Failed {
         Self { said, passes, retry_after, ..Self::new(reason, format_args!("{:?}", status.code())) }
     }
 
-    /// What the operator is told. Without the conversation nobody knows what the bot quotes.
-    pub(super) fn in_log<'a>(
-        &self,
-        secrets: &Secrets,
-        conversation: Option<impl Iterator<Item = &'a str>>,
-    ) -> String {
-        match conversation {
-            _ if self.said.is_empty() => self.cause.clone(),
-            None => format!("{}: …", self.cause),
-            Some(texts) => {
-                format!("{}: {}", self.cause, discretion::logged(&self.said, secrets, texts))
-            }
+    /// What the operator is told.
+    pub(super) fn in_log(&self) -> String {
+        if self.said.is_empty() {
+            return self.cause.clone();
         }
+        format!("{}: {}", self.cause, discretion::logged(&self.said, &Vocabulary::default()))
     }
 }
 

@@ -22,7 +22,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
     proto,
-    responder::{admission::Admission, discretion::Secrets},
+    responder::admission::Admission,
     session::{History, Message, Prompt, Reply, Responder, estimate_tokens},
 };
 use channel::Channel;
@@ -51,7 +51,6 @@ struct Shared {
     channel: Channel,
     authorization: Option<MetadataValue<Ascii>>,
     admission: Admission,
-    secrets: Secrets,
 }
 
 impl Bot {
@@ -72,8 +71,7 @@ impl Bot {
         });
         let admission = Admission::new(settings.capacity);
         let authorization = authorization.transpose()?;
-        let secrets = Secrets::of_token(settings.token.as_ref());
-        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission, secrets })))
+        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission })))
     }
 }
 

@@ -24,17 +24,12 @@ use crate::{
 /// The bot's name among upstreams.
 const METER: &str = "bot";
 
-/// As much text of a history is kept while a reply is said, in bytes.
-const MAX_REMEMBERED: usize = 256 << 10;
-
 /// See the module.
 pub(super) struct Answer {
     shared: Arc<Shared>,
     prompt: Prompt,
     /// It has brought text.
     spoke: bool,
-    /// The prompt's history has been dropped.
-    forgot: bool,
     /// Calls that failed.
     failures: u32,
     /// Before the next call.
@@ -50,7 +45,6 @@ impl Answer {
             shared: Arc::clone(shared),
             prompt,
             spoke: false,
-            forgot: false,
             failures: 0,
             back_off: Duration::ZERO,
             total: Instant::now() + shared.settings.total_timeout,
@@ -154,25 +148,16 @@ impl Answer {
         wait <= retry::MAX_WAIT && Instant::now() + wait < self.total
     }
 
-    /// The bot has answered, and no call is made any more: a long history is not needed, but
-    /// to see what of it a bot quotes. A short one is kept for that.
+    /// The bot has answered, and no call is made any more: the history is not needed.
     fn begin_to_speak(&mut self) {
-        if mem::replace(&mut self.spoke, true) {
-            return;
-        }
-        metrics::attempt(METER, "answered");
-        let sizes = self.prompt.history.iter().map(|message| message.text.len());
-        self.forgot = sizes.sum::<usize>() > MAX_REMEMBERED;
-        if self.forgot {
+        if !mem::replace(&mut self.spoke, true) {
+            metrics::attempt(METER, "answered");
             self.prompt.history = Vec::new();
         }
     }
 
     fn report(&self, failed: &Failed, again: bool) {
-        let messages = self.prompt.history.iter().chain([&self.prompt.message]);
-        let texts = messages.map(|message| message.text.as_ref());
-        let conversation = (!self.forgot).then(|| texts.chain([self.prompt.name.as_str()]));
-        let cause = failed.in_log(&self.shared.secrets, conversation);
+        let cause = failed.in_log();
         tracing::warn!(
             session = %self.prompt.session,
             reply = %self.prompt.reply,
@@ -227,20 +212,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_history_is_not_kept_while_a_reply_is_said() {
+    async fn the_history_is_not_kept_while_a_reply_is_said() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let service = ResponderServiceServer::new(Laconic);
         let incoming = TcpListenerStream::new(listener);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         let bot = Bot::new(Settings::new(Endpoint::parse(&endpoint).unwrap())).unwrap();
-        for (text, is_kept) in [("short", true), (&"x".repeat(MAX_REMEMBERED + 1), false)] {
-            let prompt = prompt(&[text]);
-            let message = Arc::downgrade(&prompt.history[0]);
-            let mut reply = bot.respond(prompt);
-            assert!(message.upgrade().is_some(), "it may have to be sent again");
-            assert!(matches!(reply.chunks.next().await, Some(Chunk::Delta(_))));
-            assert_eq!(message.upgrade().is_some(), is_kept);
-        }
+        let prompt = prompt(&["Hi"]);
+        let message = Arc::downgrade(&prompt.history[0]);
+        let mut reply = bot.respond(prompt);
+        assert!(message.upgrade().is_some(), "it may have to be sent again");
+        assert!(matches!(reply.chunks.next().await, Some(Chunk::Delta(_))));
+        assert!(message.upgrade().is_none());
     }
 }

@@ -31,9 +31,20 @@ impl Alarm {
             return None;
         }
         let mut work = pin!(work);
-        poll_fn(|cx| match work.as_mut().poll(cx) {
-            Poll::Ready(done) => Poll::Ready(Some(done)),
-            Poll::Pending => self.poll(limit, cx).map(|()| None),
+        let mut is_late = false;
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            ready!(self.poll(limit, cx));
+            if is_late {
+                return Poll::Ready(None);
+            }
+            // A process that was stopped for a while sees the time that has passed first, and
+            // then what has come meanwhile.
+            is_late = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await
     }

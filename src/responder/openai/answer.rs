@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// After its reason, an answer may still tell what it cost. That is worth so much.
-const USAGE_PATIENCE: Duration = Duration::from_secs(5);
+const USAGE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a connection may take to come to the end of a body that is over, to be used
 /// again.

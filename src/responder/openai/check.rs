@@ -42,7 +42,7 @@ pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Res
         let verdict = match probed.unwrap_or_else(|_| Ok(Err(too_late())))? {
             Ok(findings) => findings.verdict(),
             Err(failed) => {
-                let cause = failed.in_log(upstream.secrets(), std::iter::empty());
+                let cause = failed.in_log(upstream.vocabulary());
                 writeln!(out, "  failed         {} ({cause})", failed.reason.code())?;
                 Err(advice(failed.reason))
             }
@@ -225,7 +225,7 @@ async fn begin(upstream: &Upstream, text: &str) -> Result<(Answer, Option<String
     let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
     // The whole check has the limit of a reply.
     let total = Instant::now() + A_DAY;
-    let mut answer = upstream.ask(&lines, total, place).await?;
+    let mut answer = upstream.ask(&lines, total, place, false).await?;
     let first = answer.next().await?;
     Ok((answer, first))
 }

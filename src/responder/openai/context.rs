@@ -10,7 +10,7 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 
-use crate::session::{Message, Name, Prompt, estimate_tokens};
+use crate::session::{Message, Prompt, estimate_tokens};
 
 /// What a message takes beside its text: its role and its limits.
 const PER_MESSAGE: u32 = 4;
@@ -34,10 +34,8 @@ pub(super) struct Budget {
 }
 
 /// A conversation, and how much of it is sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Context {
-    /// The visitor's.
-    name: Name,
     system: Option<String>,
     /// Turns, oldest first, with their tokens.
     turns: Vec<(Turn, u32)>,
@@ -50,7 +48,7 @@ pub(super) struct Context {
     fixed: u32,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Turn {
     question: Arc<Message>,
     reply: Arc<Message>,
@@ -65,7 +63,6 @@ impl Context {
         let fixed = cost(&prompt.message.text).saturating_add(system.as_deref().map_or(0, cost));
         let turns = turns(&prompt.history);
         let mut context = Self {
-            name: prompt.name.clone(),
             system,
             from: 0,
             cut: prompt.history.first().unwrap_or(&prompt.message).seq > 1,
@@ -78,12 +75,12 @@ impl Context {
         context
     }
 
-    /// Leaves out about half of what was left of the history: the upstream's idea of its
-    /// size is not ours. `false` if there is nothing to leave out.
-    pub(super) fn halve(&mut self) -> bool {
-        let before = self.from;
-        self.shrink(self.history_tokens() / 2);
-        self.from > before
+    /// The same without about half of its history: an upstream's idea of its size is not
+    /// ours. `None` if there is nothing to leave out.
+    pub(super) fn halved(&self) -> Option<Self> {
+        let mut half = self.clone();
+        half.shrink(self.history_tokens() / 2);
+        (half.from > self.from).then_some(half)
     }
 
     /// Older messages are left out for want of room.
@@ -108,13 +105,6 @@ impl Context {
         }
         lines.push(Line { role: "user", content: self.last.text.as_ref().into() });
         lines
-    }
-
-    /// Everything that is said in it, and the visitor's name, to be kept out of logs.
-    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
-        let turns = self.turns.iter().flat_map(|(turn, _)| [&turn.question.text, &turn.reply.text]);
-        let texts = turns.chain([&self.last.text]).map(AsRef::as_ref);
-        texts.chain(self.system.as_deref()).chain([self.name.as_str()])
     }
 
     fn history_tokens(&self) -> u32 {
@@ -242,10 +232,12 @@ mod tests {
         let prompt = prompt(&[("a", "A"), ("b", "B"), ("c", "C")], "d");
         let mut context = Context::new(&prompt, &budget(1000));
         assert_eq!(context.tokens(), 35);
-        for (halved, said) in [(true, "c C d"), (true, "d"), (false, "d")] {
-            assert_eq!((context.halve(), texts(&context).as_str()), (halved, said));
+        for said in ["c C d", "d"] {
+            context = context.halved().unwrap();
+            assert_eq!(texts(&context), said);
             assert!(context.is_trimmed());
         }
+        assert!(context.halved().is_none());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Pool, Upstream, answer::Answer, context::Context, failure::Failed, report::Report};
+use super::{Pool, answer::Answer, context::Context, failure::Failed, report::Report};
 use crate::{
     responder::{Reason, admission::Refused, metrics, retry},
     session::{Chunk, Outcome},
@@ -18,13 +18,13 @@ use crate::{
 pub(super) struct Exchange {
     pool: Arc<Pool>,
     context: Context,
+    /// For upstreams that found it too long.
+    halved: Option<Context>,
     report: Report,
     /// When it has to be over.
     deadline: Instant,
     /// The upstreams, as far as this reply has used them up.
     tries: Vec<Tries>,
-    /// It was trimmed after an upstream refused it.
-    halved: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -32,8 +32,10 @@ struct Tries {
     made: u32,
     /// It is not asked again.
     over: bool,
-    /// It was asked once more since a connection that had been kept was lost.
-    reconnected: bool,
+    /// It found the context too long.
+    halved: bool,
+    /// A connection that had been kept was lost: it is asked on new ones.
+    reconnects: bool,
 }
 
 /// An answer with its first text; `None` if it is whole without any.
@@ -43,7 +45,6 @@ type Begun = (Answer, Option<String>);
 pub(super) struct Speech {
     answer: Answer,
     report: Report,
-    context: Context,
     pool: Arc<Pool>,
     upstream: usize,
 }
@@ -52,19 +53,21 @@ impl Exchange {
     pub(super) fn new(pool: Arc<Pool>, context: Context, report: Report) -> Self {
         let deadline = Instant::now() + pool.total_timeout;
         let tries = vec![Tries::default(); pool.upstreams.len()];
-        Self { pool, context, report, deadline, tries, halved: false }
+        Self { pool, context, halved: None, report, deadline, tries }
     }
 
     /// Asks until an upstream answers: what comes before and with the first text, and
     /// what says the rest. Without the latter the reply is over.
     pub(super) async fn begin(mut self) -> (Vec<Chunk>, Option<Speech>) {
-        let begun = match timeout_at(self.deadline, self.attempts()).await {
-            Ok(begun) => begun,
-            Err(_) => Err(too_late()),
+        let begun = self.attempts().await;
+        let was_halved = match &begun {
+            Ok((n, _)) => self.tries[*n].halved,
+            Err(_) => true,
         };
         let mut chunks = Vec::new();
-        if self.halved {
-            chunks.push(Chunk::ContextTrimmed { input_tokens: self.context.tokens() });
+        if let Some(half) = self.halved.take().filter(|_| was_halved) {
+            self.report.trimmed(half.tokens());
+            chunks.push(Chunk::ContextTrimmed { input_tokens: half.tokens() });
         }
         match begun {
             Err(failed) => {
@@ -73,8 +76,8 @@ impl Exchange {
                 (chunks, None)
             }
             Ok((upstream, (answer, first))) => {
-                let Self { pool, context, report, .. } = self;
-                let mut speech = Speech { answer, report, context, pool, upstream };
+                let Self { pool, report, .. } = self;
+                let mut speech = Speech { answer, report, pool, upstream };
                 let (chunk, is_over) = speech.chunk(Ok(first));
                 chunks.push(chunk);
                 (chunks, (!is_over).then_some(speech))
@@ -87,7 +90,8 @@ impl Exchange {
         while let Some((n, wait)) = self.choose(&mut last) {
             let pool = Arc::clone(&self.pool);
             let upstream = &pool.upstreams[n];
-            let failed = match self.attempt(upstream, wait).await {
+            let tried = timeout_at(self.deadline, self.attempt(n, wait)).await;
+            let failed = match tried.unwrap_or_else(|_| Err(too_late())) {
                 Ok(Some(begun)) => {
                     metrics::attempt(upstream.name(), "answered");
                     upstream.succeeded();
@@ -97,11 +101,14 @@ impl Exchange {
                 Err(failed) => failed,
             };
             metrics::attempt(upstream.name(), failed.reason.code());
-            self.report.failed_attempt(upstream, &failed, &self.context);
+            self.report.failed_attempt(upstream, &failed);
+            if let Some(asked) = failed.retry_after {
+                upstream.cool_down(asked);
+            }
             if self.is_mended(n, &failed) {
                 continue;
             }
-            upstream.failed(&failed);
+            upstream.failed(failed.reason);
             self.tries[n].made += 1;
             self.tries[n].over = !failed.passes() || self.tries[n].made > upstream.retries();
             last = Some(failed);
@@ -111,11 +118,9 @@ impl Exchange {
 
     /// Asks an upstream after this long; `None` if it wants to be left alone by then, and
     /// another may be the better choice.
-    async fn attempt(
-        &mut self,
-        upstream: &Upstream,
-        wait: Duration,
-    ) -> Result<Option<Begun>, Failed> {
+    async fn attempt(&mut self, n: usize, wait: Duration) -> Result<Option<Begun>, Failed> {
+        let pool = Arc::clone(&self.pool);
+        let upstream = &pool.upstreams[n];
         let place = match upstream.enter(wait).await {
             Ok(place) => place,
             Err(Refused::Cooling) => return Ok(None),
@@ -124,7 +129,10 @@ impl Exchange {
             }
         };
         self.report.attempt(upstream);
-        let mut answer = upstream.ask(&self.context.lines(), self.deadline, place).await?;
+        let Tries { halved, reconnects, .. } = self.tries[n];
+        let context = self.halved.as_ref().filter(|_| halved).unwrap_or(&self.context);
+        let lines = context.lines();
+        let mut answer = upstream.ask(&lines, self.deadline, place, reconnects).await?;
         let first = answer.next().await?;
         Ok(Some((answer, first)))
     }
@@ -132,15 +140,16 @@ impl Exchange {
     /// The failure was no fault of the upstream, and is not to be expected again: the prompt
     /// was too long and is shorter now, or the connection had been kept for too long.
     fn is_mended(&mut self, n: usize, failed: &Failed) -> bool {
+        let tries = &mut self.tries[n];
         let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
-        if is_context && !self.halved && self.context.halve() {
-            self.halved = true;
-            self.report.trimmed(self.context.tokens());
-            return true;
+        if is_context && !tries.halved {
+            self.halved = self.halved.take().or_else(|| self.context.halved());
+            tries.halved = self.halved.is_some();
+            return tries.halved;
         }
         let upstream = &self.pool.upstreams[n];
         let was_kept = failed.is_lost && upstream.has_answered() && upstream.retries() > 0;
-        was_kept && !std::mem::replace(&mut self.tries[n].reconnected, true)
+        was_kept && !std::mem::replace(&mut tries.reconnects, true)
     }
 
     /// Which upstream is next, and how long to wait before: the one that can be asked the
@@ -185,8 +194,11 @@ impl Speech {
         };
         if let Some(failed) = &failed {
             let upstream = &self.pool.upstreams[self.upstream];
-            self.report.failed_attempt(upstream, failed, &self.context);
-            upstream.failed(failed);
+            self.report.failed_attempt(upstream, failed);
+            upstream.failed(failed.reason);
+            if let Some(asked) = failed.retry_after {
+                upstream.cool_down(asked);
+            }
         }
         self.report.ended(&self.answer, failed.as_ref());
         let outcome = Outcome {

@@ -12,7 +12,7 @@ use std::{
 use super::wire::ErrorBody;
 use crate::responder::{
     Reason,
-    discretion::{self, Secrets},
+    discretion::{self, Vocabulary},
 };
 
 /// An attempt that failed.
@@ -66,15 +66,11 @@ impl Failed {
     }
 
     /// What the operator is told.
-    pub(super) fn in_log<'a>(
-        &self,
-        secrets: &Secrets,
-        conversation: impl Iterator<Item = &'a str>,
-    ) -> String {
+    pub(super) fn in_log(&self, own: &Vocabulary) -> String {
         if self.said.is_empty() {
             return self.cause.clone();
         }
-        format!("{}: {:?}", self.cause, discretion::logged(&self.said, secrets, conversation))
+        format!("{}: {}", self.cause, discretion::logged(&self.said, own))
     }
 
     /// The same upstream may answer if it is asked again.
@@ -107,23 +103,30 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     iter::successors(Some(error), |&error| error.source())
 }
 
+/// The request was not looked at, for all that is known: RFC 9112 section 9.3.1, RFC 9113
+/// section 8.7.
 fn is_lost_connection(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        let is_leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+        return is_leaving || error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    }
     let of_system = error.downcast_ref::<io::Error>().map(io::Error::kind);
     error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_incomplete_message)
         || matches!(of_system, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
 }
 
 fn classify(status: Option<u16>, body: &ErrorBody) -> Reason {
-    if is_context(body) {
+    if is_named(body, &CONTEXT) {
         return Reason::ContextTooLong;
     }
-    if is_quota(body) {
+    if is_named(body, &QUOTA) {
         return Reason::Quota;
     }
     if [&body.code, &body.kind].iter().any(|word| word.starts_with("rate_limit")) {
         return Reason::RateLimited;
     }
     match status {
+        Some(400 | 413 | 422 | 500) | None if is_context(body) => Reason::ContextTooLong,
         Some(401 | 403) => Reason::Auth,
         Some(402) => Reason::Quota,
         Some(429) => Reason::RateLimited,
@@ -135,9 +138,18 @@ fn classify(status: Option<u16>, body: &ErrorBody) -> Reason {
     }
 }
 
-/// Servers say in their own ways that a prompt is too long.
+const CONTEXT: [&str; 3] =
+    ["context_length_exceeded", "exceed_context_size_error", "string_above_max_length"];
+
+const QUOTA: [&str; 3] = ["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"];
+
+fn is_named(body: &ErrorBody, names: &[&str]) -> bool {
+    names.iter().any(|name| body.code == *name || body.kind == *name)
+}
+
+/// Servers say in their own words that a prompt is too long. Where they have a status of its
+/// own for what is wrong, such words mean something else: "too many tokens" in a minute.
 fn is_context(body: &ErrorBody) -> bool {
-    let named = ["context_length_exceeded", "exceed_context_size_error", "string_above_max_length"];
     let worded = [
         "maximum context length",            // OpenAI, vLLM
         "maximum model length",              // vLLM
@@ -156,13 +168,7 @@ fn is_context(body: &ErrorBody) -> bool {
         "too many tokens", // Cohere
     ];
     let message = body.message.to_lowercase();
-    named.iter().any(|name| body.code == *name || body.kind == *name)
-        || worded.iter().any(|words| message.contains(words))
-}
-
-fn is_quota(body: &ErrorBody) -> bool {
-    let named = ["insufficient_quota", "billing_hard_limit_reached", "billing_not_active"];
-    named.iter().any(|name| body.code == *name || body.kind == *name)
+    worded.iter().any(|words| message.contains(words))
 }
 
 #[cfg(test)]
@@ -194,6 +200,13 @@ mod tests {
                 Reason::RateLimited,
             ),
             (429, "", Reason::RateLimited),
+            (
+                429,
+                r#"{"message":"Too many tokens, please wait before trying again."}"#,
+                Reason::RateLimited,
+            ),
+            (401, r#"{"error":"no context window for you"}"#, Reason::Auth),
+            (503, r#"{"error":"too many tokens in the queue"}"#, Reason::Unavailable),
             (
                 400,
                 r#"{"error":{"message":"This model's maximum context length is 4096 tokens. However, you requested 5000","type":"BadRequestError","param":null,"code":400}}"#,

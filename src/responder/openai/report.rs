@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{answer::Answer, context::Context, failure::Failed, upstream::Upstream};
+use super::{answer::Answer, failure::Failed, upstream::Upstream};
 use crate::session::{MessageId, SessionId, estimate_tokens};
 
 /// Written to the log when it is dropped, which is when the reply ends, however it does.
@@ -47,8 +47,8 @@ impl Report {
     }
 
     /// An attempt has failed; not what becomes of the reply.
-    pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &Failed, context: &Context) {
-        let cause = failed.in_log(upstream.secrets(), context.texts());
+    pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &Failed) {
+        let cause = failed.in_log(upstream.vocabulary());
         tracing::warn!(
             session = %self.session,
             reply = %self.reply,

@@ -8,7 +8,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use super::wire::RESERVED;
-use crate::{responder::Capacity, session::Name};
+use crate::{
+    responder::{Capacity, authorities},
+    session::Name,
+};
 
 /// What the responder needs.
 #[derive(Clone, Debug)]
@@ -106,8 +109,8 @@ impl Settings {
         if self.upstreams.is_empty() {
             return Err("--openai-base-url is missing: which upstream shall answer?".into());
         }
-        if self.context_tokens == 0 || self.total_timeout.is_zero() {
-            return Err("--context-tokens and --openai-total-timeout must be more than zero".into());
+        if self.context_tokens == 0 {
+            return Err("--context-tokens must be more than zero".into());
         }
         let hidden = |upstream: &UpstreamSettings| {
             upstream.name.is_empty() || upstream.name.contains(Name::hides)
@@ -144,6 +147,11 @@ impl UpstreamSettings {
         }
     }
 
+    /// What is sent along is not for everybody.
+    pub(super) fn has_secrets(&self) -> bool {
+        self.api_key.is_some() || !self.headers.is_empty()
+    }
+
     /// The header that carries the key.
     pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         let Some(key) = &self.api_key else { return Ok(None) };
@@ -178,6 +186,9 @@ impl UpstreamSettings {
         self.authorization()?;
         if self.ca_cert.is_some() && !self.endpoint.is_tls() {
             return Err("ca_cert needs a base URL with https://".into());
+        }
+        if let Some(path) = &self.ca_cert {
+            authorities::read(path).map_err(|line| format!("ca_cert {line}"))?;
         }
         if retries > 10 {
             return Err("retries must not be more than 10".into());

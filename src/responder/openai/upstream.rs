@@ -7,7 +7,6 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Certificate, Client, Response, redirect, retry as client_retry};
-use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -22,7 +21,7 @@ use crate::responder::{
     Reason,
     admission::{Admission, Place, Refused},
     authorities,
-    discretion::Secrets,
+    discretion::Vocabulary,
     retry,
 };
 
@@ -38,41 +37,24 @@ pub(super) struct Upstream {
     settings: UpstreamSettings,
     parameters: Parameters,
     client: Client,
+    /// For requests on a connection of their own.
+    fresh: Client,
     admission: Admission,
     health: Health,
-    secrets: Secrets,
+    vocabulary: Vocabulary,
 }
 
 impl Upstream {
     pub(super) fn new(settings: UpstreamSettings) -> Result<Self, String> {
         let defaults = &settings.defaults;
-        let mut client = Client::builder()
-            .default_headers(headers(&settings)?)
-            .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(defaults.connect_timeout)
-            // A redirect could carry the key and the conversation elsewhere.
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            // A variable of the environment must not send them elsewhere, either.
-            .no_proxy()
-            // Ours are the only retries.
-            .retry(client_retry::never())
-            .pool_max_idle_per_host(defaults.capacity.concurrency as usize)
-            .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(30));
-        if let Some(path) = &settings.ca_cert {
-            client = client.tls_certs_only(authorities(path)?);
-        } else if !settings.endpoint.is_tls() {
-            // The system's are not needed, and there may be none.
-            client = client.tls_certs_only([]);
+        let idle = defaults.capacity.concurrency as usize;
+        let (client, fresh) = (client(&settings, idle)?, client(&settings, 0)?);
+        if settings.endpoint.is_exposed() && settings.has_secrets() {
+            tracing::warn!(upstream = settings.name, "the API key or headers travel without TLS");
         }
-        let client = client
-            .build()
-            .map_err(|error| format!("no HTTP client can be made: {}", failure::in_full(&error)))?;
-        if settings.endpoint.is_exposed() && settings.api_key.is_some() {
-            tracing::warn!(upstream = settings.name, "the API key travels without TLS");
-        }
+        let host = settings.endpoint.url().host_str();
+        let names =
+            [settings.name.as_str()].into_iter().chain(settings.model.as_deref()).chain(host);
         Ok(Self {
             parameters: Parameters {
                 model: settings.model.clone(),
@@ -81,9 +63,10 @@ impl Upstream {
                 extra: settings.body.clone(),
             },
             client,
+            fresh,
             admission: Admission::new(defaults.capacity),
             health: Health::default(),
-            secrets: secrets(&settings),
+            vocabulary: Vocabulary::of(names),
             settings,
         })
     }
@@ -117,11 +100,13 @@ impl Upstream {
     }
 
     /// It failed.
-    pub(super) fn failed(&self, failed: &Failed) {
-        self.health.failed(failed.reason);
-        if let Some(asked) = failed.retry_after {
-            self.admission.cool_down(asked);
-        }
+    pub(super) fn failed(&self, reason: Reason) {
+        self.health.failed(reason);
+    }
+
+    /// It wants to be left alone for so long.
+    pub(super) fn cool_down(&self, asked: Duration) {
+        self.admission.cool_down(asked);
     }
 
     /// Waits this long, and for a place.
@@ -129,18 +114,20 @@ impl Upstream {
         self.admission.enter(back_off).await
     }
 
-    /// Asks, and gives the answer once its head is there; the answer then has to be over by
-    /// `total`. Dropping the future lets go of the
+    /// Asks, on a new connection or on one that was kept, and gives the answer once its head
+    /// is there; the answer then has to be over by `total`. Dropping the future lets go of the
     /// upstream at once, wherever it is.
     pub(super) async fn ask(
         &self,
         lines: &[Line<'_>],
         total: Instant,
         place: Place,
+        reconnects: bool,
     ) -> Result<Answer, Failed> {
         self.health.probe();
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
-        let response = self.post(lines, first_content).await?;
+        let client = if reconnects { &self.fresh } else { &self.client };
+        let response = self.post(client, lines, first_content).await?;
         let limits = Limits {
             chunk_timeout: self.settings.defaults.chunk_timeout,
             first_content,
@@ -150,11 +137,16 @@ impl Upstream {
         Ok(Answer::new(response, limits, place))
     }
 
-    async fn post(&self, lines: &[Line<'_>], limit: Instant) -> Result<Response, Failed> {
+    async fn post(
+        &self,
+        client: &Client,
+        lines: &[Line<'_>],
+        limit: Instant,
+    ) -> Result<Response, Failed> {
         let body = wire::request(&self.parameters, lines)
             .map_err(|error| Failed::new(Reason::Rejected, error))?;
         let late = |_| Failed::new(Reason::FirstContentTimeout, "no status came");
-        let sent = self.client.post(self.settings.endpoint.url().clone()).body(body).send();
+        let sent = client.post(self.settings.endpoint.url().clone()).body(body).send();
         let response = timeout_at(limit, sent).await.map_err(late)?;
         let response = response.map_err(|error| Failed::of_client(error, Reason::Unavailable))?;
         let status = response.status();
@@ -173,9 +165,9 @@ impl Upstream {
         Err(Failed { retry_after, ..Failed::of_upstream(status, &body) })
     }
 
-    /// What must not stand in a log.
-    pub(super) fn secrets(&self) -> &Secrets {
-        &self.secrets
+    /// The operator's words, which may stand in a log.
+    pub(super) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
     }
 
     /// Sends what no server takes, to see how it refuses.
@@ -191,6 +183,34 @@ impl Upstream {
         let body = timeout(patience, beginning(response)).await.unwrap_or_default();
         Ok((status, ErrorBody::read(&body)))
     }
+}
+
+/// Keeps so many connections that are idle.
+fn client(settings: &UpstreamSettings, idle: usize) -> Result<Client, String> {
+    let mut client = Client::builder()
+        .default_headers(headers(settings)?)
+        .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(settings.defaults.connect_timeout)
+        // A redirect could carry the key and the conversation elsewhere.
+        .redirect(redirect::Policy::none())
+        .referer(false)
+        // A variable of the environment must not send them elsewhere, either.
+        .no_proxy()
+        // Ours are the only retries.
+        .retry(client_retry::never())
+        .pool_max_idle_per_host(idle)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(30));
+    if let Some(path) = &settings.ca_cert {
+        client = client.tls_certs_only(authorities(path)?);
+    } else if !settings.endpoint.is_tls() {
+        // The system's are not needed, and there may be none.
+        client = client.tls_certs_only([]);
+    }
+    client
+        .build()
+        .map_err(|error| format!("no HTTP client can be made: {}", failure::in_full(&error)))
 }
 
 fn no_stream() -> Failed {
@@ -210,13 +230,6 @@ fn is_readable(response: &Response) -> bool {
     let plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     let encodings = response.headers().get_all(header::CONTENT_ENCODING);
     encodings.iter().all(plain) && !is_of_type(response, b"text/html")
-}
-
-/// The operator's own: the key and the values of the headers.
-fn secrets(settings: &UpstreamSettings) -> Secrets {
-    let key = settings.api_key.iter().map(|key| key.expose_secret());
-    let values = settings.headers.values().filter_map(|value| value.to_str().ok());
-    Secrets::of_headers(key.chain(values))
 }
 
 fn headers(settings: &UpstreamSettings) -> Result<HeaderMap, String> {

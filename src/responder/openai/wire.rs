@@ -114,9 +114,13 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
         Err(_) if event.kind == Kind::Other || event.data.is_empty() => return Ok(Said::Nothing),
         Err(error) => return Err(error),
     };
-    let reports_error = chunk.error.is_some_and(|error| !NO_ERROR.contains(&error.get()));
-    if reports_error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
-        return Ok(Said::Error(ErrorBody::read(event.data)));
+    let is_error = chunk.object.is_some_and(|object| object.get() == "\"error\"");
+    if is_error || chunk.error.is_some() {
+        let body = ErrorBody::read(event.data);
+        // Some servers write something for none.
+        if is_error || body.says_something() {
+            return Ok(Said::Error(body));
+        }
     }
     let mut piece = Piece { usage: chunk.usage.and_then(tokens), ..Piece::default() };
     // Others are other answers to the same question.
@@ -133,9 +137,6 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
     }
     Ok(Said::Piece(piece))
 }
-
-/// What some servers write where there is no error; `null` is read as nothing.
-const NO_ERROR: [&str; 3] = ["\"\"", "{}", "false"];
 
 // What is seldom there, or of no use, is not taken apart: one of these comes per token.
 #[derive(Deserialize)]
@@ -162,7 +163,9 @@ struct Choice<'a> {
 
 impl Choice<'_> {
     fn is_first(&self) -> bool {
-        self.index.is_none_or(|index| index.get() == "0")
+        // A number, however it is written, or a text.
+        let number = |index: &RawValue| index.get().trim_matches('"').parse::<f64>().ok();
+        self.index.and_then(number).is_none_or(|index| index == 0.0)
     }
 }
 
@@ -180,10 +183,11 @@ struct Delta<'a> {
 }
 
 #[derive(Deserialize)]
-struct Part {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    text: Option<String>,
+struct Part<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
 }
 
 /// A text, or what some servers write: a list, in which thinking has its own type.
@@ -191,9 +195,17 @@ fn content(json: &RawValue) -> Result<String, serde_json::Error> {
     if !json.get().starts_with('[') {
         return text(json);
     }
-    let parts: Vec<Part> = serde_json::from_str(json.get())?;
-    let texts = parts.into_iter().filter(|part| part.kind.as_deref().is_none_or(|it| it == "text"));
-    Ok(texts.filter_map(|part| part.text).collect())
+    let parts: Vec<&RawValue> = serde_json::from_str(json.get())?;
+    parts.into_iter().map(part).collect()
+}
+
+fn part(json: &RawValue) -> Result<String, serde_json::Error> {
+    if json.get().starts_with('"') {
+        return text(json);
+    }
+    let part: Part<'_> = serde_json::from_str(json.get())?;
+    let is_text = part.kind.is_none_or(|kind| kind.get() == "\"text\"");
+    part.text.filter(|_| is_text).map_or(Ok(String::new()), text)
 }
 
 /// A JSON string. Half of a surrogate pair, as servers in UTF-16 languages leave it where
@@ -230,10 +242,12 @@ impl<'de> Deserialize<'de> for Lossy {
 
 /// Some servers write a reason that is no text, or something for none.
 fn reason(json: &RawValue) -> Option<Arc<str>> {
-    match json.get() {
-        "null" | "false" | "0" | "\"null\"" => None,
-        other => words::finish_reason(&text(json).unwrap_or_else(|_| other.into())),
-    }
+    let word = match json.get() {
+        "\"null\"" | "\"None\"" => None,
+        quoted if quoted.starts_with('"') => text(json).ok(),
+        number => number.parse::<f64>().is_ok_and(|it| it != 0.0).then(|| number.into()),
+    };
+    word.as_deref().and_then(words::finish_reason)
 }
 
 fn tokens(json: &RawValue) -> Option<Usage> {
@@ -321,6 +335,13 @@ mod tests {
                 "a",
             ),
             (r#"{"choices":[{"delta":{"content":"a"}}],"error":""}"#, "a"),
+            (r#"{"choices":[{"delta":{"content":"a"}}],"error":{"message":null}}"#, "a"),
+            (r#"{"choices":[{"delta":{"content":"a"},"index":"0"}],"error":[]}"#, "a"),
+            (r#"{"choices":[{"delta":{"content":"a"},"index":0.0}]}"#, "a"),
+            (
+                r#"{"choices":[{"delta":{"content":["a",{"type":"text","text":"\ud83d"}]}}]}"#,
+                "a\u{fffd}",
+            ),
             (r#"{"choices":[{"delta":{"content":"half \ud83d"}}]}"#, "half \u{fffd}"),
             (r#"{"choices":[{"delta":{"content":[{"text":"c"}]}}]}"#, "c"),
             (
@@ -350,7 +371,7 @@ mod tests {
         let end = piece(r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"eos_token"}]}"#);
         assert_eq!((end.text.as_str(), end.finish_reason.as_deref()), ("x", Some("eos_token")));
         assert_eq!(piece(r#"{"choices":[{"delta":{},"finish_reason":""}]}"#).finish_reason, None);
-        for none in ["null", "\"null\"", "false", "0", "\" \"", "\"\""] {
+        for none in ["null", "\"null\"", "\"None\"", "false", "0", "0.0", "{}", "\" \"", "\"\""] {
             let piece = piece(&format!(r#"{{"choices":[{{"finish_reason":{none}}}]}}"#));
             assert_eq!(piece.finish_reason, None, "{none}");
         }

@@ -23,6 +23,11 @@ use crate::{
     transport::{self, Origins},
 };
 
+// Headings of `--help`.
+const SESSIONS: &str = "Sessions";
+const REPLIES: &str = "Replies";
+const LIMITS: &str = "Limits";
+
 /// A chat gateway: people talk to an AI model over gRPC, WebSocket, SSE and REST, on one port.
 ///
 /// Without a command it serves.
@@ -33,55 +38,56 @@ pub struct Cli {
     #[command(subcommand)]
     task: Option<Task>,
 
-    /// Where it runs: `development`, or `production` (JSON logs; reflection and /docs off)
+    /// Environment: `development`, or `production` (JSON logs; reflection, /docs and localhost
+    /// origins off)
     #[arg(long, env = "APP_ENV", default_value_t = Environment::Development)]
     app_env: Environment,
 
-    /// The one port
+    /// Listen address for every protocol
     #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr)]
     addr: SocketAddr,
 
-    /// Metrics and probes, on a port that visitors cannot reach; or `off`
+    /// Listen address for metrics and probes, not meant for visitors; `off` disables it
     #[arg(long, env = "DUOLOGUE_OPS_ADDR", default_value = "127.0.0.1:3501", value_parser = ops_addr)]
     ops_addr: OpsAddr,
 
-    /// HTTPS on the port: the certificate and those between it and the root, PEM. Read
-    /// again on SIGHUP
+    /// TLS certificate chain, PEM, leaf first; serves HTTPS on the same port. Read again on SIGHUP
     #[arg(long, env = "DUOLOGUE_TLS_CERT", requires = "tls_key", value_parser = path)]
     tls_cert: Option<PathBuf>,
 
-    /// … and its private key, PEM
+    /// TLS private key, PEM
     #[arg(long, env = "DUOLOGUE_TLS_KEY", requires = "tls_cert", value_parser = path)]
     tls_key: Option<PathBuf>,
 
     /// Where sessions are kept: `sqlite:PATH`, or `memory`
-    #[arg(long, global = true, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default().to_string())]
+    #[arg(long, help_heading = SESSIONS, global = true, env = "DUOLOGUE_STORE", default_value_t = store::Settings::default().to_string())]
     // Parsed later: clap would repeat a wrong address, with the password in it.
     store: String,
 
-    /// When an acknowledged message is on disk: `full`, or `relaxed` (soon after)
-    #[arg(long, env = "DUOLOGUE_DURABILITY", default_value_t = store::Durability::Full)]
+    /// When an acknowledged message is on disk: `full` (before it is acknowledged) or `relaxed`
+    /// (soon after)
+    #[arg(long, help_heading = SESSIONS, env = "DUOLOGUE_DURABILITY", default_value_t = store::Durability::Full)]
     durability: store::Durability,
 
-    /// A session expires after this long without a message or a refresh
-    #[arg(long, env = "DUOLOGUE_SESSION_TTL", default_value = "1h", value_parser = humantime::parse_duration)]
+    /// Idle TTL: a session expires after this long without a message or a refresh
+    #[arg(long, help_heading = SESSIONS, env = "DUOLOGUE_SESSION_TTL", default_value = "1h", value_parser = humantime::parse_duration)]
     session_ttl: Duration,
 
     /// A session expires at this age, whatever happens
-    #[arg(long, env = "DUOLOGUE_SESSION_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = SESSIONS, env = "DUOLOGUE_SESSION_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration)]
     session_max_age: Duration,
 
-    /// What answers: `simulated`, `openai` (any OpenAI-compatible model), or `grpc`, a bot of
-    /// your own
-    #[arg(long, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated", "openai", "grpc"])]
+    /// What answers: `simulated`, `openai` (any OpenAI-compatible model) or `grpc` (a bot of your
+    /// own)
+    #[arg(long, help_heading = REPLIES, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated", "openai", "grpc"])]
     responder: String,
 
-    /// What the simulated responder says; may hold {text} and {name}
-    #[arg(long, env = "DUOLOGUE_SIMULATED_REPLY", default_value = responder::Settings::SIMULATED_REPLY)]
+    /// Reply of the simulated responder; may hold {text} and {name}
+    #[arg(long, help_heading = REPLIES, env = "DUOLOGUE_SIMULATED_REPLY", default_value = responder::Settings::SIMULATED_REPLY)]
     simulated_reply: String,
 
-    /// Between two words of it; 0ms says all at once
-    #[arg(long, env = "DUOLOGUE_SIMULATED_DELAY", default_value = "0ms", value_parser = humantime::parse_duration)]
+    /// Delay between words of the simulated reply; 0ms sends it as one delta
+    #[arg(long, help_heading = REPLIES, env = "DUOLOGUE_SIMULATED_DELAY", default_value = "0ms", value_parser = humantime::parse_duration)]
     simulated_delay: Duration,
 
     #[command(flatten)]
@@ -90,68 +96,68 @@ pub struct Cli {
     #[command(flatten)]
     bot: bot::Bot,
 
-    /// Longest user message
-    #[arg(long, env = "DUOLOGUE_MAX_MESSAGE_SIZE", default_value = "64KiB")]
+    /// Largest user message
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_MESSAGE_SIZE", default_value = "64KiB")]
     max_message_size: ByteSize,
 
-    /// Longest reply; a longer one is cut
-    #[arg(long, env = "DUOLOGUE_MAX_REPLY_SIZE", default_value = "1MiB")]
+    /// Largest reply; a longer one is cut and kept as interrupted
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_REPLY_SIZE", default_value = "1MiB")]
     max_reply_size: ByteSize,
 
-    /// User messages of one session that wait for their reply
-    #[arg(long, env = "DUOLOGUE_MAX_QUEUED_TURNS", default_value_t = session::Settings::default().max_queued_turns)]
+    /// User messages per session that wait for their reply, the one being answered included
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_QUEUED_TURNS", default_value_t = session::Settings::default().max_queued_turns)]
     max_queued_turns: u32,
 
-    /// Messages of one session
-    #[arg(long, env = "DUOLOGUE_MAX_SESSION_MESSAGES", default_value_t = session::Settings::default().max_session_messages)]
+    /// Messages per session, replies included
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_SESSION_MESSAGES", default_value_t = session::Settings::default().max_session_messages)]
     max_session_messages: u32,
 
     /// Streams attached to one session
-    #[arg(long, env = "DUOLOGUE_MAX_SESSION_STREAMS", default_value_t = session::Settings::default().max_session_streams)]
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_SESSION_STREAMS", default_value_t = session::Settings::default().max_session_streams)]
     max_session_streams: usize,
 
-    /// What one stream may leave unread before it is told to come back
-    #[arg(long, env = "DUOLOGUE_MAX_BACKLOG_SIZE", default_value = "4MiB")]
+    /// Unread bytes per stream before it is closed and told to reconnect
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_BACKLOG_SIZE", default_value = "4MiB")]
     max_backlog_size: ByteSize,
 
-    /// Sessions that the store keeps
-    #[arg(long, env = "DUOLOGUE_MAX_SESSIONS", default_value = "1000000")]
+    /// Sessions in the store
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_SESSIONS", default_value = "1000000")]
     max_sessions: usize,
 
-    /// Bytes of messages that the memory store keeps
-    #[arg(long, env = "DUOLOGUE_MAX_STORE_SIZE", default_value = "1GiB")]
+    /// Bytes of messages in the memory store
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_STORE_SIZE", default_value = "1GiB")]
     max_store_size: ByteSize,
 
-    /// Connections at a time
-    #[arg(long, env = "DUOLOGUE_MAX_CONNECTIONS", default_value_t = server::Settings::default().max_connections)]
+    /// Concurrent connections
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_CONNECTIONS", default_value_t = server::Settings::default().max_connections)]
     max_connections: usize,
 
-    /// HTTP/2 streams at a time on one connection
-    #[arg(long, env = "DUOLOGUE_MAX_CONNECTION_STREAMS", default_value_t = server::Settings::default().max_connection_streams)]
+    /// Concurrent HTTP/2 streams per connection
+    #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_CONNECTION_STREAMS", default_value_t = server::Settings::default().max_connection_streams)]
     max_connection_streams: u32,
 
-    /// Pages that may use it from a browser, comma-separated, or `*` [default: same origin; in
-    /// development also any localhost port]
+    /// Origins of web pages that may use the gateway, comma-separated, or `*` [default: same
+    /// origin; in development also any localhost port]
     #[arg(long, env = "DUOLOGUE_ALLOWED_ORIGINS")]
     allowed_origins: Option<Origins>,
 
-    /// How often a silent stream is given a sign of life
+    /// Heartbeat interval of every stream
     #[arg(long, env = "DUOLOGUE_HEARTBEAT", default_value = "25s", value_parser = humantime::parse_duration)]
     heartbeat: Duration,
 
-    /// How long a shutdown waits for replies
+    /// How long a shutdown waits for running replies
     #[arg(long, env = "DUOLOGUE_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// gRPC server reflection [default: on in development]
+    /// gRPC server reflection [default: true in development]
     #[arg(long, env = "DUOLOGUE_REFLECTION", action = ArgAction::Set)]
     reflection: Option<bool>,
 
-    /// /docs, /openapi.json, /asyncapi.yaml [default: on in development]
+    /// Serve /docs, /openapi.json and /asyncapi.yaml [default: true in development]
     #[arg(long, env = "DUOLOGUE_DOCS", action = ArgAction::Set)]
     docs: Option<bool>,
 
-    /// Which log lines: `error`, `warn`, `info`, `debug`, `trace`, or by module
+    /// Log filter: `error`, `warn`, `info`, `debug`, `trace`, or per module
     #[arg(long, env = "DUOLOGUE_LOG", default_value_t = telemetry::Filter::default())]
     log: telemetry::Filter,
 
@@ -449,14 +455,17 @@ mod tests {
     #[test]
     fn every_setting_has_a_flag_a_variable_and_a_line_in_the_example() {
         let example = include_str!("../.env.example");
-        let readme = include_str!("../README.md");
+        let reference = include_str!("../docs/SETTINGS.md");
         for argument in <Cli as CommandFactory>::command().get_arguments() {
             let Some(variable) = argument.get_env().and_then(|name| name.to_str()) else {
                 continue;
             };
             assert!(argument.get_long().is_some(), "{variable} has no flag");
             assert!(example.contains(&format!("# {variable}=")), ".env.example lacks {variable}");
-            assert!(readme.contains(variable), "README.md lacks {variable}");
+            assert!(
+                reference.contains(&format!("| `{variable}` |")),
+                "SETTINGS.md lacks {variable}"
+            );
         }
     }
 

@@ -1,18 +1,32 @@
 //! A bot of one's own: what it is given, what its endings mean, that a stop reaches it.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use duologue::{
     proto::ReplyOutcome,
     responder::{Capacity, grpc},
 };
+use http::HeaderMap;
+use tokio::net::TcpListener;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::support::{
-    Act, Attached, Door, LineState, Running, Setup, TestBot, calls, create, line,
-    proto::{self, MessageStatus},
-    stub,
+use crate::{
+    process::Process,
+    support::{
+        Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, answering, calls,
+        create, line,
+        proto::{self, MessageStatus},
+        stub, tls_line,
+    },
 };
 
 /// An authority that nobody knows.
@@ -216,6 +230,87 @@ async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
     }
 }
 
+/// gRPC's table: doc/http-grpc-status-mapping.md.
+#[tokio::test]
+async fn what_a_proxy_answers_in_the_place_of_a_bot_means_what_grpc_says() {
+    let refused = [("grpc-status", "3"), ("content-type", "application/grpc")];
+    for (status, code) in [
+        (429, "upstream_unavailable"),
+        (502, "upstream_unavailable"),
+        (503, "upstream_unavailable"),
+        (504, "upstream_unavailable"),
+        (401, "upstream_auth"),
+        (403, "upstream_auth"),
+        (404, "upstream_rejected"),
+        (400, "upstream_failed"),
+        (500, "upstream_failed"),
+        (302, "upstream_failed"),
+        (200, "upstream_failed"),
+    ] {
+        let page = (head(status, &[("content-type", "text/html")]), "<html>", HeaderMap::new());
+        let no_more = (head(200, &refused), "", HeaderMap::new());
+        let server = gateway(calls(answering(vec![page.clone()]).await)).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed("", code), "{status}");
+
+        let settings = calls(answering(vec![page, no_more]).await);
+        let server = gateway(grpc::Settings { retries: 1, ..settings }).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        let again = if code == "upstream_unavailable" { "upstream_rejected" } else { code };
+        assert_eq!(turn(&mut client, "go").await, failed("", again), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn details_of_a_status_that_are_broken_do_not_count_and_the_status_does() {
+    let broken = [("grpc-status", "16"), ("grpc-status-details-bin", "no base64!")];
+    let grpc = [("content-type", "application/grpc")];
+    let trailers = head(200, &broken).headers().clone();
+    let early = (head(200, &[&grpc[..], &broken].concat()), "", HeaderMap::new());
+    // A frame of a delta that says "hi".
+    let hi = "\0\0\0\0\u{6}\n\u{4}\n\u{2}hi";
+    let late = (head(200, &grpc), hi, trailers);
+    for (answer, text) in [(early, ""), (late, "hi")] {
+        let server = gateway(calls(answering(vec![answer]).await)).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, failed(text, "upstream_auth"));
+    }
+}
+
+fn head(status: u16, headers: &[(&'static str, &'static str)]) -> http::Response<()> {
+    let mut head = http::Response::new(());
+    *head.status_mut() = status.try_into().unwrap();
+    for (name, value) in headers {
+        head.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    head
+}
+
+#[tokio::test]
+async fn neither_the_token_nor_a_text_is_logged_however_the_bot_quotes_them() {
+    const SAID: &str = "canary is my PIN";
+    let quotes = "bad credentials: Bearer s3cr3t for Ada, who says: CANARY is my p\u{131}n";
+    let fail = Act::Fail(Status::internal(quotes));
+    let late = [Act::Say("so far"), fail.clone()];
+    let bot = TestBot::start(&[&[fail], &late]).await;
+    let endpoint = format!("http://{}", bot.addr);
+    let flags = ["--responder", "grpc", "--bot-endpoint", &endpoint, "--bot-token", "s3cr3t"];
+    let process = Process::start(&[&flags[..], &["--log", "trace"]].concat()).await;
+    let server = process.address();
+    let mut client = Door::Grpc.open(&server, &create(&server).await, None).await;
+    for text in ["", "so far"] {
+        assert_eq!(turn(&mut client, SAID).await, failed(text, "upstream_failed"));
+    }
+    process.signal("TERM").await;
+    let log = process.ended().await.1.join("\n");
+    let told = "Internal: bad credentials: Bearer [hidden] for …, who says: … is";
+    assert_eq!(log.matches(told).count(), 2, "{log}");
+    let log = log.to_lowercase();
+    for secret in ["s3cr3t", "ada,", "canary"] {
+        assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
+    }
+}
+
 #[tokio::test]
 async fn a_bot_that_is_not_available_is_called_again_until_it_has_said_something() {
     let away = [Act::Fail(Status::unavailable("not yet"))];
@@ -258,6 +353,19 @@ async fn an_exhausted_bot_is_called_again_when_it_says_so_and_by_nobody_before()
 }
 
 #[tokio::test]
+async fn a_reply_that_would_be_over_before_the_bot_may_be_called_fails_at_once() {
+    let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(30)));
+    let later = Status::with_error_details(Code::ResourceExhausted, "later", details);
+    let bot = TestBot::start(&[&[Act::Fail(later)]]).await;
+    let total_timeout = Duration::from_secs(15);
+    let server = gateway(grpc::Settings { total_timeout, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    for _ in 0..2 {
+        assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rate_limited"));
+    }
+}
+
+#[tokio::test]
 async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
     let script = [Act::Gate, Act::Say("here"), Act::done()];
     let mut bot = TestBot::start(&[&script]).await;
@@ -279,6 +387,40 @@ async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
     bot.gate.add_permits(2);
     assert_eq!(waiting.reply().await.1.text, "here");
     assert_eq!(turn(&mut served, "four").await, complete("here"));
+}
+
+#[tokio::test]
+async fn a_place_is_free_once_the_outcome_has_come_though_the_bot_does_not_end_the_call() {
+    let bot = TestBot::start(&[&[Act::done(), Act::Hang]]).await;
+    let capacity = Capacity { concurrency: 1, waiting_room: 0, ..Capacity::default() };
+    let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
+    let mut client = attached(&server, Door::Grpc).await;
+    for _ in 0..3 {
+        assert_eq!(turn(&mut client, "go").await, complete(""));
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_a_bot_begins_when_it_takes_the_call_and_until_then_one_waits_for_a_place() {
+    let mut bot = TestBot::start_narrow(1, &[&[Act::Say("a"), Act::Gate, Act::done()]]).await;
+    let first_content_timeout = Duration::from_millis(200);
+    let settings = grpc::Settings { first_content_timeout, ..calls(bot.addr) };
+    let brief = Duration::from_millis(400);
+    let short = Capacity { waiting_timeout: brief, ..Capacity::default() };
+    let server = gateway(grpc::Settings { capacity: short, ..settings }).await;
+    let mut served = attached(&server, Door::Grpc).await;
+    served.say("one", None).await.unwrap();
+    served.delta().await;
+    let mut waiting = attached(&server, Door::Json).await;
+    assert_eq!(turn(&mut waiting, "two").await, failed("", "overloaded"));
+
+    bot.called().await;
+    waiting.say("three", None).await.unwrap();
+    let late = tokio::time::timeout(first_content_timeout * 3 / 2, waiting.delta()).await;
+    assert!(late.is_err() && bot.is_idle(), "{late:?}");
+    bot.gate.add_permits(2);
+    assert_eq!(served.reply().await.1.text, "a");
+    assert_eq!(waiting.reply().await.1.text, "a");
 }
 
 #[tokio::test]
@@ -533,18 +675,81 @@ async fn what_is_no_bot_is_not_taken_for_one() {
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rejected"));
 
     // Takes connections, and says nothing.
-    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let settings = calls(silent.local_addr().unwrap());
-    let endpoint = format!("https://{}", silent.local_addr().unwrap());
-    let endpoint = grpc::Endpoint::parse(&endpoint).unwrap();
-    let connect_timeout = Duration::from_millis(200);
     let folder = tempfile::tempdir().unwrap();
-    let ca_cert = folder.path().join("ca.pem");
-    std::fs::write(&ca_cert, CA).unwrap();
-    let settings = grpc::Settings { endpoint, ca_cert: Some(ca_cert), connect_timeout, ..settings };
+    let settings = calls_over_tls(mute().await.0, CA, folder.path());
+    let settings = grpc::Settings { connect_timeout: Duration::from_millis(200), ..settings };
     let server = gateway(settings).await;
     let mut client = attached(&server, Door::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_connect_timeout"));
+}
+
+/// A host that takes connections and shakes no hands: how many came.
+async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, came) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&came);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            held.push(stream);
+        }
+    });
+    (addr, came)
+}
+
+/// How a gateway calls a bot over TLS.
+fn calls_over_tls(addr: SocketAddr, pem: &str, folder: &Path) -> grpc::Settings {
+    let endpoint = grpc::Endpoint::parse(&format!("https://localhost:{}", addr.port())).unwrap();
+    let ca_cert = folder.join("ca.pem");
+    std::fs::write(&ca_cert, pem).unwrap();
+    grpc::Settings { endpoint, ca_cert: Some(ca_cert), ..calls(addr) }
+}
+
+#[tokio::test]
+async fn replies_that_wait_for_the_same_connection_fail_together() {
+    let (addr, came) = mute().await;
+    let folder = tempfile::tempdir().unwrap();
+    let connect_timeout = Duration::from_secs(1);
+    let settings = grpc::Settings {
+        connect_timeout,
+        first_content_timeout: connect_timeout * 2,
+        ..calls_over_tls(addr, CA, folder.path())
+    };
+    let server = gateway(settings).await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(attached(&server, Door::Grpc).await);
+    }
+    for client in &mut clients {
+        client.say("go", None).await.unwrap();
+    }
+    for client in &mut clients {
+        let reply = client.reply().await.1;
+        assert_eq!(reply.failure.unwrap().code, "upstream_connect_timeout");
+    }
+    let attempts = came.load(Ordering::Relaxed);
+    assert!(attempts <= 2, "{attempts} attempts to connect");
+}
+
+#[tokio::test]
+async fn a_bot_is_called_over_tls_where_its_authority_is_known_and_it_speaks_http2() {
+    let bot = TestBot::start(&[&[Act::Say("safe"), Act::done()]]).await;
+    let (own, foreign) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().unwrap();
+    let unavailable = || failed("", "upstream_unavailable");
+    for (trusted, protocols, answer) in [
+        (&own, &[b"h2".as_slice()][..], complete("safe")),
+        (&own, &[b"http/1.1"], unavailable()),
+        (&own, &[], unavailable()),
+        (&foreign, &[b"h2"], unavailable()),
+    ] {
+        let addr = tls_line(bot.addr, own.server(protocols)).await;
+        let settings = calls_over_tls(addr, &trusted.pem, folder.path());
+        let server = gateway(settings).await;
+        let mut client = attached(&server, Door::Grpc).await;
+        assert_eq!(turn(&mut client, "go").await, answer, "{protocols:?}");
+    }
 }
 
 #[tokio::test]

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use duologue::session::{Draft, Drained, Token};
+use duologue::session::{Draft, Drained, Store as _, Timestamp, Token};
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
 use crate::support::{
-    Call, Door, Event, Late, Rest, Scripted, Setup, Socket, Step, create, proto,
-    proto::MessageStatus, soon, stub,
+    Call, Door, Event, Late, Rest, Scripted, Setup, Socket, Step, core, create, draft, proto,
+    proto::MessageStatus, soon, stub, watched,
 };
 
 #[tokio::test]
@@ -193,6 +194,28 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
     assert_eq!(ended.await.unwrap(), Drained::Finished);
     let log = gateway.refresh_token(&token, None, None).await.unwrap().messages;
     assert_eq!(log.len(), 2, "accepted, and not answered: {log:?}");
+}
+
+/// Its sender was there before the drain, and its commit outlasts the time for replies.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_process() {
+    let (store, (responder, mut let_go)) = (Late::new(), Scripted::new(&[Step::End]));
+    let gateway = core(&store, responder).await;
+    let (attachment, token) = watched(&gateway).await;
+    store.hold(Call::Append);
+    let sending = attachment.send(draft("hello"));
+    store.holds(1).await;
+    let (draining, deadline) = (gateway.clone(), Instant::now() + Duration::from_secs(1));
+    let draining = tokio::spawn(async move { draining.drain(deadline).await });
+    tokio::time::sleep_until(deadline + Duration::from_millis(500)).await;
+    store.release();
+    assert_eq!(sending.end().await.unwrap().message.seq, 1);
+    assert_eq!(draining.await.unwrap(), Drained::Interrupted);
+    let log = gateway.refresh_token(&token, None, None).await.unwrap().messages;
+    assert_eq!(log.len(), 1, "answered after all: {log:?}");
+    let left = store.unfinished(Timestamp::of_wall_clock(), None, 2).await.unwrap();
+    assert_eq!(left.iter().map(|turn| turn.attempt).collect::<Vec<_>>(), [1]);
+    assert!(let_go.try_recv().is_err(), "the responder was asked");
 }
 
 #[tokio::test]

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use duologue::session::{ErrorKind, Position, Token};
+use duologue::session::{ErrorKind, Position, Store as _, Timestamp, Token};
 
-use crate::support::{Call, Door, Late, Rest, Setup, create, handshake, proto, soon, stub};
+use crate::support::{
+    Call, Door, Late, Log, Rest, Scripted, Setup, Step, core, create, draft, handshake, proto,
+    soon, stub, watched,
+};
 
 /// What each door says to a token that opens nothing.
 async fn assert_refused(server: &crate::support::Running, token: &str) {
@@ -210,4 +213,27 @@ async fn a_replay_under_way_ends_with_its_session() {
     server.gateway.revoke_token(&token).await.unwrap();
     let next = attachment.next().await.map_err(|error| error.kind());
     assert!(matches!(next, Err(ErrorKind::SessionRevoked)), "read after the end: {next:?}");
+}
+
+/// An operator takes the session away while its reply ends.
+#[tokio::test]
+async fn a_reply_to_a_session_that_is_gone_ends_the_streams_as_revoked_and_is_no_fault() {
+    let (store, log) = (Late::new(), Log::begin());
+    let responder = Scripted::new(&[Step::Gate, Step::End]).0;
+    let gate = responder.gate.clone();
+    let gateway = core(&store, responder).await;
+    let (mut attachment, token) = watched(&gateway).await;
+    gateway.send(&token, draft("hello")).await.unwrap();
+    store.revoke(attachment.session(), Timestamp::of_wall_clock()).await.unwrap();
+    gate.add_permits(1);
+    let reading = async {
+        loop {
+            if let Err(error) = attachment.next().await {
+                return error.kind();
+            }
+        }
+    };
+    assert_eq!(soon("the end", reading).await, ErrorKind::SessionRevoked);
+    let log = log.text();
+    assert!(!log.contains("ERROR") && !log.contains("WARN"), "{log}");
 }

@@ -10,9 +10,14 @@ use tokio::{
     time::timeout,
 };
 
+use tonic::Status;
+
 use crate::{
     process::{Process, command},
-    support::{Address, Clock, Door, Rest, Setup, Socket, create, soon},
+    support::{
+        Act, Address, Clock, Door, Rest, Setup, Socket, TestBot, create, soon,
+        upstream::{HEAD, Upstream, answer, refusal},
+    },
 };
 
 /// A gateway with a second port, and where that is.
@@ -94,6 +99,54 @@ async fn what_happens_is_counted_through_every_door_and_names_nobody() {
         let explained = |name: &str| page.contains(&format!("# HELP {name} "));
         assert!(explained(name) || family.is_some_and(explained), "{name}");
     }
+}
+
+#[tokio::test]
+async fn attempts_are_counted_by_upstream_and_outcome() {
+    let (first, second) = (Upstream::start().await, Upstream::start().await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("upstreams.toml");
+    let entry = |name: &str, upstream: &Upstream| {
+        format!("[[upstream]]\nname = \"{name}\"\nbase_url = \"http://{}\"\n", upstream.addr)
+    };
+    std::fs::write(&file, entry("near", &first) + &entry("far", &second)).unwrap();
+    first.always(refusal("429 Too Many Requests", "retry-after: 60\r\n", ""));
+    second.always(format!("{HEAD}{}", answer("here")));
+    let flags = ["--responder", "openai", "--config", file.to_str().unwrap()];
+    let (gateway, operations) = start(&flags).await;
+    let token = create(&gateway.address()).await;
+    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    for _ in 0..2 {
+        client.say("hello", None).await.unwrap();
+        assert_eq!(client.reply().await.1.text, "here");
+    }
+    let page = scrape(&operations).await;
+    let attempts =
+        |labels: &str| value(&page, &format!("duologue_upstream_attempts_total{{{labels}}}"));
+    assert_eq!(attempts(r#"upstream="near",outcome="upstream_rate_limited""#), 1.0);
+    assert_eq!(attempts(r#"upstream="far",outcome="answered""#), 2.0);
+}
+
+#[tokio::test]
+async fn the_calls_to_a_bot_are_counted_by_outcome() {
+    let away = [Act::Fail(Status::unavailable("not yet"))];
+    let late = [Act::Say("so far"), Act::Fail(Status::internal("late"))];
+    let bot = TestBot::start(&[&away, &late, &[Act::done()]]).await;
+    let endpoint = format!("http://{}", bot.addr);
+    let (gateway, operations) = start(&["--responder", "grpc", "--bot-endpoint", &endpoint]).await;
+    let token = create(&gateway.address()).await;
+    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    for _ in 0..2 {
+        client.say("hello", None).await.unwrap();
+        client.reply().await;
+    }
+    let page = scrape(&operations).await;
+    let calls = |outcome: &str| {
+        let labels = format!("{{upstream=\"bot\",outcome=\"{outcome}\"}}");
+        value(&page, &format!("duologue_upstream_attempts_total{labels}"))
+    };
+    assert_eq!((calls("upstream_unavailable"), calls("answered")), (1.0, 2.0));
+    assert!(!page.contains(r#"outcome="upstream_failed""#), "it had begun to answer: {page}");
 }
 
 #[tokio::test]

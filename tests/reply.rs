@@ -1,20 +1,20 @@
 //! Promise 5: a reply belongs to the session and always ends in one terminal message.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use duologue::{
     responder::Simulated,
     session::{
-        self, Attachment, Checkpoint, Created, Draft, ErrorKind, Gateway, History, Message,
-        Position, Prompt, Reply, Responder, Role, Settings, Status, Store as _,
+        Checkpoint, Created, Draft, ErrorKind, History, Position, Prompt, Reply, Responder, Status,
+        Store as _,
     },
 };
 use tokio::time::Instant;
 
 use crate::support::{
-    Door, Event, Late, Scripted, Setup, Step, create,
+    Door, Event, Late, Log, Scripted, Setup, Step, core, create, next_reply,
     proto::{self, MessageStatus},
-    soon, stub,
+    soon, status, stub,
 };
 
 #[tokio::test]
@@ -156,84 +156,39 @@ async fn a_stopped_reply_says_what_it_cost_as_an_estimate() {
     }
 }
 
-async fn gateway(store: &Arc<Late>, responder: impl Responder) -> Gateway {
-    let (store, responder) = (Arc::clone(store), Arc::new(responder));
-    Gateway::start(Settings::default(), store, responder).await.unwrap()
-}
-
-async fn reply(attachment: &mut Attachment) -> Arc<Message> {
-    loop {
-        if let session::Event::Message(message) = attachment.next().await.unwrap()
-            && message.in_reply_to().is_some()
-        {
-            return message;
-        }
-    }
-}
-
-fn status(message: &Message) -> &Status {
-    match &message.role {
-        Role::Assistant { status, .. } => status,
-        Role::User { .. } => panic!("a user has no status"),
-    }
-}
-
 /// Two minutes of failures, as of a disk that another program holds, or that is full.
 #[tokio::test(start_paused = true)]
 async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
     let store = Late::new();
-    let gateway = gateway(&store, Simulated::new("{text}", Duration::from_secs(1))).await;
+    let gateway = core(&store, Simulated::new("{text}", Duration::from_secs(1))).await;
     let token = gateway.create_token("Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
     gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
     let began = Instant::now();
     let (full, fault) = (ErrorKind::StoreFull, ErrorKind::Internal);
     store.refuse_appends.lock().unwrap().extend([vec![fault; 70], vec![full; 10]].concat());
-    let reply = reply(&mut attachment).await;
+    let reply = next_reply(&mut attachment).await;
     assert_eq!(status(&reply), &Status::Complete);
     assert!(began.elapsed() > Duration::from_secs(120), "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
-    let store = Late::new();
-    let before = gateway(&store, Scripted::new(&[Step::Hang]).0).await;
+    let (store, log) = (Late::new(), Log::begin());
+    let before = core(&store, Scripted::new(&[Step::Hang]).0).await;
     let Created { token, session } = before.create_token("Ada").await.unwrap();
     before.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
     let died = Checkpoint { seq: 1, attempt: 2, text: "seen".into() };
     store.checkpoint(session.id, session.created_at, died).await.unwrap();
     store.refuse_appends.lock().unwrap().extend([ErrorKind::StoreFull; 3]);
-    let gateway = gateway(&store, Simulated::new("{text}", Duration::ZERO)).await;
+    let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let start = Position { epoch: session.epoch, seq: 1 };
     let (mut attachment, _) = gateway.attach(&token, Some(&start)).await.unwrap();
-    let reply = reply(&mut attachment).await;
+    assert!(!gateway.stop(&token).await.unwrap(), "it is interrupted, and will not be stopped");
+    let reply = next_reply(&mut attachment).await;
     assert_eq!((status(&reply), &*reply.text), (&Status::Interrupted, "seen"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn progress_is_noted_every_four_kib_or_two_seconds_and_not_more_often() {
-    let store = Late::new();
-    let script = [vec![Step::Flood(1024); 64], vec![Step::End]].concat();
-    let gateway = gateway(&store, Scripted::new(&script).0).await;
-    let token = gateway.create_token("Ada").await.unwrap().token;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
-    gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
-    reply(&mut attachment).await;
-    let sizes: Vec<_> =
-        std::mem::take(&mut *store.noted.lock().unwrap()).iter().map(|note| note.1).collect();
-    assert_eq!(sizes[..4], [4096, 8192, 12_288, 16_384]);
-    assert!(sizes.windows(2).all(|pair| pair[1] - pair[0] >= 4096), "{sizes:?}");
-
-    let store = Late::new();
-    let words = "word ".repeat(100);
-    let gateway = self::gateway(&store, Simulated::new(&words, Duration::from_millis(100))).await;
-    let token = gateway.create_token("Ada").await.unwrap().token;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
-    gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
-    reply(&mut attachment).await;
-    let times: Vec<_> = store.noted.lock().unwrap().iter().map(|note| note.0).collect();
-    assert!((4..=5).contains(&times.len()), "in ten seconds: {times:?}");
-    assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(2)), "{times:?}");
+    let told = log.text().matches("a reply waits for room in the store").count();
+    assert_eq!(told, 1, "once, however long it waits");
 }
 
 struct Clumsy;
@@ -251,16 +206,13 @@ impl Responder for Clumsy {
 
 #[tokio::test]
 async fn a_panic_of_the_responder_is_logged_and_quotes_no_text() {
-    let log = tempfile::NamedTempFile::new().unwrap();
-    let writer = Arc::new(log.reopen().unwrap());
-    let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
-    let _logged = tracing::subscriber::set_default(subscriber);
-    let gateway = gateway(&Late::new(), Clumsy).await;
+    let log = Log::begin();
+    let gateway = core(&Late::new(), Clumsy).await;
     let token = gateway.create_token("Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
     gateway.send(&token, Draft::parse("a canary", None, 100).unwrap()).await.unwrap();
-    let reply = reply(&mut attachment).await;
+    let reply = next_reply(&mut attachment).await;
     assert!(matches!(status(&reply), Status::Failed(_)));
-    let log = std::fs::read_to_string(log.path()).unwrap();
+    let log = log.text();
     assert!(log.contains("the responder panicked") && !log.contains("canary"), "{log}");
 }

@@ -7,11 +7,13 @@ use std::{
 
 use duologue::{
     responder::Simulated,
-    session::{Gateway, Settings},
+    session::{self, ErrorKind, Gateway, Settings},
 };
 use tokio::time::{Instant, timeout};
 
-use crate::support::{Call, Door, Event, Late, Scripted, Setup, Step, create, proto, soon, stub};
+use crate::support::{
+    Call, Door, Event, Late, Scripted, Setup, Step, core, create, draft, proto, soon, stub, watched,
+};
 
 #[tokio::test]
 async fn from_every_position_through_every_door_nothing_is_missed_and_nothing_comes_twice() {
@@ -194,6 +196,38 @@ async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
     store.reads_fail.store(true, Ordering::SeqCst);
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     Gateway::start(Settings::default(), store, responder).await.expect("the others are served");
+}
+
+/// A message is durable, and whoever reads the log has seen it: one who comes from there
+/// must not be told to throw away what is there.
+#[tokio::test]
+async fn a_position_at_a_message_that_is_durable_and_not_told_yet_is_honoured() {
+    let store = Late::new();
+    let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
+    let (mut first, token) = watched(&gateway).await;
+    store.hold(Call::Append);
+    let sending = first.send(draft("hello"));
+    store.holds(1).await;
+    let read = gateway.refresh_token(&token, Some(0), None).await.unwrap();
+    let at = read.position(Some(0));
+    assert_eq!(at.seq, 1);
+
+    store.refuse_reads.lock().unwrap().push(ErrorKind::Internal);
+    let refused = gateway.attach(&token, Some(&at)).await.err().map(|error| error.kind());
+    assert_eq!(refused, Some(ErrorKind::Internal), "not known is not refused");
+    let (mut second, opened) = gateway.attach(&token, Some(&at)).await.unwrap();
+    assert_eq!((opened.recovered, opened.position), (true, at));
+    store.release();
+    assert_eq!(sending.end().await.unwrap().message.seq, 1);
+    for (attachment, expected) in [(&mut first, vec![1, 2]), (&mut second, vec![2])] {
+        let mut seen = Vec::new();
+        while seen.last() != Some(&2) {
+            if let session::Event::Message(message) = soon("it", attachment.next()).await.unwrap() {
+                seen.push(message.seq);
+            }
+        }
+        assert_eq!(seen, expected);
+    }
 }
 
 /// The answer to what a stream said may lie before the place that it is opened anew at: it

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        Appended, Entry, Epoch, ErrorKind, Failure, MessageId, Name, NewSession, Page, Result,
-        Session, SessionId, Status, Store, Swept, Terms, Timestamp, Token, Usage,
+        Appended, Checkpoint, Entry, Epoch, ErrorKind, Failure, MessageId, Name, NewSession, Page,
+        Result, Session, SessionId, Status, Store, Swept, Terms, Timestamp, Token, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -332,6 +332,26 @@ async fn unfinished_turns_are_listed_in_order_page_by_page() {
             store.unfinished(later(100), None, 10).await.unwrap().is_empty(),
             "expired sessions have no turns"
         );
+    }
+}
+
+/// A gateway does not wait for its last note before it commits the reply.
+#[tokio::test]
+async fn a_note_of_progress_that_comes_after_the_reply_changes_nothing() {
+    for store in stores() {
+        let (session, _) = created(&*store).await;
+        let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
+        let note = |text: &str| {
+            let at = Checkpoint { seq: asked.message.seq, attempt: 1, text: text.into() };
+            store.checkpoint(session.id, NOW, at)
+        };
+        note("early").await.unwrap();
+        assert_eq!(store.unfinished(NOW, None, 10).await.unwrap()[0].text, "early");
+        let reply = store.append(session.id, reply(&asked), terms()).await.unwrap();
+        note("late").await.unwrap();
+        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
+        let log = store.read(session.id, NOW, ALL).await.unwrap().messages;
+        assert_eq!(log, [asked.message, reply.message]);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A reply is noted when it is this much further.
-const NOTED: usize = 4096;
+const NOTED: u32 = 4096;
 
 /// A reply of twelve KiB that takes its time.
 fn slow_reply() -> String {
@@ -23,18 +23,23 @@ async fn start(path: &Path, delay: &str) -> Process {
     Process::start(&flags).await
 }
 
-/// Reads on until the text that was seen has surely been noted: a reply goes on after a
-/// note, not before.
-async fn until_noted(client: &mut Attached) -> String {
+/// Reads on until as much of the only turn has been noted as must be; what was seen of it.
+async fn until_noted(client: &mut Attached, path: &Path) -> String {
     let mut text = String::new();
-    loop {
+    while noted(path) < NOTED {
         match client.next().await {
             Event::ReplyStarted(started) => text = started.text,
-            Event::Delta(_) if text.len() > NOTED => return text,
             Event::Delta(delta) => text += &delta.text,
             _ => {}
         }
     }
+    text
+}
+
+/// Bytes of the reply to the only turn that the next process would find.
+fn noted(path: &Path) -> u32 {
+    let file = rusqlite::Connection::open(path).unwrap();
+    file.query_row("SELECT length(text) FROM turns", [], |row| row.get(0)).unwrap()
 }
 
 async fn until_attempt(client: &mut Attached) -> u32 {
@@ -54,14 +59,14 @@ async fn a_turn_is_run_again_after_a_death_and_interrupted_after_the_second() {
         let token = create(&process.address()).await;
         let mut client = door.open(&process.address(), &token, None).await;
         client.say("go", Some("m1")).await.unwrap();
-        until_noted(&mut client).await;
+        until_noted(&mut client, &path).await;
         let at = client.at(1);
         process.kill().await;
 
         let process = start(&path, "5ms").await;
         let mut client = door.open(&process.address(), &token, Some(&at)).await;
         assert_eq!(until_attempt(&mut client).await, 2, "{door:?}");
-        until_noted(&mut client).await;
+        until_noted(&mut client, &path).await;
         process.kill().await;
 
         let process = start(&path, "0ms").await;
@@ -72,7 +77,7 @@ async fn a_turn_is_run_again_after_a_death_and_interrupted_after_the_second() {
             let (before, reply) = client.reply().await;
             assert!(before.is_empty(), "a third attempt: {before:?}");
             assert_eq!(reply.status(), MessageStatus::Interrupted, "{door:?} {back:?}");
-            assert!(reply.text.len() >= NOTED && slow_reply().starts_with(&reply.text));
+            assert!(reply.text.len() >= NOTED as usize && slow_reply().starts_with(&reply.text));
             ids.push(reply.id);
             let again = client.say("go", Some("m1")).await.unwrap();
             assert!(again.duplicate && again.seq == 1);
@@ -94,7 +99,7 @@ async fn what_was_seen_is_kept_when_the_second_attempt_dies_before_it_says_as_mu
     let token = create(&process.address()).await;
     let mut client = Door::Grpc.open(&process.address(), &token, None).await;
     client.say("go", None).await.unwrap();
-    until_noted(&mut client).await;
+    until_noted(&mut client, &path).await;
     let at = client.at(1);
     process.kill().await;
     let process = start(&path, "1h").await;
@@ -105,7 +110,7 @@ async fn what_was_seen_is_kept_when_the_second_attempt_dies_before_it_says_as_mu
     let mut client = Door::Grpc.open(&process.address(), &token, Some(&at)).await;
     let reply = client.reply().await.1;
     assert_eq!(reply.status(), MessageStatus::Interrupted);
-    assert!(reply.text.len() >= NOTED, "{}", reply.text.len());
+    assert!(reply.text.len() >= NOTED as usize, "{}", reply.text.len());
 }
 
 #[tokio::test]
@@ -121,7 +126,7 @@ async fn a_stop_of_the_second_attempt_keeps_what_was_seen_of_it() {
         process.kill().await;
         let process = start(&path, "5ms").await;
         let mut client = door.open(&process.address(), &token, Some(&at)).await;
-        let seen = until_noted(&mut client).await;
+        let seen = until_noted(&mut client, &path).await;
         client.stop().await;
         let reply = client.reply().await.1;
         assert_eq!(reply.status(), MessageStatus::Stopped, "{door:?}");

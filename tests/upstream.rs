@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::support::{
-    Attached, Door, Event, Running, Setup, create,
+    Attached, Door, Event, Rest, Running, Setup, create,
     proto::{self, MessageStatus},
     upstream::{
         self, CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, responder, usage,
@@ -82,7 +82,45 @@ fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static
         (format!("{HEAD}{a}{}", finish("stop").trim_end()), Complete, "", "a", "stop"),
         (format!("{HEAD}{a}{DONE}"), Failed, "upstream_truncated", "a", ""),
         (format!("{HEAD}{a}"), Failed, "upstream_truncated", "a", ""),
-        (format!("{HEAD}{a}data: {{\"choices\":[{{\"del"), Failed, "upstream_protocol", "a", ""),
+        (format!("{HEAD}{a}data: {{\"choices\":[{{\"del"), Failed, "upstream_truncated", "a", ""),
+        // A reason before the last text: not to be trusted unless the end comes in good order.
+        (format!("{HEAD}{}{a}", finish("stop")), Failed, "upstream_truncated", "a", ""),
+        (format!("{HEAD}{}{a}{DONE}", finish("stop")), Complete, "", "a", "stop"),
+        // Something for nothing in the place of a reason.
+        (format!("{HEAD}{a}").replace("null", "\"null\""), Failed, "upstream_truncated", "a", ""),
+        (format!("{HEAD}{a}").replace("null", "false"), Failed, "upstream_truncated", "a", ""),
+        // What comes after the reason is not worth the reply.
+        (format!("{HEAD}{a}{}data: {{\"choi", finish("stop")), Complete, "", "a", "stop"),
+        (format!("{HEAD}{a}{}data: secret words\n\n", finish("stop")), Complete, "", "a", "stop"),
+        // Another answer to the same question.
+        (
+            format!("{HEAD}{a}{}", (delta("b") + &finish("stop")).replace("x\":0", "x\":1")),
+            Failed,
+            "upstream_truncated",
+            "a",
+            "",
+        ),
+        (
+            format!("{HEAD}{a}{}", finish(&format!("odd\n{}", "y".repeat(99)))),
+            Complete,
+            "",
+            "a",
+            "oddyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy",
+        ),
+        (
+            HEAD.replace("event-stream", "html") + "<html>secret words</html>",
+            Failed,
+            "upstream_protocol",
+            "",
+            "",
+        ),
+        (
+            HEAD.replace("connection", "content-encoding: gzip\r\nconnection") + "\u{1f}",
+            Failed,
+            "upstream_protocol",
+            "",
+            "",
+        ),
         (HEAD.into(), Failed, "upstream_truncated", "", ""),
         (format!("{HEAD}: nothing but comments\n\n: \n\n"), Failed, "upstream_truncated", "", ""),
         (format!("{HEAD}{DONE}"), Failed, "upstream_truncated", "", ""),
@@ -212,6 +250,22 @@ async fn every_ending_is_told_as_what_it_is_and_nothing_of_the_upstream_with_it(
 }
 
 #[tokio::test]
+async fn the_log_of_rest_says_why_a_reply_failed_and_what_it_cost() {
+    let mut talk = Talk::start().await;
+    let token = create(&talk.server).await;
+    talk.client = Door::Json.open(&talk.server, &token, None).await;
+    talk.hear(format!("{HEAD}{}{}{}", delta("so far"), usage(3, 2), DONE)).await;
+    let log = Rest::call(&talk.server, "POST", &format!("/refresh_token?token={token}")).await;
+    let log = log.json();
+    assert_eq!(log["messages"][0].get("failure"), None);
+    let reply = &log["messages"][1];
+    let failure = json!({"code": "upstream_truncated", "message": "The reply ended too early"});
+    let usage = json!({"input_tokens": 3, "output_tokens": 2, "estimated": false});
+    assert_eq!((&reply["failure"], &reply["usage"]), (&failure, &usage), "{reply}");
+    assert_eq!((&reply["status"], &reply["msg"]), (&json!("failed"), &json!("so far")));
+}
+
+#[tokio::test]
 async fn text_is_the_same_wherever_its_bytes_are_cut_and_however_lines_end() {
     let text = "é日🦀\n\"x\"";
     for end in ["\n", "\r\n", "\r"] {
@@ -303,15 +357,16 @@ async fn a_reset_at_any_moment_ends_the_reply() {
         assert_eq!((failure(&reply), reply.text.as_str()), (code, text), "{bytes}");
     }
     // After text, once it has been seen: a reset may overtake what was sent before.
-    for (end, code) in [(String::new(), "upstream_truncated"), (finish("stop"), "")] {
+    let (more, end) = (delta("a"), finish("stop"));
+    for (chunk, code) in [
+        (more.clone(), "upstream_truncated"),
+        (format!("{more}{end}"), ""),
+        (format!("{end}{more}"), "upstream_truncated"),
+    ] {
         talk.client.say("Hi", None).await.unwrap();
         let mut asked = talk.upstream.asked().await;
         asked.write(CHUNKED).await;
-        if end.is_empty() {
-            asked.chunk(&delta("a")).await;
-        } else {
-            asked.chunk(&[end, delta("a")].concat()).await;
-        }
+        asked.chunk(&chunk).await;
         assert_eq!(talk.client.delta().await.text, "a");
         asked.reset();
         let reply = talk.client.reply().await.1;
@@ -357,6 +412,7 @@ async fn a_request_is_what_was_configured_and_carries_nothing_of_the_session() {
     names.sort_unstable();
     let expected = [
         "accept",
+        "accept-encoding",
         "authorization",
         "content-length",
         "content-type",
@@ -445,6 +501,24 @@ async fn a_long_conversation_is_trimmed_and_that_is_told() {
         "system: Talk to Ada. user: question 1 assistant: answer 1 user: question 2 \
          assistant: answer 2 user: question 3"
     );
+}
+
+/// The reply alone is larger than what the responder wants to see.
+#[tokio::test]
+async fn a_conversation_that_is_left_out_as_a_whole_is_told_as_trimmed() {
+    let mut upstream = Upstream::start().await;
+    let responder = upstream::responder_with(vec![upstream.settings("one")], |settings| {
+        settings.context_tokens = 60;
+    });
+    let server = Setup::answering(responder).start().await;
+    let mut client = Door::Json.open(&server, &create(&server).await, None).await;
+    for (n, reply) in ["long ".repeat(99), "short".into()].into_iter().enumerate() {
+        client.say("Hi", None).await.unwrap();
+        let asked = upstream.asked().await;
+        assert_eq!(asked.conversation(), ["user: Hi"]);
+        asked.answer(&format!("{HEAD}{}", answer(&reply))).await;
+        assert_eq!(trimmed(&client.reply().await.0), [n > 0]);
+    }
 }
 
 fn trimmed(events: &[Event]) -> Vec<bool> {

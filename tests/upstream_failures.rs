@@ -407,3 +407,72 @@ async fn the_end_of_the_session_lets_go_of_the_upstream() {
     assert_eq!(revoked.status, 204);
     asked.let_go().await;
 }
+
+#[tokio::test]
+async fn a_reply_that_waits_for_its_place_does_not_wait_for_another_ones_cooldown() {
+    let narrow = |one: &mut UpstreamSettings| one.defaults.capacity.concurrency = 1;
+    let mut pool = Pool::of(2, narrow).await;
+    let clock = Clock::hold();
+    let mut first = pool.talk().await;
+    let asked = pool.upstreams[0].asked().await;
+    let mut waiting = pool.talk().await;
+    waiting.has_begun().await;
+    let began = Instant::now();
+    asked.answer(&refusal("429 Too Many Requests", "retry-after: 30\r\n", "")).await;
+    for _ in 0..2 {
+        pool.upstreams[1].asked().await.answer(&whole("there")).await;
+    }
+    is_answered(&mut first, "there").await;
+    is_answered(&mut waiting, "there").await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "no time had to pass");
+    drop(clock);
+}
+
+#[tokio::test]
+async fn the_upstream_that_can_be_asked_the_soonest_is_asked() {
+    let mut pool = Pool::of(2, |_| {}).await;
+    let clock = Clock::hold();
+    // The second one wants to be left alone for a while, …
+    let mut client = pool.talk().await;
+    pool.upstreams[0].asked().await.answer(&refusal(BUSY, "", "")).await;
+    let leave = refusal("429 Too Many Requests", "retry-after: 20\r\n", "");
+    pool.upstreams[1].asked().await.answer(&leave).await;
+    let began = Instant::now();
+    let asked = clock.until(pool.upstreams[0].asked()).await;
+    asked.answer(&whole("a")).await;
+    is_answered(&mut client, "a").await;
+    // … and the next reply does not wait for it either, though it has not tried it yet.
+    let mut client = pool.talk().await;
+    pool.upstreams[0].asked().await.answer(&refusal(BUSY, "", "")).await;
+    let asked = clock.until(pool.upstreams[0].asked()).await;
+    asked.answer(&whole("b")).await;
+    is_answered(&mut client, "b").await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
+/// A server closes connections that were idle, and may do so just as one is used again.
+#[tokio::test]
+async fn a_kept_connection_that_is_lost_is_no_fault_of_the_upstream() {
+    let mut pool = Pool::of(2, |_| {}).await;
+    let clock = Clock::hold();
+    let began = Instant::now();
+    let mut client = pool.talk().await;
+    let mut asked = pool.upstreams[0].asked().await;
+    asked.write(CHUNKED).await;
+    asked.chunk(&answer("a")).await;
+    asked.write("0\r\n\r\n").await;
+    is_answered(&mut client, "a").await;
+    let mut client = pool.talk().await;
+    asked.lose_the_next().await;
+    pool.upstreams[0].asked().await.answer(&whole("b")).await;
+    is_answered(&mut client, "b").await;
+    // One that does so every time is not well.
+    let mut client = pool.talk().await;
+    for _ in 0..2 {
+        pool.upstreams[0].asked().await.reset();
+    }
+    pool.upstreams[1].asked().await.answer(&whole("c")).await;
+    is_answered(&mut client, "c").await;
+    assert_eq!(began.elapsed(), Duration::ZERO, "no time had to pass");
+    drop(clock);
+}

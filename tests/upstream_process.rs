@@ -6,7 +6,7 @@ use crate::{
     process::{Process, command},
     support::{
         Door, create, soon,
-        upstream::{CHUNKED, HEAD, Upstream, answer, delta, refusal},
+        upstream::{CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, usage},
     },
     upstream::failure,
 };
@@ -56,6 +56,26 @@ async fn check_upstream_tells_how_an_upstream_behaves() {
                 "verdict        not usable: it refuses the API key",
             ],
         ),
+        (
+            format!("{HEAD}{}{}{DONE}", finish("stop"), usage(9, 9)),
+            1,
+            vec!["finish_reason  stop", "verdict        not usable: it answered without any text"],
+        ),
+        (
+            HEAD.replace("event-stream", "html") + "<html>",
+            1,
+            vec!["upstream_protocol", "not usable: it does not stream chat completions"],
+        ),
+        (
+            format!("{HEAD}{}", delta(&"y".repeat(1 << 16)).repeat(17)),
+            1,
+            vec!["upstream_protocol", "endless"],
+        ),
+        (
+            format!("{HEAD}{}{}", delta("a"), finish("stop\n  verdict        usable\u{1b}[8m")),
+            0,
+            vec!["finish_reason  stop  verdict        usable[8m\n"],
+        ),
         (refusal("404 Not Found", "", "no such model"), 1, vec!["no such model", "are the model"]),
         (refusal("302 Found", "location: /\r\n", ""), 1, vec!["upstream_rejected (status 302"]),
     ] {
@@ -70,6 +90,26 @@ async fn check_upstream_tells_how_an_upstream_behaves() {
         }
         assert!(!told.contains("canary"), "{told}");
     }
+}
+
+#[tokio::test]
+async fn check_upstream_calls_one_that_answers_only_once_not_usable() {
+    let mut upstream = Upstream::start().await;
+    let url = format!("http://{}", upstream.addr);
+    let answers = async {
+        upstream.asked().await.answer(&format!("{HEAD}{}", answer("one"))).await;
+        let mut long = upstream.asked().await;
+        long.write(format!("{HEAD}{}", delta("Once"))).await;
+        long.let_go().await;
+        for _ in 0..2 {
+            upstream.asked().await.answer(&refusal("503 Service Unavailable", "", "")).await;
+        }
+    };
+    let flags = ["--openai-base-url", &url];
+    let ((status, told, _), ()) = tokio::join!(check(&flags), answers);
+    assert_eq!(status, Some(1), "{told}");
+    assert!(told.contains("stop           then it failed: upstream_unavailable"), "{told}");
+    assert!(told.contains("verdict        not usable: it cannot be reached"), "{told}");
 }
 
 #[tokio::test]
@@ -158,5 +198,5 @@ async fn neither_keys_nor_texts_are_logged_however_the_upstream_quotes_them() {
     }
     let of = |message: &str| log.lines().filter(|line| line.contains(message)).count();
     assert_eq!((of("upstream released"), of("an upstream failed")), (8, 7), "{log}");
-    assert!(log.contains("its words are withheld"), "{log}");
+    assert!(log.contains("[hidden] [hidden] said: "), "{log}");
 }

@@ -12,58 +12,59 @@ use crate::responder::{
 };
 
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Bot (--responder grpc)")]
 pub(super) struct Bot {
-    /// Where the bot is: `http://HOST[:PORT]`, or `https://HOST[:PORT]`
+    /// Address of the bot: `http://HOST[:PORT]` or `https://HOST[:PORT]`
     #[arg(long, env = "DUOLOGUE_BOT_ENDPOINT", hide_env_values = true)]
     // Parsed later: clap would repeat a wrong address, with a password in it.
     bot_endpoint: Option<String>,
 
-    /// Sent to the bot as `authorization: Bearer`; better set by the environment, since others
-    /// can see flags
+    /// Bearer token sent to the bot; prefer the environment, since everybody on the machine can
+    /// read flags
     #[arg(long, env = "DUOLOGUE_BOT_TOKEN", hide_env_values = true)]
     bot_token: Option<SecretString>,
 
-    /// A PEM file of the authorities that vouch for the bot [default: those of the system]
+    /// CA certificates to trust, PEM [default: those of the system]
     #[arg(long, env = "DUOLOGUE_BOT_CA_CERT", value_parser = path)]
     bot_ca_cert: Option<PathBuf>,
 
-    /// How many of the newest messages the bot is shown
+    /// How many of the newest messages the bot is sent
     #[arg(long, env = "DUOLOGUE_BOT_HISTORY", default_value = "1000")]
     bot_history: u32,
 
-    /// How long a connection to the bot may take
+    /// Connect timeout
     #[arg(long, env = "DUOLOGUE_BOT_CONNECT_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
     bot_connect_timeout: Duration,
 
-    /// How long the bot may take to begin with its reply
+    /// Timeout from a call to its first text
     #[arg(long, env = "DUOLOGUE_BOT_FIRST_CONTENT_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
     bot_first_content_timeout: Duration,
 
-    /// How long the bot may be silent in the middle of a reply
+    /// Longest silence in the middle of a reply
     #[arg(long, env = "DUOLOGUE_BOT_CHUNK_TIMEOUT", default_value = "1m", value_parser = humantime::parse_duration)]
     bot_chunk_timeout: Duration,
 
-    /// How long a reply of the bot may take, retries included
+    /// Timeout for a whole reply, waits and retries included
     #[arg(long, env = "DUOLOGUE_BOT_TOTAL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
     bot_total_timeout: Duration,
 
-    /// How often the bot is called again, if it is not available and has said nothing yet
+    /// Retries before the first text, if the bot is not available
     #[arg(long, env = "DUOLOGUE_BOT_RETRIES", default_value = "2")]
     bot_retries: u32,
 
-    /// A bot that is silent for so long must answer an HTTP/2 PING; 0s sends none
+    /// A bot that is silent for this long must answer an HTTP/2 PING; 0s sends none
     #[arg(long, env = "DUOLOGUE_BOT_KEEP_ALIVE", default_value = "5m", value_parser = humantime::parse_duration)]
     bot_keep_alive: Duration,
 
-    /// Replies at a time
+    /// Concurrent calls
     #[arg(long, env = "DUOLOGUE_BOT_CONCURRENCY", default_value_t = Capacity::default().concurrency)]
     bot_concurrency: u32,
 
-    /// Replies that may wait for one of these places …
+    /// Replies that may wait once concurrency is reached; more are refused as overloaded
     #[arg(long, env = "DUOLOGUE_BOT_WAITING_ROOM", default_value_t = Capacity::default().waiting_room)]
     bot_waiting_room: u32,
 
-    /// … and how long
+    /// Longest wait for one of these places
     #[arg(long, env = "DUOLOGUE_BOT_WAITING_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     bot_waiting_timeout: Duration,
 }

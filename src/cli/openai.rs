@@ -16,84 +16,85 @@ use crate::responder::{
 
 // They are global, so that they can stand behind `check-upstream`.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model (--responder openai)")]
 pub(super) struct OpenAi {
-    /// A TOML file with several upstreams, `[[upstream]]`, in order of preference
+    /// TOML file with several upstreams, `[[upstream]]`, in order of preference
     #[arg(long, global = true, env = "DUOLOGUE_CONFIG")]
     config: Option<PathBuf>,
 
-    /// Where the model is: `http://localhost:8080`, `https://api.openai.com/v1` …
+    /// Base URL of the model: `http://localhost:8080`, `https://api.openai.com/v1` …
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_BASE_URL")]
     openai_base_url: Option<String>,
 
-    /// Its key; better in the environment, since everybody on the machine can read flags
+    /// API key; prefer the environment, since everybody on the machine can read flags
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_API_KEY", hide_env_values = true)]
     openai_api_key: Option<SecretString>,
 
-    /// A PEM file of the authorities that vouch for it [default: those of the system]
+    /// CA certificates to trust, PEM [default: those of the system]
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CA_CERT", value_parser = path)]
     openai_ca_cert: Option<PathBuf>,
 
-    /// Which model; a server that has one only may need no name
+    /// Model name; optional where the server has only one
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_MODEL")]
     openai_model: Option<String>,
 
-    /// Said before every conversation; may hold {name}
+    /// System prompt; may hold {name}
     #[arg(long, global = true, env = "DUOLOGUE_SYSTEM_PROMPT")]
     system_prompt: Option<String>,
 
-    /// Tokens that the model reads and writes for one reply; the oldest turns are left out
+    /// Context window in tokens, prompt and reply together; the oldest turns are left out
     #[arg(long, global = true, env = "DUOLOGUE_CONTEXT_TOKENS", default_value_t = Settings::CONTEXT_TOKENS)]
     context_tokens: u32,
 
-    /// How freely it speaks [default: the model's own]
+    /// Sampling temperature [default: the model's own]
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_TEMPERATURE")]
     openai_temperature: Option<f32>,
 
-    /// Tokens of a reply [default: the model's own limit]
+    /// Maximum tokens per reply [default: the model's own]
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_MAX_TOKENS")]
     openai_max_tokens: Option<u32>,
 
-    /// More headers of every request, as a JSON object
+    /// Extra headers of every request, as a JSON object
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_HEADERS", hide_env_values = true)]
     openai_headers: Option<SecretString>,
 
-    /// More fields of every request, as a JSON object; `null` takes one away
+    /// Extra fields of every request, as a JSON object; `null` removes a default
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_BODY")]
     openai_body: Option<String>,
 
-    /// Until there is a connection
+    /// Connect timeout, TLS included
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CONNECT_TIMEOUT", default_value = "10s", value_parser = humantime::parse_duration)]
     openai_connect_timeout: Duration,
 
-    /// From the request to the first text
+    /// Timeout from the request to the first text
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_FIRST_CONTENT_TIMEOUT", default_value = "2m", value_parser = humantime::parse_duration)]
     openai_first_content_timeout: Duration,
 
-    /// Longest silence within an answer
+    /// Longest silence in the middle of a reply
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CHUNK_TIMEOUT", default_value = "1m", value_parser = humantime::parse_duration)]
     openai_chunk_timeout: Duration,
 
-    /// Longest time for a reply, waits and retries included
+    /// Timeout for a whole reply, waits and retries included
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_TOTAL_TIMEOUT", default_value = "10m", value_parser = humantime::parse_duration)]
     openai_total_timeout: Duration,
 
-    /// Attempts after the first one, before the first text
+    /// Retries before the first text
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_RETRIES", default_value_t = Defaults::default().retries)]
     openai_retries: u32,
 
-    /// Replies at a time
+    /// Concurrent requests per upstream
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_CONCURRENCY", default_value_t = Capacity::default().concurrency)]
     openai_concurrency: u32,
 
-    /// Replies that may wait for one of these places …
+    /// Replies that may wait once concurrency is reached; more are refused as overloaded
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_WAITING_ROOM", default_value_t = Capacity::default().waiting_room)]
     openai_waiting_room: u32,
 
-    /// … and how long
+    /// Longest wait for one of these places
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_WAITING_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration)]
     openai_waiting_timeout: Duration,
 
-    /// Take an answer for whole that ends with [DONE] and gives no reason
+    /// Treat an answer that ends with [DONE] and no finish_reason as complete
     #[arg(long, global = true, env = "DUOLOGUE_OPENAI_ACCEPT_MISSING_FINISH_REASON", action = ArgAction::Set, default_value_t = false)]
     openai_accept_missing_finish_reason: bool,
 }
@@ -137,7 +138,7 @@ impl OpenAi {
     fn of_one_upstream(&self) -> Option<&'static str> {
         let set = [
             ("--openai-base-url", self.openai_base_url.is_some()),
-            ("--openai-api-key", self.openai_api_key.is_some()),
+            ("--openai-api-key", self.api_key().is_some()),
             ("--openai-ca-cert", self.openai_ca_cert.is_some()),
             ("--openai-model", self.openai_model.is_some()),
             ("--openai-headers", self.openai_headers.is_some()),
@@ -162,7 +163,7 @@ impl OpenAi {
             None => BTreeMap::new(),
         };
         Ok(Some(UpstreamSettings {
-            api_key: self.openai_api_key.clone().filter(|key| !key.expose_secret().is_empty()),
+            api_key: self.api_key(),
             ca_cert: self.openai_ca_cert.clone(),
             model: self.openai_model.clone(),
             headers: settings::headers(&named)
@@ -171,6 +172,12 @@ impl OpenAi {
             defaults: self.defaults(),
             ..UpstreamSettings::new("openai", endpoint)
         }))
+    }
+
+    /// Without the blanks and line ends that files and shells add; an empty one is none.
+    fn api_key(&self) -> Option<SecretString> {
+        let key = self.openai_api_key.as_ref().map(|key| key.expose_secret().trim());
+        key.filter(|key| !key.is_empty()).map(Into::into)
     }
 
     const fn defaults(&self) -> Defaults {
@@ -278,7 +285,7 @@ mod tests {
             ),
             (with(&["--openai-headers", "canary"]), "--openai-headers: "),
             (with(&["--openai-headers", r#"{"a b":"canary"}"#]), "--openai-headers: "),
-            (with(&["--openai-api-key", "canary\n"]), "API key"),
+            (with(&["--openai-api-key", "can\nary"]), "API key"),
             (with(&["--openai-body", "[]"]), "--openai-body: "),
             (with(&["--openai-body", r#"{"stream":false}"#]), "stream"),
             (with(&["--openai-chunk-timeout", "0s"]), "chunk_timeout"),

@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{Reason, retry};
+use super::Reason;
 
 /// How many replies an upstream is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(super) enum Refused {
     Full,
     /// None became free in time.
     Late,
-    /// The upstream wants to be left alone for longer than anybody waits.
+    /// The upstream wants to be left alone for a while.
     Cooling,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Self::Full => "the waiting room is full",
             Self::Late => "no place became free in time",
-            Self::Cooling => "the cooldown is too long",
+            Self::Cooling => "the upstream is cooling down",
         })
     }
 }
@@ -114,28 +114,21 @@ impl Admission {
         }
     }
 
-    /// Waits for `back_off`, then for a place, and while the upstream wants to be left
-    /// alone. Dropping the future gives up at once.
+    /// Waits for `back_off`, then for a place. Dropping the future gives up at once.
     pub(super) async fn enter(&self, back_off: Duration) -> Result<Place, Refused> {
         let waiting = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Refused::Full)?;
         if !back_off.is_zero() {
             sleep(back_off).await;
         }
-        loop {
-            let free = Arc::clone(&self.places).acquire_owned();
-            let Ok(Ok(place)) = timeout(self.waiting_timeout, free).await else {
-                return Err(Refused::Late);
-            };
-            // While this one waited, another may have been told to wait.
-            let cooldown = self.cooldown();
-            if cooldown.is_zero() {
-                return Ok(Place { _permits: [waiting, place] });
-            }
-            if cooldown > retry::MAX_WAIT {
-                return Err(Refused::Cooling);
-            }
-            drop(place);
-            sleep(retry::after(cooldown)).await;
+        let free = Arc::clone(&self.places).acquire_owned();
+        let Ok(Ok(place)) = timeout(self.waiting_timeout, free).await else {
+            return Err(Refused::Late);
+        };
+        // While this one waited, another may have been told to wait.
+        if self.cooldown().is_zero() {
+            Ok(Place { _permits: [waiting, place] })
+        } else {
+            Err(Refused::Cooling)
         }
     }
 
@@ -166,7 +159,6 @@ impl fmt::Debug for Admission {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use tokio::time::advance;
 
     use super::*;
 
@@ -196,27 +188,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_cooldown_holds_for_everybody_and_only_grows() {
-        let admission = admission(2, 0);
+        let admission = admission(1, 1);
+        let place = admission.enter(NOW).await.unwrap();
+        let waiting = admission.enter(NOW);
         admission.cool_down(Duration::from_secs(10));
         admission.cool_down(Duration::from_secs(5));
-        assert_eq!(admission.cooldown(), Duration::from_secs(10));
-        let begun = Instant::now();
-        let both = futures_util::future::join(admission.enter(NOW), admission.enter(NOW)).await;
-        assert!(both.0.is_ok() && both.1.is_ok());
-        assert!(begun.elapsed() >= Duration::from_secs(10), "{:?}", begun.elapsed());
-        assert!(admission.cooldown().is_zero());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn nobody_waits_for_a_cooldown_that_is_too_long() {
-        let admission = admission(1, 0);
         admission.cool_down(Duration::MAX);
-        assert!(admission.cooldown().is_zero(), "a moment that no clock shows");
-        admission.cool_down(retry::MAX_WAIT * 2);
-        let begun = Instant::now();
+        assert_eq!(admission.cooldown(), Duration::from_secs(10), "no clock shows the last");
+        drop(place);
+        assert_eq!(waiting.await.err(), Some(Refused::Cooling));
         assert_eq!(admission.enter(NOW).await.err(), Some(Refused::Cooling));
-        assert_eq!(begun.elapsed(), NOW);
-        advance(retry::MAX_WAIT * 2).await;
-        assert!(admission.enter(NOW).await.is_ok());
+        assert!(admission.enter(Duration::from_secs(10)).await.is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Authorities that vouch for an upstream, from a PEM file.
+//! Authorities that vouch for an upstream: from a PEM file, or those of the system.
 
 use std::{fmt::Display, fs, path::Path};
 
@@ -13,6 +13,34 @@ use tokio_rustls::rustls::{
 /// # Errors
 /// One line that begins with the path.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+    load(path).map(|(pem, _)| pem)
+}
+
+/// The file's certificates, as what is trusted alone.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn roots(path: &Path) -> Result<RootCertStore, String> {
+    load(path).map(|(_, roots)| roots)
+}
+
+/// What the system trusts.
+///
+/// # Errors
+/// One line: it trusts nobody.
+pub(super) fn of_system() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // A system's store may hold what is no certificate any more: the others count.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();
+        return Err(format!("the system has no certificates to trust: {}", errors.join(", ")));
+    }
+    Ok(roots)
+}
+
+fn load(path: &Path) -> Result<(Vec<u8>, RootCertStore), String> {
     let problem = |problem: &dyn Display| format!("{}: {problem}", path.display());
     let pem = fs::read(path).map_err(|error| problem(&error))?;
     let mut roots = RootCertStore::empty();
@@ -23,5 +51,5 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     if roots.is_empty() {
         return Err(problem(&"it holds no certificate in PEM form"));
     }
-    Ok(pem)
+    Ok((pem, roots))
 }

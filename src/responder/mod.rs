@@ -2,8 +2,10 @@
 
 mod admission;
 mod authorities;
+mod discretion;
 mod failure;
 pub mod grpc;
+mod metrics;
 pub mod openai;
 mod retry;
 mod settings;

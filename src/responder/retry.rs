@@ -21,8 +21,15 @@ pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// chance: enough to spread those who failed together, and each wait is still longer than
 /// the one before.
 pub(super) fn back_off(failures: u32) -> Duration {
-    let doubled = BASE.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    doubled.min(LONGEST).mul_f64(rand::rng().random_range(0.75..1.25))
+    nominal(failures).mul_f64(rand::rng().random_range(0.75..1.25))
+}
+
+/// The same without chance, to compare.
+pub(super) fn nominal(failures: u32) -> Duration {
+    match failures.checked_sub(1) {
+        None => Duration::ZERO,
+        Some(doublings) => BASE.saturating_mul(1 << doublings.min(16)).min(LONGEST),
+    }
 }
 
 /// A little more than what an upstream asked for: those who wait for the same moment must
@@ -42,8 +49,10 @@ pub(super) fn asked_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration
     let asked = match seconds {
         Some(seconds) => Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(MAX_RETRY_AFTER),
         None => {
-            let date = httpdate::parse_http_date(text("retry-after")?).ok()?;
-            date.duration_since(now).unwrap_or_default()
+            let date = |name| httpdate::parse_http_date(text(name)?).ok();
+            // By the upstream's clock, if it tells the time: ours may differ.
+            let now = date("date").unwrap_or(now);
+            date("retry-after")?.duration_since(now).unwrap_or_default()
         }
     };
     Some(asked.min(MAX_RETRY_AFTER))
@@ -58,6 +67,7 @@ mod tests {
         for _ in 0..100 {
             let waits: Vec<_> = (1..5).map(back_off).collect();
             assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
+            assert_eq!(back_off(0), Duration::ZERO);
             assert!(waits[0] >= BASE * 3 / 4 && back_off(u32::MAX) <= LONGEST * 5 / 4);
             assert!(after(BASE) >= BASE);
         }
@@ -67,6 +77,10 @@ mod tests {
     #[test]
     fn every_form_of_retry_after_is_read() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let mut headers = HeaderMap::new();
+        headers.insert("date", "Sat, 05 Nov 1994 08:49:37 GMT".parse().unwrap());
+        headers.insert("retry-after", "Sat, 05 Nov 1994 08:49:47 GMT".parse().unwrap());
+        assert_eq!(asked_for(&headers, now), Some(Duration::from_secs(10)), "its own clock");
         for (name, value, seconds) in [
             ("retry-after", "3", Some(3.0)),
             ("retry-after", " 0.5 ", Some(0.5)),

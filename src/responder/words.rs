@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::session::Name;
+
 /// Longest words that are logged, in characters.
 const MAX_LOGGED: usize = 200;
 
@@ -17,9 +19,9 @@ pub(super) fn shorten(text: &str) -> String {
 }
 
 /// Why a reply ended, as the upstream says it: unknown reasons, too, but short and without
-/// what would move a terminal's cursor.
+/// what a name may not hold, such as what turns the text around it.
 pub(super) fn finish_reason(word: &str) -> Option<Arc<str>> {
-    let shown = word.trim().chars().filter(|letter| !letter.is_control());
+    let shown = word.trim().chars().filter(|&letter| !Name::hides(letter));
     let word: String = shown.take(MAX_REASON).collect();
     (!word.is_empty()).then(|| word.into())
 }
@@ -38,7 +40,8 @@ mod tests {
     #[test]
     fn reasons_are_cut_and_cleaned_and_empty_ones_are_none() {
         assert_eq!(finish_reason(" stop\u{7}\n").as_deref(), Some("stop"));
+        assert_eq!(finish_reason("\u{202e}st\u{200b}op").as_deref(), Some("stop"));
         assert_eq!(finish_reason(&"é".repeat(99)).map(|word| word.chars().count()), Some(64));
-        assert_eq!(finish_reason(" \n"), None);
+        assert_eq!(finish_reason(" \n\u{2066}"), None);
     }
 }

@@ -16,7 +16,7 @@ use super::{
     Opened, Page, Position, Responder, Result, Session, SessionId, Settings, Snapshot, Store,
     Terms, Timestamp, Token, TokenHash,
     event::Interest,
-    live::Live,
+    live::{Live, Published},
     mailbox::Capacity,
     metrics::Metrics,
     registry::{LiveRef, Registry},
@@ -152,7 +152,7 @@ impl Gateway {
     /// Starts to watch a session, from a position or from now on.
     ///
     /// # Errors
-    /// `SessionExpired`, `TooManyStreams`, `Draining`.
+    /// `SessionExpired`, `TooManyStreams`, `Draining`, or what the store failed with.
     pub async fn attach(
         &self,
         token: &Token,
@@ -177,6 +177,10 @@ impl Gateway {
     ) -> Result<(Attachment, Opened)> {
         self.check_serving()?;
         let live = self.enter(&token.hash()).await?;
+        if let Some(position) = position {
+            // A client may know of a message that is durable and not published yet.
+            while live.is_behind(position) && self.catch_up(&live).await? {}
+        }
         let settings = self.settings();
         let capacity =
             Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
@@ -265,16 +269,19 @@ impl Gateway {
             Err(error) => {
                 // It may be in the log all the same.
                 if error.kind() == ErrorKind::Internal {
-                    self.catch_up(live).await;
+                    self.try_to_catch_up(live).await;
                 }
                 return Err(error);
             }
         };
         self.core.metrics.message(appended.duplicate);
         live.renewed(appended.expires_at);
-        self.run_turns(live, live.publish(Arc::clone(&appended.message)));
-        if live.lacks_messages() {
-            self.catch_up(live).await;
+        let published = live.publish(Arc::clone(&appended.message));
+        self.run_turns(live, published);
+        // One who begins to run turns catches up first; one who does already may be at a
+        // long reply.
+        if published == Published::Done && live.lacks_messages() {
+            self.try_to_catch_up(live).await;
         }
         Ok(Accepted {
             message: appended.message,
@@ -283,25 +290,28 @@ impl Gateway {
         })
     }
 
+    /// Once: whoever runs the turns tries again.
+    async fn try_to_catch_up(&self, live: &LiveRef) {
+        if let Err(error) = self.catch_up(live).await {
+            tracing::error!(session = %live.session().id, %error, cause = ?error, "the log could not be caught up with");
+        }
+    }
+
     /// Publishes what is in the log and was not published: an append whose answer was
-    /// lost leaves a gap, behind which everything would wait.
-    pub(super) async fn catch_up(&self, live: &LiveRef) {
+    /// lost leaves a gap, behind which everything would wait. False if there was nothing.
+    pub(super) async fn catch_up(&self, live: &LiveRef) -> Result<bool> {
         let page = Page {
             after: Some(live.head_seq()),
             until: u32::MAX,
             limit: self.settings().max_page_messages,
             max_size: self.settings().max_page_size,
         };
-        match self.store().read(live.session().id, self.clock().now(), page).await {
-            Ok(snapshot) => {
-                for message in snapshot.messages {
-                    self.run_turns(live, live.publish(message));
-                }
-            }
-            Err(error) => {
-                tracing::error!(session = %live.session().id, %error, cause = ?error, "the log could not be caught up with");
-            }
+        let snapshot = self.store().read(live.session().id, self.clock().now(), page).await?;
+        let found = !snapshot.messages.is_empty();
+        for message in snapshot.messages {
+            self.run_turns(live, live.publish(message));
         }
+        Ok(found)
     }
 
     /// How many sessions somebody watches, or run a turn.

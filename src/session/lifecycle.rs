@@ -119,6 +119,10 @@ impl Gateway {
     }
 
     fn resume_turn(&self, live: &LiveRef, turn: Unfinished) {
+        // A shutdown that began meanwhile would not know of it.
+        if self.is_draining() {
+            return;
+        }
         tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
         let Unfinished { message, attempt, text, .. } = turn;
         let turn = Turn { message, attempt: attempt.saturating_add(1), kept: text.into() };

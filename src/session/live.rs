@@ -41,6 +41,8 @@ struct State {
     running: bool,
     stop_next: bool,
     draining: bool,
+    /// No turn begins any more: those that wait, or come late, are for the next process.
+    interrupted: bool,
     ended: Option<ErrorKind>,
 }
 
@@ -90,7 +92,9 @@ impl CutSwitch {
     fn throw(&self, why: Cut) {
         let mut switch = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         switch.why.get_or_insert(why);
-        if let Some(waits) = switch.waits.take() {
+        let waits = switch.waits.take();
+        drop(switch);
+        if let Some(waits) = waits {
             waits.wake();
         }
     }
@@ -134,6 +138,29 @@ pub(super) enum Published {
     Done,
 }
 
+/// What the task that runs the turns does next.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// Publish what is missing: messages are known here whose predecessors are not.
+    CatchUp,
+    /// Run this turn, under this id of its reply.
+    Turn(Turn, MessageId, Arc<CutSwitch>),
+    /// End. The turns no longer run.
+    Nothing,
+}
+
+/// What became of a piece of a reply.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extended {
+    /// The reply is longer by it.
+    Whole,
+    /// The reply has no room for all of it.
+    TooLong,
+    /// There is no reply in progress.
+    NoReply,
+}
+
 impl Live {
     /// `session` and `head_seq` as the store has them, while nobody else appends.
     pub(super) fn new(session: Session, head_seq: u32) -> Self {
@@ -147,6 +174,7 @@ impl Live {
             running: false,
             stop_next: false,
             draining: false,
+            interrupted: false,
             ended: None,
         };
         Self { session, state: Mutex::new(state) }
@@ -236,9 +264,14 @@ impl Live {
         self.state().head_seq
     }
 
+    /// Whether a position in this log lies after everything that was published.
+    pub(super) fn is_behind(&self, at: &Position) -> bool {
+        at.epoch == self.session.epoch && at.seq > self.head_seq()
+    }
+
     /// Messages are known here whose predecessors are not.
     pub(super) fn lacks_messages(&self) -> bool {
-        !self.state().early.is_empty()
+        self.state().lacks_messages()
     }
 
     /// Takes up turns that an earlier process left unanswered.
@@ -258,31 +291,18 @@ impl Live {
             && !state.reply.as_ref().is_some_and(runs)
     }
 
-    /// Begins the next turn's reply, if there is one; else the turns no longer run. The
-    /// watchers learn of it by [`Self::announce_reply`].
-    pub(super) fn begin_reply(&self) -> Option<(Turn, MessageId, Arc<CutSwitch>)> {
+    /// What to do next for one who runs the turns. The watchers learn of a reply that begins
+    /// by [`Self::announce_reply`].
+    pub(super) fn next_work(&self) -> Work {
         let mut state = self.state();
-        let turn = state.turns.pop_front().filter(|_| state.ended.is_none());
-        let Some(turn) = turn else {
-            state.running = false;
-            return None;
-        };
-        let started = ReplyStarted {
-            reply: MessageId::generate(),
-            in_reply_to: turn.message.id,
-            attempt: turn.attempt,
-            context_trimmed: false,
-            text: String::new(),
-            next_index: 0,
-        };
-        let cut = Arc::new(CutSwitch::default());
-        if std::mem::take(&mut state.stop_next) {
-            cut.throw(Cut::Stop);
+        if state.lacks_messages() {
+            return Work::CatchUp;
         }
-        let id = started.reply;
-        state.reply =
-            Some(Reply { started, announced: false, ended: false, cut: Arc::clone(&cut) });
-        Some((turn, id, cut))
+        let turn = state.turns.pop_front().filter(|_| state.ended.is_none());
+        match turn {
+            Some(turn) => state.begin_reply(turn),
+            None => state.stop_running(),
+        }
     }
 
     /// Tells that the reply has begun, once, and again if its context turns out to be
@@ -302,18 +322,17 @@ impl Live {
         }
     }
 
-    /// Adds to the reply in progress as much as fits into `max_size` bytes. False if
-    /// that is not all.
-    pub(super) fn extend_reply(&self, mut text: String, max_size: usize) -> bool {
+    /// Adds to the reply in progress as much as fits into `max_size` bytes.
+    pub(super) fn extend_reply(&self, mut text: String, max_size: usize) -> Extended {
         let mut state = self.state();
         let Some(Reply { started, .. }) = &mut state.reply else {
-            return true;
+            return Extended::NoReply;
         };
         let room = max_size.saturating_sub(started.text.len());
-        let fits = text.len() <= room;
+        let extended = if text.len() <= room { Extended::Whole } else { Extended::TooLong };
         text.truncate(text.floor_char_boundary(room));
         if text.is_empty() {
-            return fits;
+            return extended;
         }
         let index = started.next_index;
         started.next_index += 1;
@@ -322,7 +341,7 @@ impl Live {
         if state.is_watched_closely() {
             state.tell(&Event::Delta { reply, index, text: Arc::new(text) });
         }
-        fits
+        extended
     }
 
     /// The reply grows no more: from here on a stop comes too late. One that came before
@@ -354,15 +373,16 @@ impl Live {
         state.stop_next
     }
 
-    /// Ends the session here: nobody reads another byte of it.
+    /// Ends the session here: nobody reads another byte of it. The first reason counts.
     pub(super) fn end(&self, why: ErrorKind) {
         self.state().end(why);
     }
 
-    /// Ends it as revoked. False if it was so already: it is counted once, whoever notices.
+    /// Ends it as revoked. False if it had ended already: its end is counted once, whoever
+    /// notices.
     pub(super) fn revoke(&self) -> bool {
         let mut state = self.state();
-        let is_news = state.ended != Some(ErrorKind::SessionRevoked);
+        let is_news = state.ended.is_none();
         state.end(ErrorKind::SessionRevoked);
         is_news
     }
@@ -378,13 +398,16 @@ impl Live {
         state.let_go_if_quiet();
     }
 
-    /// The gateway has no time left: ends the reply, leaves the turns behind it.
+    /// The gateway has no time left: ends the reply, leaves the turns behind it, and those
+    /// that are still being committed.
     pub(super) fn interrupt(&self) {
         let mut state = self.state();
+        state.interrupted = true;
         state.turns.clear();
         if let Some(reply) = &state.reply {
             reply.cut.throw(Cut::Interrupt);
         }
+        state.let_go_if_quiet();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -409,15 +432,48 @@ impl State {
         self.head_seq = message.seq;
         self.tell(&Event::Message(Arc::clone(message)));
         match &message.role {
+            Role::User { .. } if self.interrupted => {}
             Role::User { .. } => {
                 let (message, kept) = (Arc::clone(message), Arc::default());
                 self.turns.push_back(Turn { message, attempt: 1, kept });
             }
-            Role::Assistant { .. } => {
-                self.reply = None;
+            Role::Assistant { in_reply_to, .. } => {
+                // By the turn: where a reply was committed twice, the first one's id counts.
+                self.reply.take_if(|reply| reply.started.in_reply_to == *in_reply_to);
                 self.let_go_if_quiet();
             }
         }
+    }
+
+    /// Messages wait for their predecessors; in a session that has ended nobody does.
+    fn lacks_messages(&self) -> bool {
+        self.ended.is_none() && !self.early.is_empty()
+    }
+
+    fn begin_reply(&mut self, turn: Turn) -> Work {
+        let started = ReplyStarted {
+            reply: MessageId::generate(),
+            in_reply_to: turn.message.id,
+            attempt: turn.attempt,
+            context_trimmed: false,
+            text: String::new(),
+            next_index: 0,
+        };
+        let cut = Arc::new(CutSwitch::default());
+        if std::mem::take(&mut self.stop_next) {
+            cut.throw(Cut::Stop);
+        }
+        let id = started.reply;
+        self.reply = Some(Reply { started, announced: false, ended: false, cut: Arc::clone(&cut) });
+        Work::Turn(turn, id, cut)
+    }
+
+    fn stop_running(&mut self) -> Work {
+        self.running = false;
+        // One whose message was published before it began has not been cleared by it.
+        self.reply = None;
+        self.let_go_if_quiet();
+        Work::Nothing
     }
 
     /// User messages that wait for their reply, those included that nobody knows yet.
@@ -429,7 +485,7 @@ impl State {
     }
 
     fn start_running(&mut self) -> Published {
-        if self.running || self.turns.is_empty() {
+        if self.running || (self.turns.is_empty() && !self.lacks_messages()) {
             return Published::Done;
         }
         self.running = true;
@@ -448,7 +504,7 @@ impl State {
     }
 
     fn end(&mut self, why: ErrorKind) {
-        self.ended = Some(why);
+        let why = *self.ended.get_or_insert(why);
         self.turns.clear();
         if let Some(reply) = &self.reply {
             reply.cut.throw(Cut::Ended);
@@ -465,5 +521,105 @@ impl State {
                 watcher.close(ErrorKind::Draining);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::session::{Epoch, Name, SessionId, Status};
+
+    fn live() -> Live {
+        let expires_at = Timestamp::default().plus(Duration::from_secs(60));
+        let session = Session {
+            id: SessionId::generate(),
+            name: Name::trusted("Ada"),
+            epoch: Epoch::generate(),
+            created_at: Timestamp::default(),
+            expires_at,
+            ends_at: expires_at,
+        };
+        Live::new(session, 0)
+    }
+
+    fn message(seq: u32, role: Role) -> Arc<Message> {
+        let (id, created_at) = (MessageId::generate(), Timestamp::default());
+        Arc::new(Message { seq, id, text: "x".into(), created_at, role })
+    }
+
+    fn user(seq: u32) -> Arc<Message> {
+        message(seq, Role::User { client_message_id: None })
+    }
+
+    fn reply(seq: u32, to: &Message) -> Arc<Message> {
+        let (finish_reason, usage) = (None, None);
+        let status = Status::Complete;
+        message(seq, Role::Assistant { in_reply_to: to.id, status, finish_reason, usage })
+    }
+
+    fn watch(live: &Live) -> Arc<Mailbox> {
+        let capacity = Capacity { events: 8, bytes: 1000 };
+        live.watch(None, Interest::Everything, capacity, 1).unwrap().mailbox
+    }
+
+    /// Why the mailbox was closed, when everything in it has been read.
+    fn closed(mailbox: &Mailbox) -> Option<ErrorKind> {
+        let next = || poll_fn(|cx| mailbox.poll_next(cx)).now_or_never();
+        std::iter::from_fn(next).find_map(Result::err)
+    }
+
+    fn begins(live: &Live, message: &Message) -> bool {
+        matches!(live.next_work(), Work::Turn(turn, ..) if turn.message.id == message.id)
+    }
+
+    #[test]
+    fn a_late_reply_does_not_end_the_one_in_progress() {
+        let (live, one, two) = (live(), user(1), user(2));
+        assert_eq!(live.publish(Arc::clone(&one)), Published::RunTurns);
+        assert_eq!(live.publish(Arc::clone(&two)), Published::Done);
+        assert!(begins(&live, &one) && begins(&live, &two));
+        assert_eq!(live.publish(reply(3, &one)), Published::Done);
+        assert_eq!(live.extend_reply("more".into(), 10), Extended::Whole);
+        assert_eq!(live.publish(reply(4, &two)), Published::Done);
+        assert_eq!(live.extend_reply("more".into(), 10), Extended::NoReply);
+    }
+
+    #[test]
+    fn what_is_missing_comes_before_the_next_turn() {
+        let (live, one, two) = (live(), user(1), user(2));
+        assert_eq!(live.publish(Arc::clone(&two)), Published::RunTurns);
+        assert!(matches!(live.next_work(), Work::CatchUp));
+        assert_eq!(live.publish(Arc::clone(&one)), Published::Done);
+        assert!(begins(&live, &one) && begins(&live, &two));
+        assert!(matches!(live.next_work(), Work::Nothing));
+    }
+
+    #[test]
+    fn after_an_interruption_no_turn_begins_and_nobody_waits_for_one() {
+        let (live, one, two) = (live(), user(1), user(2));
+        let mailbox = watch(&live);
+        assert_eq!(live.publish(one), Published::RunTurns);
+        live.drain(|| Event::GoAway(Duration::ZERO));
+        assert_eq!(closed(&mailbox), None, "a turn waits");
+        live.interrupt();
+        assert_eq!(closed(&mailbox), Some(ErrorKind::Draining));
+        assert!(matches!(live.next_work(), Work::Nothing));
+        assert_eq!(live.publish(two), Published::Done);
+        assert!(matches!(live.next_work(), Work::Nothing));
+    }
+
+    #[test]
+    fn a_session_ends_once_for_its_first_reason() {
+        let live = live();
+        let mailbox = watch(&live);
+        live.end(ErrorKind::SessionRevoked);
+        live.end(ErrorKind::SessionExpired);
+        assert_eq!(closed(&mailbox), Some(ErrorKind::SessionRevoked));
+        let why = live.check_readable().err().map(|error| error.kind());
+        assert_eq!(why, Some(ErrorKind::SessionRevoked));
     }
 }

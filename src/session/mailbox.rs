@@ -51,37 +51,24 @@ impl Mailbox {
     /// instead: its reader has the log to come back to, and the others must not wait for
     /// it.
     pub(super) fn push(&self, event: &Event) {
-        if !self.interest.covers(event) {
-            return;
+        if self.interest.covers(event) {
+            self.change(|state| state.add(event, self.capacity));
         }
-        let mut state = self.state();
-        if state.closed.is_some() {
-            return;
-        }
-        if !state.coalesce(event) {
-            state.bytes += event.cost();
-            state.events.push_back(event.clone());
-        }
-        if state.events.len() > self.capacity.events || state.bytes > self.capacity.bytes {
-            state.discard();
-            state.closed = Some(ErrorKind::SlowConsumer);
-        }
-        state.wake();
     }
 
     /// Ends the mailbox: the reader takes what is in it, then learns why.
     pub(super) fn close(&self, why: ErrorKind) {
-        let mut state = self.state();
-        state.closed.get_or_insert(why);
-        state.wake();
+        self.change(|state| {
+            state.closed.get_or_insert(why);
+        });
     }
 
     /// Ends the mailbox and takes back what the reader has not read.
     pub(super) fn shut(&self, why: ErrorKind) {
-        let mut state = self.state();
-        state.discard();
-        state.closed = Some(why);
-        state.wake();
+        self.change(|state| {
+            state.discard();
+            state.closed = Some(why);
+        });
     }
 
     /// The next event, or why there will be none.
@@ -100,12 +87,37 @@ impl Mailbox {
         Poll::Pending
     }
 
+    /// Changes something, then wakes the reader: not under the lock, which it takes first.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let reader = state.reader.take();
+        drop(state);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
+    fn add(&mut self, event: &Event, capacity: Capacity) {
+        if self.closed.is_some() {
+            return;
+        }
+        if !self.coalesce(event) {
+            self.bytes += event.cost();
+            self.events.push_back(event.clone());
+        }
+        if self.events.len() > capacity.events || self.bytes > capacity.bytes {
+            self.discard();
+            self.closed = Some(ErrorKind::SlowConsumer);
+        }
+    }
+
     /// Adds a piece of a reply to the one before it, if that still waits: who lags is
     /// told more at a time, not more often.
     fn coalesce(&mut self, event: &Event) -> bool {
@@ -136,12 +148,6 @@ impl State {
     fn discard(&mut self) {
         self.events = VecDeque::new();
         self.bytes = 0;
-    }
-
-    fn wake(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.wake();
-        }
     }
 }
 

@@ -1,7 +1,11 @@
 //! What the core counts. The handles are made once: to look one up costs more than to
 //! count.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
@@ -19,6 +23,7 @@ pub(super) struct Metrics {
     stopped: Counter,
     interrupted: Counter,
     failed: Counter,
+    failures: Failures,
     exact: Tokens,
     estimated: Tokens,
     first_delta: Histogram,
@@ -53,6 +58,7 @@ impl Metrics {
             stopped: replies("stopped"),
             interrupted: replies("interrupted"),
             failed: replies("failed"),
+            failures: Failures::default(),
             exact: Tokens::new("exact"),
             estimated: Tokens::new("estimated"),
             first_delta: histogram!("duologue_first_delta_seconds"),
@@ -93,8 +99,7 @@ impl Metrics {
             Status::Stopped => &self.stopped,
             Status::Interrupted => &self.interrupted,
             Status::Failed(failure) => {
-                let code = label(&failure.code).to_owned();
-                counter!("duologue_reply_failures_total", "code" => code).increment(1);
+                self.failures.count(&failure.code);
                 &self.failed
             }
         }
@@ -107,9 +112,76 @@ impl Metrics {
     }
 }
 
-/// A responder's code as a label, if it looks like one: a responder that makes codes up
-/// must not make up series.
-fn label(code: &str) -> &str {
+/// How many failed for which reason. A bot chooses its codes: one that makes them up must
+/// not make up series, which whoever collects them keeps for months.
+#[derive(Default)]
+struct Failures {
+    counters: Mutex<HashMap<Box<str>, Counter>>,
+}
+
+impl Failures {
+    /// Codes that have a series of their own; those that come later share one.
+    const MAX_CODES: usize = 64;
+
+    fn count(&self, code: &str) {
+        self.counter(code).increment(1);
+    }
+
+    fn counter(&self, code: &str) -> Counter {
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counter) = counters.get(code) {
+            return counter.clone();
+        }
+        let counted = is_plain(code) && counters.len() < Self::MAX_CODES;
+        let label = if counted { code } else { "other" };
+        let counter = counter!("duologue_reply_failures_total", "code" => label.to_owned());
+        if counted {
+            counters.insert(label.into(), counter.clone());
+        }
+        counter
+    }
+}
+
+/// Whether a responder's code looks like one.
+fn is_plain(code: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
-    if code.len() <= 40 && code.bytes().all(plain) { code } else { "other" }
+    code.len() <= 40 && code.bytes().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+    use crate::session::{Failure, MessageId};
+
+    fn failed(code: &str) -> Role {
+        let failure = Failure { code: code.into(), message: "".into() };
+        let (in_reply_to, status) = (MessageId::generate(), Status::Failed(failure));
+        Role::Assistant { in_reply_to, status, finish_reason: None, usage: None }
+    }
+
+    /// Lines of the exposition that count failures of a code.
+    fn series(codes: impl Iterator<Item = String>) -> Vec<String> {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let metrics = Metrics::new();
+            codes.for_each(|code| metrics.reply(&failed(&code)));
+        });
+        let all = recorder.handle().render();
+        let of_code = |line: &&str| line.starts_with("duologue_reply_failures_total{");
+        all.lines().filter(of_code).map(Into::into).collect()
+    }
+
+    #[test]
+    fn codes_that_are_made_up_make_up_no_series() {
+        let letter = |digit: u8| char::from(b'a' + digit - b'0');
+        let made_up = (0..600_u32).map(|code| code.to_string().bytes().map(letter).collect());
+        let codes = std::iter::once("internal".into()).chain(made_up);
+        let series = series(codes.chain(["Not a code".into(), "internal".into()]));
+        assert_eq!(series.len(), Failures::MAX_CODES + 1);
+        let counted = |line| series.iter().any(|known| known == line);
+        assert!(counted(r#"duologue_reply_failures_total{code="internal"} 2"#), "{series:?}");
+        assert!(counted(r#"duologue_reply_failures_total{code="other"} 538"#), "{series:?}");
+    }
 }

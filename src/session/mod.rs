@@ -10,10 +10,13 @@
 //! - `gateway`: the operations. `lifecycle`: its beginning, its housekeeping, its end.
 //! - `registry`: which sessions are live in this process.
 //! - `live`: one live session (fan-out, turn queue, reply in progress).
-//! - `metrics`: what all of it counts.
-//! - `turn`: runs the turns of a live session. `attachment`, `mailbox`: one watcher.
+//! - `metrics`: what all of it counts. `panic`: what becomes of one.
+//! - `turn`: runs the turns of a live session. `production`: one reply; `prompt`, what it
+//!   is made from; `checkpointer`, which keeps its progress. `attachment`, `mailbox`: one
+//!   watcher.
 
 mod attachment;
+mod checkpointer;
 mod clock;
 mod draft;
 mod error;
@@ -26,7 +29,10 @@ mod mailbox;
 mod message;
 mod metrics;
 mod name;
+mod panic;
 mod position;
+mod production;
+mod prompt;
 mod registry;
 mod responder;
 mod settings;

@@ -57,15 +57,19 @@ impl Registry {
         load: impl Future<Output = Result<Live>>,
     ) -> Result<LiveRef> {
         let entry = self.entry(id);
-        entry
-            .live
-            .get_or_try_init(async || -> Result<Live> {
-                let live = load.await?;
-                self.index().review(id, live.expires_at());
-                Ok(live)
-            })
-            .await?;
-        Ok(LiveRef { entry })
+        let mut loaded = false;
+        let load = async || {
+            let live = load.await;
+            loaded = live.is_ok();
+            live
+        };
+        entry.live.get_or_try_init(load).await?;
+        let live = LiveRef { entry };
+        // Not before it can be seen: a sweep would find nothing, and not look again.
+        if loaded {
+            self.review(&live);
+        }
+        Ok(live)
     }
 
     /// Shares the session if it is live.
@@ -185,7 +189,12 @@ impl Deref for LiveRef {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{
+        sync::atomic::{AtomicBool, Ordering},
+        time::Duration,
+    };
+
+    use futures_util::FutureExt as _;
 
     use super::*;
     use crate::session::{Epoch, Name, Session};
@@ -237,5 +246,30 @@ mod tests {
         let expired = |now| registry.expired(Timestamp::from_millis(now)).len();
         assert_eq!([5, 10, 15, 20, 20].map(expired), [0, 0, 0, 1, 0]);
         Ok(())
+    }
+
+    /// A sweep at the same moment must not find one that nobody can look at yet.
+    #[test]
+    fn one_that_has_expired_when_it_is_loaded_is_looked_at() {
+        const SESSIONS: usize = 50_000;
+        let registry = Arc::new(Registry::default());
+        let loading = AtomicBool::new(true);
+        let mut shares = Vec::new();
+        let found = std::thread::scope(|threads| {
+            let sweeping = threads.spawn(|| {
+                let mut found = 0;
+                while loading.load(Ordering::SeqCst) {
+                    found += registry.expired(Timestamp::from_millis(10)).len();
+                }
+                found
+            });
+            for id in std::iter::repeat_with(SessionId::generate).take(SESSIONS) {
+                shares.push(registry.enter(id, async { Ok(live(id, 10)) }).now_or_never());
+            }
+            loading.store(false, Ordering::SeqCst);
+            sweeping.join().unwrap_or_default()
+        });
+        let rest = registry.expired(Timestamp::from_millis(10)).len();
+        assert_eq!(found + rest, SESSIONS);
     }
 }

@@ -228,8 +228,10 @@ pub trait Store: Send + Sync + 'static {
     /// refused by the terms.
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended>;
 
-    /// Notes how far the reply to a turn has come. Of a turn that has been answered
-    /// meanwhile there is nothing to note.
+    /// Notes how far the reply to a turn has come, in place of what was noted before. Of a
+    /// turn that has been answered meanwhile there is nothing to note: a note that comes
+    /// late changes nothing. Whoever stops waiting leaves open whether it is made; two
+    /// notes of one turn are never asked for at the same time.
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()>;
 
     /// The session, a part of its log, and its head, in one consistent look.

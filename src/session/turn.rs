@@ -4,94 +4,39 @@
 //! Whatever happens to the responder (it fails, stalls and is stopped, stops short,
 //! panics), the turn ends with one terminal message in the log.
 
-use std::{
-    any::Any,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, stream};
-
-use tokio::time::{Instant, sleep, sleep_until};
+use futures_util::FutureExt as _;
+use tokio::time::sleep;
 
 use super::{
-    Checkpoint, Chunk, Entry, ErrorKind, History, Message, MessageId, Outcome, Page, Prompt, Reply,
-    Result, Status, Usage, estimate_tokens,
+    Entry, ErrorKind, MessageId, Outcome, Status, Usage, estimate_tokens,
     gateway::{Gateway, start},
-    live::{Cut, CutSwitch, Published, Turn},
-    metrics::Metrics,
+    live::{Cut, CutSwitch, Published, Turn, Work},
+    panic::caught,
+    production::{Ending, Produced},
     registry::LiveRef,
 };
 
 /// How often a turn is tried. What dies with its process twice may be what kills it.
 pub const MAX_ATTEMPTS: u32 = 2;
 
-/// Progress of a reply is kept when it is this much further, in bytes …
-const NOTE_SIZE: usize = 4096;
-
-/// … or, if there is any, this long after the last time.
-const NOTE_INTERVAL: Duration = Duration::from_secs(2);
-
-/// How far the kept progress of a reply is behind.
-struct Notes {
-    seq: u32,
-    attempt: u32,
-    /// Bytes that were noted …
-    taken: usize,
-    /// … and that came since.
-    behind: usize,
-    due: Instant,
+/// The waits between tries of what has to succeed in the end: ever longer.
+struct Retries {
+    wait: Duration,
 }
 
-/// Counts a reply as running until it is dropped.
-struct Running<'a> {
-    metrics: &'a Metrics,
-    started: Instant,
-}
+impl Retries {
+    const LONGEST: Duration = Duration::from_secs(30);
 
-impl<'a> Running<'a> {
-    fn start(metrics: &'a Metrics) -> Self {
-        metrics.reply_started();
-        Self { metrics, started: Instant::now() }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.metrics.reply_ended(self.started.elapsed());
-    }
-}
-
-impl Notes {
-    fn start(turn: &Turn, now: Instant) -> Self {
-        let due = now + NOTE_INTERVAL;
-        Self { seq: turn.message.seq, attempt: turn.attempt, taken: 0, behind: 0, due }
+    const fn start() -> Self {
+        Self { wait: Duration::from_secs(1) }
     }
 
-    /// The more there is, the more must be new: each time the whole text is written.
-    fn are_due(&self) -> bool {
-        self.behind >= NOTE_SIZE.max(self.taken / 4)
+    async fn wait(&mut self) {
+        sleep(self.wait).await;
+        self.wait = Self::LONGEST.min(2 * self.wait);
     }
-
-    fn taken(&mut self) {
-        self.taken += self.behind;
-        self.behind = 0;
-        self.due = Instant::now() + NOTE_INTERVAL;
-    }
-}
-
-/// How a reply ended, before it is committed.
-enum Ending {
-    Finished(Outcome),
-    Cut(Cut),
-    TooLong,
-}
-
-/// A reply that ended, and what the prompt it was made from weighs.
-struct Produced {
-    ending: Ending,
-    input_tokens: Option<u32>,
 }
 
 impl Gateway {
@@ -105,11 +50,45 @@ impl Gateway {
                 // Ready at once, or to be polled again by the task: nobody needs waking.
                 let _task = start(async move {
                     let _working = working;
-                    while let Some((turn, id, cut)) = live.begin_reply() {
-                        gateway.answer(&live, turn, id, &cut).await;
-                    }
+                    gateway.work(&live).await;
                 });
             }
+        }
+    }
+
+    async fn work(&self, live: &LiveRef) {
+        loop {
+            match live.next_work() {
+                Work::CatchUp => self.catch_up_in_the_end(live).await,
+                Work::Turn(turn, id, cut) => {
+                    let answer = self.answer(live, turn, id, &cut).map(Ok);
+                    // What can panic is caught where its turn can still be answered. Should
+                    // anything else, those who wait are told, rather than wait for ever.
+                    if let Err(error) = caught(answer).await {
+                        self.abandon(live, error);
+                    }
+                }
+                Work::Nothing => return,
+            }
+        }
+    }
+
+    /// Reads the log until everything is known here, however often it cannot be read. The
+    /// next reply must not begin before the one before it is told.
+    async fn catch_up_in_the_end(&self, live: &LiveRef) {
+        let mut retries = Retries::start();
+        while live.lacks_messages() {
+            match caught(self.catch_up(live)).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::SessionExpired => {
+                    return self.end_gone(live);
+                }
+                Err(error) => {
+                    tracing::warn!(session = %live.session().id, %error, cause = ?error, "the log is read again");
+                }
+            }
+            retries.wait().await;
         }
     }
 
@@ -118,12 +97,7 @@ impl Gateway {
             return self.give_up(live, turn, id).await;
         }
         let Produced { ending, input_tokens } = self.produce(live, &turn, id, cut).await;
-        // A stop that came in the last moment has been promised.
-        let ending = match live.end_reply() {
-            Some(cut @ (Cut::Stop | Cut::Ended)) => Ending::Cut(cut),
-            Some(Cut::Interrupt) | None => ending,
-        };
-        let Some((status, finish_reason, usage)) = terminal(ending) else {
+        let Some((status, finish_reason, usage)) = terminal(at_last(live, ending)) else {
             return;
         };
         live.announce_reply(false);
@@ -146,35 +120,34 @@ impl Gateway {
     /// fails otherwise is asked again, too, ever more seldom: the entry is appended once,
     /// however often it is tried. Only the end of the session, or of the process, ends it.
     async fn commit_reply(&self, live: &LiveRef, entry: Entry) {
-        const RETRY: Duration = Duration::from_secs(1);
-        const RARE_RETRY: Duration = Duration::from_secs(30);
-        let mut wait = RETRY;
+        let (mut retries, mut told) = (Retries::start(), false);
         loop {
             let id = live.session().id;
-            match self.store().append(id, entry.clone(), self.terms()).await {
+            let append = self.store().append(id, entry.clone(), self.terms());
+            match caught(append).await {
                 Ok(appended) => {
                     self.core.metrics.reply(&appended.message.role);
-                    self.run_turns(live, live.publish(appended.message));
-                    // A message committed just before may still be on its way here. The next
-                    // reply must not begin before this one is told.
-                    if live.lacks_messages() {
-                        self.catch_up(live).await;
-                    }
-                    return;
+                    return self.run_turns(live, live.publish(appended.message));
                 }
-                Err(error) if error.kind() == ErrorKind::StoreFull => wait = RETRY,
+                Err(error) if error.kind() == ErrorKind::StoreFull => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::warn!(session = %id, "a reply waits for room in the store");
+                    }
+                    retries = Retries::start();
+                }
                 Err(error) if error.kind() == ErrorKind::Internal => {
                     tracing::warn!(session = %id, cause = ?error, "a reply is committed again");
                 }
                 Err(error) => return self.abandon(live, error),
             }
-            sleep(wait).await;
-            wait = RARE_RETRY.min(2 * wait);
+            retries.wait().await;
         }
     }
 
     /// Commits a turn as interrupted: it died twice with its process.
     async fn give_up(&self, live: &LiveRef, turn: Turn, id: MessageId) {
+        let ending = at_last(live, Ending::Cut(Cut::Interrupt));
+        let Some((status, finish_reason, _)) = terminal(ending) else { return };
         tracing::warn!(session = %live.session().id, "a turn that was tried twice is given up");
         // What it read died with it; the message it surely did.
         let usage = Usage {
@@ -182,172 +155,37 @@ impl Gateway {
             output_tokens: estimate_tokens(&turn.kept),
             estimated: true,
         };
-        let entry = Entry::Reply {
-            id,
-            text: turn.kept,
-            in_reply_to: turn.message.id,
-            status: Status::Interrupted,
-            finish_reason: None,
-            usage: Some(usage),
-        };
+        let (text, in_reply_to, usage) = (turn.kept, turn.message.id, Some(usage));
+        let entry = Entry::Reply { id, text, in_reply_to, status, finish_reason, usage };
         self.commit_reply(live, entry).await;
-    }
-
-    /// Feeds the reply to those who watch until it ends, however it does. The
-    /// responder's stream is gone when this returns, and its upstream with it.
-    async fn produce(
-        &self,
-        live: &LiveRef,
-        turn: &Turn,
-        id: MessageId,
-        cut: &CutSwitch,
-    ) -> Produced {
-        let running = Running::start(&self.core.metrics);
-        let mut input = None;
-        let input_tokens = &mut input;
-        let reply = async {
-            let prompt = match self.prompt(live, turn, id).await {
-                Ok(prompt) => prompt,
-                Err(error) => {
-                    tracing::error!(session = %live.session().id, %error, cause = ?error, "history could not be read");
-                    let failure = Outcome::failed("internal", "The history could not be read");
-                    return Ending::Finished(failure);
-                }
-            };
-            let mut notes = Notes::start(turn, running.started);
-            if turn.attempt > 1 {
-                // What was seen of the attempt before is kept until this one says something.
-                self.note(live, &notes, Arc::clone(&turn.kept)).await;
-            }
-            let reply = self.respond(prompt);
-            *input_tokens = reply.input_tokens;
-            live.announce_reply(reply.context_trimmed);
-            let mut chunks = reply.chunks;
-            loop {
-                let chunk = tokio::select! {
-                    biased;
-                    chunk = chunks.next() => chunk,
-                    () = sleep_until(notes.due), if notes.behind > 0 => {
-                        self.note(live, &notes, live.reply_text()).await;
-                        notes.taken();
-                        continue;
-                    }
-                };
-                match chunk {
-                    Some(Chunk::Delta(text)) => {
-                        if notes.taken + notes.behind == 0 {
-                            self.core.metrics.first_delta(running.started.elapsed());
-                        }
-                        notes.behind += text.len();
-                        if !live.extend_reply(text, self.settings().max_reply_size) {
-                            return Ending::TooLong;
-                        }
-                        // A responder that is always ready must let those read who
-                        // watch it.
-                        tokio::task::coop::consume_budget().await;
-                        if notes.are_due() {
-                            self.note(live, &notes, live.reply_text()).await;
-                            notes.taken();
-                        }
-                    }
-                    Some(Chunk::ContextTrimmed { input_tokens: trimmed }) => {
-                        *input_tokens = Some(trimmed);
-                        live.announce_reply(true);
-                    }
-                    Some(Chunk::End(outcome)) => return Ending::Finished(outcome),
-                    None => {
-                        let (code, message) = ("responder_truncated", "The reply ended too early");
-                        return Ending::Finished(Outcome::failed(code, message));
-                    }
-                }
-            }
-        };
-        let ending = tokio::select! {
-            biased;
-            why = cut.thrown() => Ending::Cut(why),
-            ending = reply => ending,
-        };
-        Produced { ending, input_tokens: input }
-    }
-
-    /// Keeps what a reply has produced, for the next process. Failing at it is no reason
-    /// to end the reply.
-    async fn note(&self, live: &LiveRef, notes: &Notes, text: Arc<str>) {
-        let at = Checkpoint { seq: notes.seq, attempt: notes.attempt, text };
-        let noted = self.store().checkpoint(live.session().id, self.clock().now(), at).await;
-        if let Err(error) = noted {
-            tracing::warn!(session = %live.session().id, %error, "a reply's progress was not noted");
-        }
-    }
-
-    /// The responder's reply; its panic is a failed reply, not the end of the task.
-    fn respond(&self, prompt: Prompt) -> Reply {
-        let crashed = |cause: Box<dyn Any + Send>| {
-            // A message that was put together may hold what a text held: that of a slice
-            // out of bounds quotes it. The hook has logged the place.
-            let cause = cause.downcast_ref::<&str>().copied().unwrap_or("not shown");
-            tracing::error!(cause, "the responder panicked");
-            Chunk::End(Outcome::failed("internal", "The responder failed"))
-        };
-        match catch_unwind(AssertUnwindSafe(|| self.responder().respond(prompt))) {
-            Ok(reply) => {
-                let chunks = AssertUnwindSafe(reply.chunks).catch_unwind();
-                let chunks = chunks.map(move |chunk| chunk.unwrap_or_else(crashed)).boxed();
-                Reply { chunks, ..reply }
-            }
-            Err(cause) => {
-                let chunks = stream::iter([crashed(cause)]).boxed();
-                Reply { chunks, context_trimmed: false, input_tokens: None }
-            }
-        }
-    }
-
-    async fn prompt(&self, live: &LiveRef, turn: &Turn, reply: MessageId) -> Result<Prompt> {
-        let session = live.session();
-        Ok(Prompt {
-            session: session.id,
-            name: session.name.clone(),
-            reply,
-            attempt: turn.attempt,
-            history: self.history(live, &turn.message).await?,
-            message: Arc::clone(&turn.message),
-        })
-    }
-
-    async fn history(&self, live: &LiveRef, message: &Message) -> Result<Vec<Arc<Message>>> {
-        let History { messages, size } = self.responder().history();
-        if messages == 0 || message.seq == 1 {
-            return Ok(Vec::new());
-        }
-        // Messages that wait behind this one stand before the replies to those ahead of
-        // it: the page has to reach over them.
-        let settings = self.settings();
-        let waiting = settings.max_queued_turns;
-        let page = Page {
-            after: None,
-            until: u32::MAX,
-            limit: messages.saturating_add(waiting),
-            max_size: size.saturating_add(waiting as usize * settings.max_message_size),
-        };
-        let now = self.clock().now();
-        let mut log = self.store().read(live.session().id, now, page).await?.messages;
-        log.retain(|other| other.seq < message.seq || other.in_reply_to().is_some());
-        let mut left = size;
-        let fits = log.iter().rev().take(messages as usize).take_while(|other| {
-            let room = left.checked_sub(other.text.len());
-            left = room.unwrap_or(0);
-            room.is_some()
-        });
-        let fits = fits.count();
-        Ok(log.split_off(log.len() - fits))
     }
 
     /// The log took no terminal message: those who watch must come back to a log that
     /// tells the truth, rather than wait.
     fn abandon(&self, live: &LiveRef, error: super::Error) {
-        let kind = error.kind();
-        tracing::error!(session = %live.session().id, %error, cause = ?error, "a reply could not be committed");
+        let (id, kind) = (live.session().id, error.kind());
+        if kind == ErrorKind::SessionExpired {
+            tracing::debug!(session = %id, "a session ended before its reply was committed");
+            return self.end_gone(live);
+        }
+        tracing::error!(session = %id, %error, cause = ?error, "a reply could not be committed");
         live.end(kind);
+    }
+
+    /// Ends a session that the store has no more: before its deadline somebody has taken
+    /// it away.
+    fn end_gone(&self, live: &LiveRef) {
+        let early = live.expires_at() > self.clock().now();
+        live.end(if early { ErrorKind::SessionRevoked } else { ErrorKind::SessionExpired });
+    }
+}
+
+/// Ends the reply: from here on a stop comes too late. One that came in the last moment has
+/// been promised.
+fn at_last(live: &LiveRef, ending: Ending) -> Ending {
+    match live.end_reply() {
+        Some(cut @ (Cut::Stop | Cut::Ended)) => Ending::Cut(cut),
+        Some(Cut::Interrupt) | None => ending,
     }
 }
 

@@ -90,6 +90,7 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     ("duologue_replies_total", Unit::Count, "Replies committed, by status"),
     ("duologue_reply_failures_total", Unit::Count, "Replies that failed, by code"),
     ("duologue_tokens_total", Unit::Count, "Tokens of the model"),
+    ("duologue_upstream_attempts_total", Unit::Count, "Attempts to get an answer of an upstream"),
     ("duologue_store_writes_total", Unit::Count, "Writes of the store; several share a commit"),
 ];
 

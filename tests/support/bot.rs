@@ -19,6 +19,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server};
 
@@ -88,6 +89,16 @@ impl TestBot {
     }
 
     pub async fn start_at(addr: SocketAddr, scripts: &[&[Act]]) -> Self {
+        Self::serve(addr, Server::builder(), scripts).await
+    }
+
+    /// It takes so many calls at a time over a connection.
+    pub async fn start_narrow(calls: u32, scripts: &[&[Act]]) -> Self {
+        let server = Server::builder().max_concurrent_streams(calls);
+        Self::serve(([127, 0, 0, 1], 0).into(), server, scripts).await
+    }
+
+    async fn serve(addr: SocketAddr, mut server: Server, scripts: &[&[Act]]) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let scripts = scripts.iter().map(|script| script.to_vec()).collect();
@@ -97,7 +108,7 @@ impl TestBot {
             Player { scripts: Arc::new(Mutex::new(scripts)), gate: Arc::clone(&gate), seen: tell };
         let service = ResponderServiceServer::new(player);
         let incoming = TcpListenerStream::new(listener);
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         Self { addr, gate, seen }
     }
 
@@ -212,6 +223,30 @@ impl ResponderService for Player {
     }
 }
 
+/// What is no bot, or a bad one: an answer's head, body and trailers.
+pub type Answer = (http::Response<()>, &'static str, http::HeaderMap);
+
+/// Answers HTTP/2 requests as it is told, one after the other; the last one again for all
+/// that follow.
+pub async fn answering(answers: Vec<Answer>) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut answers = VecDeque::from(answers);
+        let mut connection =
+            h2::server::handshake(listener.accept().await.unwrap().0).await.unwrap();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let next =
+                if answers.len() == 1 { answers.front().cloned() } else { answers.pop_front() };
+            let (head, body, trailers) = next.unwrap();
+            let mut stream = respond.send_response(head, false).unwrap();
+            stream.send_data(body.into(), false).unwrap();
+            stream.send_trailers(trailers).unwrap();
+        }
+    });
+    addr
+}
+
 /// How a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineState {
@@ -242,4 +277,21 @@ pub async fn line(to: SocketAddr) -> (SocketAddr, watch::Sender<LineState>) {
         }
     });
     (addr, control)
+}
+
+/// A line to a bot, the gateway's side of which is TLS.
+pub async fn tls_line(to: SocketAddr, tls: TlsAcceptor) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let tls = tls.clone();
+            tokio::spawn(async move {
+                let Ok(mut near) = tls.accept(near).await else { return };
+                let mut far = TcpStream::connect(to).await.unwrap();
+                let _gone = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    addr
 }

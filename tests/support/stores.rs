@@ -24,6 +24,7 @@ pub enum Call {
     Find,
     Read,
     Append,
+    Checkpoint,
 }
 
 /// A memory store that does at once what it is asked, and answers when the test lets it.
@@ -39,6 +40,10 @@ pub struct Late {
     pub lose_answer: AtomicBool,
     /// Sessions are gone when their turns are taken up.
     pub reads_fail: AtomicBool,
+    /// The next reads of messages fail, each with one of these.
+    pub refuse_reads: Mutex<Vec<ErrorKind>>,
+    /// The next of these calls panics.
+    pub panics: Mutex<Option<Call>>,
     /// Pages of messages that were asked for.
     pub reads: AtomicUsize,
     /// The next appends fail, each with one of these.
@@ -61,6 +66,8 @@ impl Late {
             read_time: Mutex::default(),
             lose_answer: AtomicBool::new(false),
             reads_fail: AtomicBool::new(false),
+            refuse_reads: Mutex::default(),
+            panics: Mutex::default(),
             reads: AtomicUsize::new(0),
             refuse_appends: Mutex::default(),
             noted: Mutex::default(),
@@ -94,6 +101,11 @@ impl Late {
             }
         })
         .await;
+    }
+
+    fn may_panic(&self, call: Call) {
+        let panics = self.panics.lock().unwrap().take_if(|panics| *panics == call);
+        assert!(panics.is_none(), "as the test wants it");
     }
 
     async fn answer(&self, call: Call) {
@@ -139,6 +151,7 @@ impl Store for Late {
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+        self.may_panic(Call::Append);
         let refusal = self.refuse_appends.lock().unwrap().pop();
         if let Some(kind) = refusal {
             return Err(kind.into());
@@ -152,12 +165,17 @@ impl Store for Late {
     }
 
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
+        self.may_panic(Call::Read);
         let snapshot = self.inner.read(id, now, page).await;
         if page.limit > 0 {
             self.reads.fetch_add(1, Ordering::SeqCst);
             let time = *self.read_time.lock().unwrap();
             if !time.is_zero() {
                 tokio::time::sleep(time).await;
+            }
+            let refusal = self.refuse_reads.lock().unwrap().pop();
+            if let Some(kind) = refusal {
+                return Err(kind.into());
             }
         }
         if self.reads_fail.load(Ordering::SeqCst) {
@@ -177,8 +195,11 @@ impl Store for Late {
     }
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
+        self.may_panic(Call::Checkpoint);
         self.noted.lock().unwrap().push((Instant::now(), at.text.len()));
-        self.inner.checkpoint(id, now, at).await
+        let noted = self.inner.checkpoint(id, now, at).await;
+        self.answer(Call::Checkpoint).await;
+        noted
     }
 
     async fn close(&self) -> Result<()> {

@@ -8,8 +8,13 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     proto,
-    responder::{Reason, retry, words::shorten},
-    session::Failure,
+    responder::{
+        Reason,
+        discretion::{self, Secrets},
+        retry,
+        words::shorten,
+    },
+    session::{Failure, Name},
 };
 
 /// Longest words of a bot's that clients see, in characters: a code, a sentence.
@@ -20,8 +25,10 @@ const MAX_SENTENCE: usize = 500;
 #[derive(Clone, Debug)]
 pub(super) struct Failed {
     pub(super) reason: Reason,
-    /// In the log alone.
+    /// In our words, for the log alone.
     pub(super) cause: String,
+    /// In the bot's words, which may hold anything.
+    pub(super) said: String,
     /// The same call may succeed if it is made again …
     pub(super) passes: bool,
     /// … but not before.
@@ -30,7 +37,20 @@ pub(super) struct Failed {
 
 impl Failed {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
-        Self { reason, cause: cause.to_string(), passes: false, retry_after: None }
+        let (cause, said) = (cause.to_string(), String::new());
+        Self { reason, cause, said, passes: false, retry_after: None }
+    }
+
+    /// As [`Self::new`]; the same call may succeed if it is made again.
+    pub(super) fn passing(reason: Reason, cause: impl fmt::Display) -> Self {
+        Self { passes: true, ..Self::new(reason, cause) }
+    }
+
+    /// What comes of it when there is no connection.
+    pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
+        let is_late = causes(error).any(is_timeout);
+        let reason = if is_late { Reason::ConnectTimeout } else { Reason::Unavailable };
+        Self::passing(reason, shorten(&in_full(error)))
     }
 
     /// What a status comes to, of a call that had brought text or not.
@@ -41,7 +61,6 @@ impl Failed {
         let lost = status.source();
         let (reason, passes) = match status.code() {
             _ if lost.is_some() && spoke => (Reason::Truncated, false),
-            _ if lost.is_some_and(is_connect_timeout) => (Reason::ConnectTimeout, true),
             _ if lost.is_some() => (Reason::Unavailable, true),
             // A stream that ends with OK ends without a status.
             Code::Ok => (Reason::Truncated, false),
@@ -62,9 +81,26 @@ impl Failed {
             | Code::Internal
             | Code::DataLoss => (Reason::Failed, false),
         };
+        // What a server says while it goes away stands in the connection's error, too.
         let causes = lost.map(|lost| format!(": {}", in_full(lost))).unwrap_or_default();
-        let cause = format!("{:?}: {}{causes}", status.code(), status.message());
-        Self { reason, cause: shorten(&cause), passes: passes && !spoke, retry_after }
+        let said = format!("{}{causes}", status.message());
+        let passes = passes && !spoke;
+        Self { said, passes, retry_after, ..Self::new(reason, format_args!("{:?}", status.code())) }
+    }
+
+    /// What the operator is told. Without the conversation nobody knows what the bot quotes.
+    pub(super) fn in_log<'a>(
+        &self,
+        secrets: &Secrets,
+        conversation: Option<impl Iterator<Item = &'a str>>,
+    ) -> String {
+        match conversation {
+            _ if self.said.is_empty() => self.cause.clone(),
+            None => format!("{}: …", self.cause),
+            Some(texts) => {
+                format!("{}: {}", self.cause, discretion::logged(&self.said, secrets, texts))
+            }
+        }
     }
 }
 
@@ -76,7 +112,7 @@ pub(super) fn shown(failure: &proto::Failure) -> Failure {
     let code = code.filter(|code| code.bytes().all(is_name));
     let sentence = failure.message.trim();
     let sentence = Some(sentence).filter(|text| (1..=MAX_SENTENCE).contains(&text.chars().count()));
-    let sentence = sentence.filter(|text| !text.contains(char::is_control));
+    let sentence = sentence.filter(|text| !text.contains(Name::hides));
     Failure {
         code: code.unwrap_or(Reason::Failed.code()).into(),
         message: sentence.unwrap_or(Reason::Failed.sentence()).into(),
@@ -87,18 +123,14 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     iter::successors(Some(error), |&error| error.source())
 }
 
-/// Of the system, or of the handshake that follows.
-fn is_connect_timeout(error: &(dyn Error + 'static)) -> bool {
-    causes(error).any(|cause| {
-        let of_system = cause.downcast_ref::<io::Error>();
-        // The library's type for the handshake is its own.
-        of_system.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-            || cause.to_string().contains("TLS handshake timeout")
-    })
+/// The system's own, or that of one address of several.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let of_system = error.downcast_ref::<io::Error>();
+    of_system.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
 }
 
 /// An error with its causes, each said once.
-pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
+fn in_full(error: &(dyn Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     for cause in causes(error).map(ToString::to_string) {
         if !words.iter().any(|word| word.contains(&cause)) {
@@ -124,6 +156,7 @@ mod tests {
         assert_eq!(say("no_stock_2", " Sold out. "), own("no_stock_2", "Sold out."));
         assert_eq!(say("", ""), own("upstream_failed", bland));
         assert_eq!(say("No Stock", "x\ny"), own("upstream_failed", bland));
+        assert_eq!(say("no\u{200b}", "Sold \u{202e}tuo"), own("upstream_failed", bland));
         assert_eq!(say(&"x".repeat(65), &"x".repeat(501)), own("upstream_failed", bland));
         assert_eq!(say("x", &"é".repeat(500)), own("x", &"é".repeat(500)));
     }

@@ -1,142 +1,188 @@
 //! A bot of one's own: `duologue.v1.ResponderService`, called over gRPC.
 //!
 //! One connection carries all replies, and is made when the first is asked for: the
-//! gateway starts though the bot is not up yet. Not the library's own timeout for a call:
-//! it covers the head of an answer alone.
+//! gateway starts though the bot is not up yet.
+//!
+//! `connect` makes it, `channel` shares it. `reply` runs one reply, each `call` of which goes
+//! over it; `failure` says why one did not come. `status` sees to answers that no bot gave.
 
+mod call;
+mod channel;
+mod connect;
 mod failure;
 mod reply;
 mod settings;
+mod status;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc};
 
+use prost::{Message as _, length_delimiter_len};
 use secrecy::ExposeSecret as _;
-use tonic::{
-    metadata::{Ascii, MetadataValue},
-    transport::{Certificate, Channel, ClientTlsConfig},
-};
+use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
-    proto::{self, responder_service_client::ResponderServiceClient},
-    responder::{admission::Admission, authorities},
-    session::{History, Prompt, Reply, Responder, estimate_tokens},
+    proto,
+    responder::{admission::Admission, discretion::Secrets},
+    session::{History, Message, Prompt, Reply, Responder, estimate_tokens},
 };
+use channel::Channel;
+use connect::Connector;
 use reply::Answer;
 pub use settings::{Endpoint, Settings};
 
-/// Bytes of text of the messages that a bot is shown: gRPC servers take requests of
-/// 4 MiB unless told otherwise.
+/// Bytes of text of the messages that a bot is shown.
 const HISTORY_SIZE: usize = 2 << 20;
+
+/// Largest request, in bytes: gRPC servers take no larger ones unless told otherwise. Many
+/// short messages take more beside their texts than in them.
+const MAX_REQUEST: usize = 4 << 20;
 
 /// Largest frame of a bot's, in bytes.
 const MAX_FRAME: usize = 4 << 20;
 
-/// Many small frames that wait unread are counted against a budget which grows with it,
-/// and the connection is cut when that is used up.
-const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// A host that is gone says nothing: after so long the system asks …
-const TCP_KEEP_ALIVE: Duration = Duration::from_secs(20);
-
-/// … this often, …
-const TCP_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// … so many times.
-const TCP_KEEP_ALIVE_RETRIES: u32 = 3;
-
-/// How long a bot may take to answer a PING.
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-
 /// Answers by asking a bot.
 #[derive(Debug)]
-pub struct Bot {
+pub struct Bot(Arc<Shared>);
+
+/// What all replies share.
+#[derive(Debug)]
+struct Shared {
     settings: Settings,
-    client: ResponderServiceClient<Channel>,
+    channel: Channel,
     authorization: Option<MetadataValue<Ascii>>,
-    admission: Arc<Admission>,
+    admission: Admission,
+    secrets: Secrets,
 }
 
 impl Bot {
-    /// Prepares the calls; must run on the runtime. Nothing is connected yet.
+    /// Prepares the calls. Nothing is connected yet.
     ///
     /// # Errors
-    /// One sentence for the operator: the file of authorities cannot be read, or holds none.
+    /// One sentence for the operator: the authorities cannot be read, or there are none.
     pub fn new(settings: Settings) -> Result<Self, String> {
         if settings.token.is_some() && settings.endpoint.is_exposed() {
             tracing::warn!("the bot's token can be read on its way: use https://");
         }
-        let channel = channel(&settings)?;
-        let client = ResponderServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
+        let channel = Channel::new(Connector::new(&settings)?);
         let authorization = settings.token.as_ref().map(|token| {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose_secret()))
                 .map_err(|_| "the bot's token does not fit into a header")?;
             value.set_sensitive(true);
             Ok::<_, String>(value)
         });
-        let admission = Arc::new(Admission::new(settings.capacity));
-        Ok(Self { settings, client, authorization: authorization.transpose()?, admission })
+        let admission = Admission::new(settings.capacity);
+        let authorization = authorization.transpose()?;
+        let secrets = Secrets::of_token(settings.token.as_ref());
+        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission, secrets })))
     }
 }
 
 impl Responder for Bot {
     fn history(&self) -> History {
-        History { messages: self.settings.history, size: HISTORY_SIZE }
+        History { messages: self.0.settings.history, size: HISTORY_SIZE }
     }
 
-    fn respond(&self, prompt: Prompt) -> Reply {
+    fn respond(&self, mut prompt: Prompt) -> Reply {
+        trim(&mut prompt);
         let texts = prompt.history.iter().chain([&prompt.message]);
         let tokens = texts.map(|message| estimate_tokens(&message.text));
-        let request = request(&prompt, self.settings.max_reply_size);
         Reply {
             // A bot that wants no history remembers by itself.
-            context_trimmed: request.history_trimmed && self.settings.history > 0,
+            context_trimmed: is_trimmed(&prompt) && self.0.settings.history > 0,
             input_tokens: Some(tokens.fold(0, u32::saturating_add)),
-            chunks: Answer::new(self, request).chunks(),
+            chunks: Answer::new(&self.0, prompt).chunks(),
         }
     }
 }
 
 fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondRequest {
-    let first = prompt.history.first().map_or(prompt.message.seq, |message| message.seq);
     proto::RespondRequest {
         session_id: prompt.session.to_string(),
         name: prompt.name.as_str().into(),
         reply_id: prompt.reply.to_string(),
         attempt: prompt.attempt,
         history: prompt.history.iter().map(|message| message.as_ref().into()).collect(),
-        history_trimmed: first > 1,
+        history_trimmed: is_trimmed(prompt),
         message: Some(prompt.message.as_ref().into()),
         max_reply_bytes: max_reply_size.try_into().unwrap_or(u32::MAX),
     }
 }
 
-fn channel(settings: &Settings) -> Result<Channel, String> {
-    let mut endpoint = Channel::builder(settings.endpoint.uri().clone())
-        .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
-        .map_err(|error| error.to_string())?
-        .connect_timeout(settings.connect_timeout)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .tcp_keepalive(Some(TCP_KEEP_ALIVE))
-        .tcp_keepalive_interval(Some(TCP_KEEP_ALIVE_INTERVAL))
-        .tcp_keepalive_retries(Some(TCP_KEEP_ALIVE_RETRIES));
-    if !settings.keep_alive.is_zero() {
-        endpoint = endpoint
-            .http2_keep_alive_interval(settings.keep_alive)
-            .keep_alive_timeout(settings.keep_alive.min(PING_TIMEOUT));
-    }
-    if settings.endpoint.is_tls() {
-        let tls = ClientTlsConfig::new().timeout(settings.connect_timeout);
-        let tls = match &settings.ca_cert {
-            Some(path) => {
-                let pem =
-                    authorities::read(path).map_err(|line| format!("--bot-ca-cert {line}"))?;
-                tls.ca_certificate(Certificate::from_pem(pem))
-            }
-            None => tls.with_enabled_roots(),
+/// There are older messages than those in it.
+fn is_trimmed(prompt: &Prompt) -> bool {
+    prompt.history.first().unwrap_or(&prompt.message).seq > 1
+}
+
+/// Leaves the oldest messages out, as many as make the request too large.
+fn trim(prompt: &mut Prompt) {
+    let mut history = mem::take(&mut prompt.history);
+    let room = MAX_REQUEST.saturating_sub(request(prompt, usize::MAX).encoded_len());
+    let fitting = count_newest(&history, room);
+    prompt.history = history.split_off(history.len() - fitting);
+}
+
+/// How many of the newest messages so many bytes of a request hold.
+fn count_newest(history: &[Arc<Message>], mut room: usize) -> usize {
+    let messages = history.iter().rev().map(|message| proto::Message::from(message.as_ref()));
+    let fitting = messages.take_while(|message| {
+        let size = message.encoded_len();
+        // Of a repeated field: a tag of one byte, the length, the message.
+        let left = room.checked_sub(1 + length_delimiter_len(size) + size);
+        room = left.unwrap_or_default();
+        left.is_some()
+    });
+    fitting.count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::{MessageId, Name, Role, SessionId, Timestamp};
+
+    /// Ada's, of user messages alone.
+    pub(super) fn prompt(history: &[&str]) -> Prompt {
+        let message = |(seq, text): (u32, &&str)| Message {
+            seq,
+            id: MessageId::generate(),
+            text: (*text).into(),
+            created_at: Timestamp::default(),
+            role: Role::User { client_message_id: None },
         };
-        endpoint = endpoint.tls_config(tls).map_err(|error| {
-            format!("TLS to the bot cannot be set up: {}", failure::in_full(&error))
-        })?;
+        let mut messages = (1..).zip(history.iter().chain([&"go"])).map(message).map(Arc::new);
+        let history = messages.by_ref().take(history.len()).collect();
+        Prompt {
+            session: SessionId::generate(),
+            name: Name::trusted("Ada"),
+            reply: MessageId::generate(),
+            attempt: 1,
+            history,
+            message: messages.next().unwrap(),
+        }
     }
-    Ok(endpoint.connect_lazy())
+
+    #[test]
+    fn a_request_is_never_larger_than_a_server_takes_and_holds_what_fits() {
+        let short = "x".repeat(100);
+        let mut all = prompt(&vec![short.as_str(); 40_000]);
+        trim(&mut all);
+        let request = request(&all, usize::MAX);
+        let (size, count) = (request.encoded_len(), request.history.len());
+        let one_more = size / count;
+        assert!(size <= MAX_REQUEST && size + one_more > MAX_REQUEST, "{size} of {count}");
+        assert!(request.history_trimmed);
+        let seqs = request.history.iter().map(|message| message.seq);
+        assert!(seqs.eq(40_001 - u32::try_from(count).unwrap()..=40_000));
+    }
+
+    #[test]
+    fn a_request_that_fits_is_whole() {
+        let large = "x".repeat(MAX_REQUEST);
+        for (history, kept, is_trimmed) in [(["one", "two"], 2, false), (["one", &large], 0, true)]
+        {
+            let mut prompt = prompt(&history);
+            trim(&mut prompt);
+            let request = request(&prompt, 1);
+            assert_eq!((request.history.len(), request.history_trimmed), (kept, is_trimmed));
+        }
+    }
 }

@@ -1,43 +1,40 @@
 //! One reply: calls to the bot, until one of them brings text.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
-use tokio::time::{Instant, timeout, timeout_at};
-use tonic::{
-    Request, Status, Streaming,
-    metadata::{Ascii, MetadataValue},
-    transport::Channel,
-};
+use proto::respond_response::Event;
+use tokio::time::Instant;
 
 use super::{
-    Bot,
+    Shared,
+    call::{Call, Limit},
     failure::{self, Failed},
+    request,
 };
 use crate::{
     proto,
     responder::{
-        Reason,
-        admission::{Admission, Place},
-        retry, words,
+        admission::{Place, Refused},
+        metrics, retry, words,
     },
-    session::{Chunk, Chunks, Outcome},
+    session::{Chunk, Chunks, Outcome, Prompt},
 };
 
-/// A bot that has said its outcome gets so long to end the call by itself.
-const LINGER: Duration = Duration::from_secs(1);
+/// The bot's name among upstreams.
+const METER: &str = "bot";
+
+/// As much text of a history is kept while a reply is said, in bytes.
+const MAX_REMEMBERED: usize = 256 << 10;
 
 /// See the module.
 pub(super) struct Answer {
-    client: ResponderServiceClient<Channel>,
-    authorization: Option<MetadataValue<Ascii>>,
-    admission: Arc<Admission>,
-    request: proto::RespondRequest,
-    first_content_timeout: Duration,
-    chunk_timeout: Duration,
-    /// Calls that may still be made after one that failed.
-    retries: u32,
+    shared: Arc<Shared>,
+    prompt: Prompt,
+    /// It has brought text.
+    spoke: bool,
+    /// The prompt's history has been dropped.
+    forgot: bool,
     /// Calls that failed.
     failures: u32,
     /// Before the next call.
@@ -47,38 +44,16 @@ pub(super) struct Answer {
     call: Option<Call>,
 }
 
-/// A call that the bot has taken.
-struct Call {
-    frames: Streaming<proto::RespondResponse>,
-    /// It has brought text.
-    spoke: bool,
-    /// More of it has to come by then.
-    due: Instant,
-    _place: Place,
-}
-
-/// What is waited for, and until when.
-#[derive(Clone, Copy)]
-struct Limit {
-    at: Instant,
-    otherwise: Reason,
-    /// The call has brought text.
-    spoke: bool,
-}
-
 impl Answer {
-    pub(super) fn new(bot: &Bot, request: proto::RespondRequest) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, prompt: Prompt) -> Self {
         Self {
-            client: bot.client.clone(),
-            authorization: bot.authorization.clone(),
-            admission: Arc::clone(&bot.admission),
-            request,
-            first_content_timeout: bot.settings.first_content_timeout,
-            chunk_timeout: bot.settings.chunk_timeout,
-            retries: bot.settings.retries,
+            shared: Arc::clone(shared),
+            prompt,
+            spoke: false,
+            forgot: false,
             failures: 0,
             back_off: Duration::ZERO,
-            total: Instant::now() + bot.settings.total_timeout,
+            total: Instant::now() + shared.settings.total_timeout,
             call: None,
         }
     }
@@ -103,19 +78,14 @@ impl Answer {
             };
             self.call = None;
             self.failures += 1;
+            if !self.spoke {
+                metrics::attempt(METER, failed.reason.code());
+            }
             if let Some(asked) = failed.retry_after {
-                self.admission.cool_down(asked);
+                self.shared.admission.cool_down(asked);
             }
             let again = self.again_after(&failed);
-            tracing::warn!(
-                session = self.request.session_id,
-                reply = self.request.reply_id,
-                call = self.failures,
-                again = again.is_some(),
-                code = failed.reason.code(),
-                cause = failed.cause,
-                "a bot did not answer"
-            );
+            self.report(&failed, again.is_some());
             match again {
                 Some(wait) => self.back_off = wait,
                 None => return Chunk::End(failed.reason.outcome()),
@@ -129,23 +99,15 @@ impl Answer {
             self.call = Some(self.begin().await?);
             return Ok(None);
         };
-        let limit = call.limit(self.total);
-        let frame = limit.within(call.frames.message()).await?;
-        let Some(proto::RespondResponse { event }) = frame else {
-            return Err(Failed::new(Reason::Truncated, "the call ended without an outcome"));
-        };
-        if call.spoke {
-            call.due = Instant::now() + self.chunk_timeout;
-        }
-        match event {
+        match call.next().await? {
             Some(Event::Delta(delta)) if !delta.text.is_empty() => {
-                call.spoke = true;
-                call.due = Instant::now() + self.chunk_timeout;
+                self.begin_to_speak();
                 Ok(Some(Chunk::Delta(delta.text)))
             }
             Some(Event::Outcome(outcome)) => {
+                self.begin_to_speak();
                 if let Some(call) = self.call.take() {
-                    tokio::spawn(linger(call));
+                    call.end();
                 }
                 Ok(Some(Chunk::End(ending(outcome))))
             }
@@ -154,63 +116,72 @@ impl Answer {
     }
 
     async fn begin(&mut self) -> Result<Call, Failed> {
-        let entered = timeout_at(self.total, self.admission.enter(self.back_off)).await;
-        let entered = entered.map_err(|_| Failed::new(Reason::TotalTimeout, "the time is up"))?;
-        let place = entered.map_err(|refused| Failed::new(refused.reason(), refused))?;
-        let due = Instant::now() + self.first_content_timeout;
-        let limit = Limit::first_content(due, self.total);
-        let mut request = Request::new(self.request.clone());
-        request.set_timeout(self.total.saturating_duration_since(Instant::now()));
-        if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
+        let place = Limit::total(self.total).within(self.place()).await?;
+        let request = request(&self.prompt, self.shared.settings.max_reply_size);
+        Call::begin(&self.shared, request, self.total, place).await
+    }
+
+    /// Waits for a place, also while the bot wants to be left alone.
+    async fn place(&self) -> Result<Place, Failed> {
+        let admission = &self.shared.admission;
+        let mut back_off = self.back_off;
+        loop {
+            let refused = match admission.enter(back_off).await {
+                Ok(place) => return Ok(place),
+                Err(refused) => refused,
+            };
+            let wait = retry::after(admission.cooldown());
+            match refused {
+                Refused::Cooling if self.has_time_for(wait) => back_off = wait,
+                Refused::Cooling | Refused::Full | Refused::Late => {
+                    return Err(Failed::new(refused.reason(), refused));
+                }
+            }
         }
-        let answered = limit.within(self.client.respond(request)).await?;
-        Ok(Call { frames: answered.into_inner(), spoke: false, due, _place: place })
     }
 
     /// How long to wait before the call is made again; `None` if it is not.
     fn again_after(&self, failed: &Failed) -> Option<Duration> {
-        if !failed.passes || self.failures > self.retries {
+        if !failed.passes || self.failures > self.shared.settings.retries {
             return None;
         }
         let asked = failed.retry_after.map_or(Duration::ZERO, retry::after);
         let wait = retry::back_off(self.failures).max(asked);
-        let then = Instant::now() + wait;
-        (wait <= retry::MAX_WAIT && then < self.total).then_some(wait)
+        self.has_time_for(wait).then_some(wait)
     }
-}
 
-impl Call {
-    fn limit(&self, total: Instant) -> Limit {
-        if self.spoke {
-            Limit { at: self.due, otherwise: Reason::ChunkTimeout, spoke: true }.until(total)
-        } else {
-            Limit::first_content(self.due, total)
+    fn has_time_for(&self, wait: Duration) -> bool {
+        wait <= retry::MAX_WAIT && Instant::now() + wait < self.total
+    }
+
+    /// The bot has answered, and no call is made any more: a long history is not needed, but
+    /// to see what of it a bot quotes. A short one is kept for that.
+    fn begin_to_speak(&mut self) {
+        if mem::replace(&mut self.spoke, true) {
+            return;
+        }
+        metrics::attempt(METER, "answered");
+        let sizes = self.prompt.history.iter().map(|message| message.text.len());
+        self.forgot = sizes.sum::<usize>() > MAX_REMEMBERED;
+        if self.forgot {
+            self.prompt.history = Vec::new();
         }
     }
-}
 
-impl Limit {
-    fn first_content(at: Instant, total: Instant) -> Self {
-        Self { at, otherwise: Reason::FirstContentTimeout, spoke: false }.until(total)
-    }
-
-    fn until(self, total: Instant) -> Self {
-        if total <= self.at {
-            return Self { at: total, otherwise: Reason::TotalTimeout, ..self };
-        }
-        self
-    }
-
-    async fn within<T>(self, work: impl Future<Output = Result<T, Status>>) -> Result<T, Failed> {
-        match timeout_at(self.at, work).await {
-            Ok(Ok(done)) => Ok(done),
-            // The library may look at the clock of a call before this does.
-            Ok(Err(status)) if Instant::now() < self.at => {
-                Err(Failed::of_status(&status, self.spoke))
-            }
-            Ok(Err(_)) | Err(_) => Err(Failed::new(self.otherwise, "the time is up")),
-        }
+    fn report(&self, failed: &Failed, again: bool) {
+        let messages = self.prompt.history.iter().chain([&self.prompt.message]);
+        let texts = messages.map(|message| message.text.as_ref());
+        let conversation = (!self.forgot).then(|| texts.chain([self.prompt.name.as_str()]));
+        let cause = failed.in_log(&self.shared.secrets, conversation);
+        tracing::warn!(
+            session = %self.prompt.session,
+            reply = %self.prompt.reply,
+            call = self.failures,
+            again,
+            code = failed.reason.code(),
+            cause,
+            "a bot did not answer"
+        );
     }
 }
 
@@ -224,9 +195,52 @@ fn ending(outcome: proto::ReplyOutcome) -> Outcome {
     }
 }
 
-/// Lets the bot end the call: a cancellation would tell it that the reply was stopped.
-async fn linger(mut call: Call) {
-    if let Ok(Ok(Some(_))) = timeout(LINGER, call.frames.message()).await {
-        tracing::warn!("a bot said more after its outcome");
+#[cfg(test)]
+mod tests {
+    use futures_util::stream::BoxStream;
+    use proto::responder_service_server::{ResponderService, ResponderServiceServer};
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::{Request, Response, Status, transport::Server};
+
+    use super::*;
+    use crate::{
+        responder::grpc::{Bot, Endpoint, Settings, tests::prompt},
+        session::Responder as _,
+    };
+
+    /// Says one word, and never ends.
+    struct Laconic;
+
+    #[tonic::async_trait]
+    impl ResponderService for Laconic {
+        type RespondStream = BoxStream<'static, Result<proto::RespondResponse, Status>>;
+
+        async fn respond(
+            &self,
+            _: Request<proto::RespondRequest>,
+        ) -> Result<Response<Self::RespondStream>, Status> {
+            let delta = Event::Delta(proto::ReplyDelta { text: "well".into() });
+            let frame = Ok(proto::RespondResponse { event: Some(delta) });
+            Ok(Response::new(stream::iter([frame]).chain(stream::pending()).boxed()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_history_is_not_kept_while_a_reply_is_said() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let service = ResponderServiceServer::new(Laconic);
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        let bot = Bot::new(Settings::new(Endpoint::parse(&endpoint).unwrap())).unwrap();
+        for (text, is_kept) in [("short", true), (&"x".repeat(MAX_REMEMBERED + 1), false)] {
+            let prompt = prompt(&[text]);
+            let message = Arc::downgrade(&prompt.history[0]);
+            let mut reply = bot.respond(prompt);
+            assert!(message.upgrade().is_some(), "it may have to be sent again");
+            assert!(matches!(reply.chunks.next().await, Some(Chunk::Delta(_))));
+            assert_eq!(message.upgrade().is_some(), is_kept);
+        }
     }
 }

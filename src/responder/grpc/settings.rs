@@ -20,9 +20,9 @@ pub struct Settings {
     pub history: u32,
     /// Longest reply, in bytes: what it is told.
     pub max_reply_size: usize,
-    /// Until there is a TCP connection, and as long again for TLS.
+    /// Until there is a connection, TLS included.
     pub connect_timeout: Duration,
-    /// From a call to its first text.
+    /// From a call, once the bot takes it, to its first text.
     pub first_content_timeout: Duration,
     /// Longest silence after that.
     pub chunk_timeout: Duration,

@@ -6,9 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use reqwest::Response;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::{
+    alarm::Alarm,
     failure::Failed,
     sse::Framer,
     wire::{self, Piece, Said},
@@ -32,6 +33,8 @@ pub(super) struct Limits {
     pub(super) chunk_timeout: Duration,
     /// When the first text must be there.
     pub(super) first_content: Instant,
+    /// When the reply must be over.
+    pub(super) total: Instant,
     /// `[DONE]` without a reason is an end, too.
     pub(super) accept_missing_finish_reason: bool,
 }
@@ -43,11 +46,16 @@ pub(super) struct Answer {
     response: Option<Response>,
     framer: Framer,
     limits: Limits,
+    alarm: Alarm,
     /// Since when nothing has come that counts.
     silent_since: Instant,
     has_content: bool,
     has_piece: bool,
     finish_reason: Option<Arc<str>>,
+    /// When it came.
+    ended_at: Option<Instant>,
+    /// One that came before the last text: the answer may end in the middle all the same.
+    early_reason: Option<Arc<str>>,
     usage: Option<Usage>,
     /// Its place among those that the upstream serves.
     _place: Place,
@@ -59,10 +67,13 @@ impl Answer {
             response: Some(response),
             framer: Framer::default(),
             limits,
+            alarm: Alarm::at(limits.first_content),
             silent_since: Instant::now(),
             has_content: false,
             has_piece: false,
             finish_reason: None,
+            ended_at: None,
+            early_reason: None,
             usage: None,
             _place: place,
         }
@@ -80,16 +91,27 @@ impl Answer {
 
     /// More text, which is never empty; `None` at the end of an answer that is whole.
     pub(super) async fn next(&mut self) -> Result<Option<String>, Failed> {
+        // Whoever asks may have been busy with something else: that was not the upstream's
+        // silence.
+        self.silent_since = Instant::now();
         loop {
-            match self.event()? {
+            let said = match self.event() {
+                Ok(said) => said,
+                // All that mattered was said before.
+                Err(_) if self.finish_reason.is_some() => return Ok(None),
+                Err(failed) => return Err(failed),
+            };
+            match said {
                 Some(Said::Piece(piece)) => {
                     if let Some(text) = self.take(piece) {
                         return Ok(Some(text));
                     }
                 }
+                Some(Said::Nothing) => {}
                 Some(Said::Error(body)) => return Err(Failed::of_upstream(None, &body)),
                 Some(Said::Done) => {
                     self.let_finish();
+                    self.finish_reason = self.finish_reason.take().or(self.early_reason.take());
                     let accepted = self.limits.accept_missing_finish_reason;
                     return self
                         .ended(accepted && self.has_piece, "[DONE] without a finish_reason");
@@ -99,7 +121,6 @@ impl Answer {
                 }
                 None => match self.read().await {
                     Ok(()) => {}
-                    // All that mattered was said before.
                     Err(_) if self.finish_reason.is_some() => return Ok(None),
                     Err(failed) => return Err(failed),
                 },
@@ -108,9 +129,9 @@ impl Answer {
     }
 
     fn event(&mut self) -> Result<Option<Said>, Failed> {
-        let event = match self.framer.next() {
-            Ok(None) if self.response.is_none() => self.framer.finish(),
-            Ok(event) => event,
+        let (event, is_whole) = match self.framer.next() {
+            Ok(None) if self.response.is_none() => (self.framer.finish(), false),
+            Ok(event) => (event, true),
             Err(_) => return Err(Failed::new(Reason::Protocol, "an event is too long")),
         };
         let Some(event) = event else { return Ok(None) };
@@ -118,7 +139,7 @@ impl Answer {
             // Not the error's own words, which quote what it found.
             let (kind, column) = (error.classify(), error.column());
             let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
-            Failed::new(Reason::Protocol, cause)
+            Failed::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
         });
         self.has_piece |= matches!(said, Ok(Said::Piece(_)));
         said.map(Some)
@@ -128,9 +149,16 @@ impl Answer {
         if piece.advances() {
             self.silent_since = Instant::now();
         }
-        self.finish_reason = piece.finish_reason.map(Into::into).or(self.finish_reason.take());
         self.usage = piece.usage.or(self.usage);
-        self.has_content |= !piece.text.is_empty();
+        if !piece.text.is_empty() {
+            self.has_content = true;
+            self.early_reason = self.finish_reason.take().or(self.early_reason.take());
+            self.ended_at = None;
+        }
+        if let Some(reason) = piece.finish_reason {
+            self.finish_reason = Some(reason);
+            self.ended_at.get_or_insert_with(Instant::now);
+        }
         (!piece.text.is_empty()).then_some(piece.text)
     }
 
@@ -146,22 +174,18 @@ impl Answer {
 
     /// Reads more of the body, or its end.
     async fn read(&mut self) -> Result<(), Failed> {
+        // A body that is always ready must let a stop be heard.
+        tokio::task::coop::consume_budget().await;
         let Some(response) = &mut self.response else { return Ok(()) };
         let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
-        let (limit, reason) = if self.finish_reason.is_some() {
-            (silence.0.min(self.silent_since + USAGE_PATIENCE), Reason::ChunkTimeout)
-        } else if self.has_content {
-            silence
-        } else {
-            silence.min_by_time((self.limits.first_content, Reason::FirstContentTimeout))
+        let next = match self.ended_at {
+            Some(ended_at) => (ended_at + USAGE_PATIENCE, Reason::ChunkTimeout),
+            None if self.has_content => silence,
+            None => (self.limits.first_content, Reason::FirstContentTimeout),
         };
-        // A body that is always ready would never let a timeout look at the clock.
-        let read = if Instant::now() < limit {
-            timeout_at(limit, response.chunk()).await.ok()
-        } else {
-            None
-        };
-        match read {
+        let total = (self.limits.total, Reason::TotalTimeout);
+        let (limit, reason) = silence.min_by_time(next).min_by_time(total);
+        match self.alarm.within(limit, response.chunk()).await {
             Some(Ok(Some(bytes))) => {
                 self.framer.push(&bytes);
                 // Before the first text, any byte is a sign of life; later only more of

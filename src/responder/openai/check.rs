@@ -14,6 +14,11 @@ use super::{
 use crate::{responder::Reason, session::estimate_tokens};
 
 const SHORT: &str = "Count from one to ten, in words.";
+const A_DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Nobody counts from one to ten in so many bytes.
+const MAX_ANSWER: usize = 1 << 20;
+
 const LONG: &str = "Tell me a very long story, of at least two thousand words.";
 
 /// Asks each upstream four times (for a short answer, for a long one that it drops, for a
@@ -33,32 +38,48 @@ pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Res
         writeln!(out, "upstream `{}`: {}, model {model}", one.name, one.endpoint)?;
         let until = Instant::now() + settings.total_timeout;
         let probed = timeout_at(until, probe(&upstream, out)).await;
-        let doubts = match probed.unwrap_or_else(|_| {
-            Ok(Err(Failed::new(Reason::TotalTimeout, "the total timeout is over")))
-        })? {
-            Ok(doubts) => doubts,
+        let too_late = || Failed::new(Reason::TotalTimeout, "the total timeout is over");
+        let verdict = match probed.unwrap_or_else(|_| Ok(Err(too_late())))? {
+            Ok(findings) => findings.verdict(),
             Err(failed) => {
                 let cause = failed.in_log(upstream.secrets(), std::iter::empty());
                 writeln!(out, "  failed         {} ({cause})", failed.reason.code())?;
-                writeln!(out, "  verdict        not usable: {}", advice(failed.reason))?;
-                all = false;
-                continue;
+                Err(advice(failed.reason))
             }
         };
-        let verdict = if doubts.is_empty() {
-            "usable".into()
-        } else {
-            format!("usable, but {}", doubts.join("; "))
-        };
-        writeln!(out, "  verdict        {verdict}")?;
+        all &= verdict.is_ok();
+        match verdict {
+            Ok(verdict) => writeln!(out, "  verdict        {verdict}")?,
+            Err(why) => writeln!(out, "  verdict        not usable: {why}")?,
+        }
     }
     Ok(all)
 }
 
-type Probed = io::Result<Result<Vec<String>, Failed>>;
+/// What was found of an upstream that answered.
+#[derive(Default)]
+struct Findings {
+    /// Replies would miss something.
+    doubts: Vec<&'static str>,
+    /// There would be no replies.
+    defect: Option<&'static str>,
+}
+
+impl Findings {
+    /// In words; as an error if it is not usable.
+    fn verdict(&self) -> Result<String, &'static str> {
+        match self.defect {
+            Some(defect) => Err(defect),
+            None if self.doubts.is_empty() => Ok("usable".into()),
+            None => Ok(format!("usable, but {}", self.doubts.join("; "))),
+        }
+    }
+}
+
+type Probed = io::Result<Result<Findings, Failed>>;
 
 async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
-    let mut doubts = Vec::new();
+    let mut found = Findings::default();
     let first = match Short::ask(upstream).await {
         Ok(first) => first,
         Err(failed) => return Ok(Err(failed)),
@@ -69,10 +90,11 @@ async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
     writeln!(out, "  finish_reason  {}", reason.unwrap_or("missing, which the settings accept"))?;
     writeln!(out, "  usage          {}", first.usage())?;
     if !first.exact {
-        doubts.push("it does not say what a reply costs, so that is estimated".into());
+        found.doubts.push("it does not say what a reply costs, so that is estimated");
     }
-    if first.tokens == 0 {
-        doubts.push("it answered without any text".into());
+    if first.size == 0 {
+        found.defect = Some("it answered without any text");
+        return Ok(Ok(found));
     }
 
     writeln!(
@@ -87,8 +109,8 @@ async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
             }
             Ok(Stop { whole: true, .. }) => "not tried: the long answer came at once".into(),
             Err(failed) => {
-                doubts.push("it did not answer after a stop".into());
-                format!("then: {}", failed.reason.code())
+                found.defect = Some(advice(failed.reason));
+                format!("then it failed: {}", failed.reason.code())
             }
         }
     )?;
@@ -101,18 +123,18 @@ async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
                 format!("status {status} with a message, as expected")
             }
             Ok((status, body)) => {
-                doubts.push("it does not refuse a wrong request as OpenAI does".into());
+                found.doubts.push("it does not refuse a wrong request as OpenAI does");
                 let message =
                     if body.message.is_empty() { "without a message" } else { "with a message" };
                 format!("a wrong request was answered with status {status}, {message}")
             }
             Err(failed) => {
-                doubts.push("it does not answer a wrong request".into());
+                found.doubts.push("it does not answer a wrong request");
                 failed.reason.code().into()
             }
         }
     )?;
-    Ok(Ok(doubts))
+    Ok(Ok(found))
 }
 
 /// A short answer, and what it took.
@@ -120,6 +142,8 @@ struct Short {
     until_first: Duration,
     /// From the first text to the last.
     saying: Duration,
+    /// Bytes of its text.
+    size: usize,
     /// Exact, or else estimated.
     tokens: u32,
     exact: bool,
@@ -132,17 +156,27 @@ impl Short {
         let asked = Instant::now();
         let (mut answer, first) = begin(upstream, SHORT).await?;
         let until_first = asked.elapsed();
-        let mut text = first.unwrap_or_default();
         let mut last = Instant::now();
-        while let Some(more) = answer.next().await? {
-            text.push_str(&more);
+        let (mut size, mut estimate) = (0, 0_u32);
+        let mut text = first;
+        while let Some(more) = text {
             last = Instant::now();
+            size += more.len();
+            estimate = estimate.saturating_add(estimate_tokens(&more));
+            if size > MAX_ANSWER {
+                return Err(Failed::new(
+                    Reason::Protocol,
+                    "the answer to a short question is endless",
+                ));
+            }
+            text = answer.next().await?;
         }
         let usage = answer.usage();
         Ok(Self {
             until_first,
             saying: last.saturating_duration_since(asked + until_first),
-            tokens: usage.map_or_else(|| estimate_tokens(&text), |usage| usage.output_tokens),
+            size,
+            tokens: usage.map_or(estimate, |usage| usage.output_tokens),
             exact: usage.is_some(),
             input_tokens: usage.map_or(0, |usage| usage.input_tokens),
             finish_reason: answer.finish_reason().map(|reason| reason.as_ref().into()),
@@ -187,7 +221,11 @@ async fn stop(upstream: &Upstream) -> Result<Stop, Failed> {
 
 async fn begin(upstream: &Upstream, text: &str) -> Result<(Answer, Option<String>), Failed> {
     let lines = [Line { role: "user", content: text.into() }];
-    let mut answer = upstream.ask(&lines, Duration::ZERO).await?;
+    let place = upstream.enter(Duration::ZERO).await;
+    let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
+    // The whole check has the limit of a reply.
+    let total = Instant::now() + A_DAY;
+    let mut answer = upstream.ask(&lines, total, place).await?;
     let first = answer.next().await?;
     Ok((answer, first))
 }

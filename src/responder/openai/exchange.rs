@@ -8,9 +8,9 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Pool, answer::Answer, context::Context, failure::Failed, report::Report};
+use super::{Pool, Upstream, answer::Answer, context::Context, failure::Failed, report::Report};
 use crate::{
-    responder::{Reason, admission::Refused, retry},
+    responder::{Reason, admission::Refused, metrics, retry},
     session::{Chunk, Outcome},
 };
 
@@ -32,7 +32,12 @@ struct Tries {
     made: u32,
     /// It is not asked again.
     over: bool,
+    /// It was asked once more since a connection that had been kept was lost.
+    reconnected: bool,
 }
+
+/// An answer with its first text; `None` if it is whole without any.
+type Begun = (Answer, Option<String>);
 
 /// A reply that is being said.
 pub(super) struct Speech {
@@ -41,7 +46,6 @@ pub(super) struct Speech {
     context: Context,
     pool: Arc<Pool>,
     upstream: usize,
-    deadline: Instant,
 }
 
 impl Exchange {
@@ -68,9 +72,9 @@ impl Exchange {
                 chunks.push(Chunk::End(failed.reason.outcome()));
                 (chunks, None)
             }
-            Ok((upstream, answer, first)) => {
-                let Self { pool, context, report, deadline, .. } = self;
-                let mut speech = Speech { answer, report, context, pool, upstream, deadline };
+            Ok((upstream, (answer, first))) => {
+                let Self { pool, context, report, .. } = self;
+                let mut speech = Speech { answer, report, context, pool, upstream };
                 let (chunk, is_over) = speech.chunk(Ok(first));
                 chunks.push(chunk);
                 (chunks, (!is_over).then_some(speech))
@@ -78,25 +82,23 @@ impl Exchange {
         }
     }
 
-    async fn attempts(&mut self) -> Result<(usize, Answer, Option<String>), Failed> {
+    async fn attempts(&mut self) -> Result<(usize, Begun), Failed> {
         let mut last = None;
         while let Some((n, wait)) = self.choose(&mut last) {
             let pool = Arc::clone(&self.pool);
             let upstream = &pool.upstreams[n];
-            self.report.attempt(upstream);
-            upstream.probe();
-            let failed = match self.attempt(n, wait).await {
-                Ok((answer, first)) => {
+            let failed = match self.attempt(upstream, wait).await {
+                Ok(Some(begun)) => {
+                    metrics::attempt(upstream.name(), "answered");
                     upstream.succeeded();
-                    return Ok((n, answer, first));
+                    return Ok((n, begun));
                 }
+                Ok(None) => continue,
                 Err(failed) => failed,
             };
+            metrics::attempt(upstream.name(), failed.reason.code());
             self.report.failed_attempt(upstream, &failed, &self.context);
-            let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
-            if is_context && !self.halved && self.context.halve() {
-                self.halved = true;
-                self.report.trimmed(self.context.tokens());
+            if self.is_mended(n, &failed) {
                 continue;
             }
             upstream.failed(&failed);
@@ -107,26 +109,55 @@ impl Exchange {
         Err(last.unwrap_or_else(too_late))
     }
 
-    async fn attempt(&self, n: usize, wait: Duration) -> Result<(Answer, Option<String>), Failed> {
-        let mut answer = self.pool.upstreams[n].ask(&self.context.lines(), wait).await?;
+    /// Asks an upstream after this long; `None` if it wants to be left alone by then, and
+    /// another may be the better choice.
+    async fn attempt(
+        &mut self,
+        upstream: &Upstream,
+        wait: Duration,
+    ) -> Result<Option<Begun>, Failed> {
+        let place = match upstream.enter(wait).await {
+            Ok(place) => place,
+            Err(Refused::Cooling) => return Ok(None),
+            Err(refused @ (Refused::Full | Refused::Late)) => {
+                return Err(Failed::new(refused.reason(), refused));
+            }
+        };
+        self.report.attempt(upstream);
+        let mut answer = upstream.ask(&self.context.lines(), self.deadline, place).await?;
         let first = answer.next().await?;
-        Ok((answer, first))
+        Ok(Some((answer, first)))
     }
 
-    /// Which upstream is next, and how long to wait before: the one that this reply has
-    /// tried least, of these the first that is well, of these the one preferred.
+    /// The failure was no fault of the upstream, and is not to be expected again: the prompt
+    /// was too long and is shorter now, or the connection had been kept for too long.
+    fn is_mended(&mut self, n: usize, failed: &Failed) -> bool {
+        let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
+        if is_context && !self.halved && self.context.halve() {
+            self.halved = true;
+            self.report.trimmed(self.context.tokens());
+            return true;
+        }
+        let upstream = &self.pool.upstreams[n];
+        let was_kept = failed.is_lost && upstream.has_answered() && upstream.retries() > 0;
+        was_kept && !std::mem::replace(&mut self.tries[n].reconnected, true)
+    }
+
+    /// Which upstream is next, and how long to wait before: the one that can be asked the
+    /// soonest, of these the one that this reply has tried least, of these the first that
+    /// is well, of these the one preferred.
     fn choose(&mut self, last: &mut Option<Failed>) -> Option<(usize, Duration)> {
         loop {
             let upstreams = self.pool.upstreams.iter().zip(&self.tries).enumerate();
             let open = upstreams.filter(|(_, (_, tries))| !tries.over);
-            let states = open.map(|(n, (upstream, tries))| (n, tries.made, upstream.state()));
-            let (n, made, (cooldown, _)) =
-                states.min_by_key(|&(n, made, (cooldown, avoided))| {
-                    (made, !cooldown.is_zero(), avoided, n)
-                })?;
+            let states = open.map(|(n, (upstream, tries))| {
+                let soonest = upstream.cooldown().max(retry::nominal(tries.made));
+                (soonest, tries.made, upstream.is_avoided(), n)
+            });
+            let (_, made, _, n) = states.min()?;
+            let cooldown = self.pool.upstreams[n].cooldown();
             let floor = if cooldown.is_zero() { cooldown } else { retry::after(cooldown) };
-            let back_off = if made == 0 { Duration::ZERO } else { retry::back_off(made) };
-            let wait = floor.max(back_off);
+            let wait = floor.max(retry::back_off(made));
             if wait <= retry::MAX_WAIT && Instant::now() + wait < self.deadline {
                 return Some((n, wait));
             }
@@ -139,11 +170,8 @@ impl Exchange {
 impl Speech {
     /// The next piece, and whether it was the last.
     pub(super) async fn next(&mut self) -> (Chunk, bool) {
-        // Text that is always ready would never let a timeout look at the clock.
-        let late = Instant::now() >= self.deadline;
-        let said =
-            if late { None } else { timeout_at(self.deadline, self.answer.next()).await.ok() };
-        self.chunk(said.unwrap_or_else(|| Err(too_late())))
+        let said = self.answer.next().await;
+        self.chunk(said)
     }
 
     fn chunk(&mut self, said: Result<Option<String>, Failed>) -> (Chunk, bool) {

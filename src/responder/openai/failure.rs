@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use super::wire::ErrorBody;
+use crate::responder::{
+    Reason,
     discretion::{self, Secrets},
-    wire::ErrorBody,
 };
-use crate::responder::Reason;
 
 /// An attempt that failed.
 #[derive(Clone, Debug)]
@@ -47,10 +47,10 @@ impl Failed {
             (true, false) => Reason::Unavailable,
             (false, _) => otherwise,
         };
-        let is_lost = causes(&error).any(is_lost_connection);
+        let is_lost = reason == Reason::Unavailable && causes(&error).any(is_lost_connection);
         // What a server says while it goes away stands in it, too.
-        let said = causes(&error.without_url()).map(ToString::to_string).collect::<Vec<_>>();
-        Self { said: said.join(": "), is_lost, ..Self::new(reason, "the exchange failed") }
+        let said = in_full(&error.without_url());
+        Self { said, is_lost, ..Self::new(reason, "the exchange failed") }
     }
 
     /// What an upstream's own words come to.
@@ -96,6 +96,11 @@ impl Failed {
             | Reason::Overloaded => false,
         }
     }
+}
+
+/// An error with its causes.
+pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {

@@ -24,8 +24,7 @@ pub fn read(path: &Path, defaults: &Defaults) -> Result<Vec<UpstreamSettings>, S
     let text = fs::read_to_string(path).map_err(|error| format!("{shown}: {error}"))?;
     let file: File = toml::from_str(&text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let message = error.message().lines().collect::<Vec<_>>().join(" ");
-        format!("{shown}:{}: {message}", before.matches('\n').count() + 1)
+        format!("{shown}:{}: {}", before.matches('\n').count() + 1, discreet(error.message()))
     })?;
     if file.upstream.is_empty() {
         return Err(format!("{shown}: there is no [[upstream]]"));
@@ -38,6 +37,22 @@ pub fn read(path: &Path, defaults: &Defaults) -> Result<Vec<UpstreamSettings>, S
             .map_err(|problem| format!("{shown}:{line}: {problem}"))
     });
     entries.collect()
+}
+
+/// A parser's message without the values and the odd names that it quotes: a key may stand
+/// anywhere in a wrong file.
+fn discreet(message: &str) -> String {
+    let message = message.lines().collect::<Vec<_>>().join(" ");
+    let is_ours = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let named = message.strip_prefix("unknown field `").and_then(|rest| rest.split_once('`'));
+    match (named, message.split_once(", expected ")) {
+        (Some((name, _)), _) if is_ours(name) => message,
+        (Some((_, rest)), _) => format!("unknown field{rest}"),
+        (None, Some((_, expected))) if message.starts_with("invalid ") => {
+            format!("expected {expected}")
+        }
+        _ => message,
+    }
 }
 
 #[derive(Deserialize)]
@@ -62,7 +77,7 @@ struct Entry {
     #[serde(default)]
     headers: BTreeMap<String, SecretText>,
     #[serde(default)]
-    body: BTreeMap<String, Value>,
+    body: toml::Table,
     connect_timeout: Option<Span>,
     first_content_timeout: Option<Span>,
     chunk_timeout: Option<Span>,
@@ -85,7 +100,7 @@ impl Entry {
             ca_cert: self.ca_cert,
             model: self.model,
             headers: headers(&named)?,
-            body: self.body,
+            body: body(self.body)?,
             defaults: Defaults {
                 temperature: self.temperature.or(defaults.temperature),
                 max_tokens: self.max_tokens.or(defaults.max_tokens),
@@ -112,18 +127,61 @@ impl Entry {
     fn key(&self) -> Result<Option<SecretString>, String> {
         match (&self.api_key, &self.api_key_env, &self.api_key_file) {
             (None, None, None) => Ok(None),
-            (Some(SecretText(key)), None, None) => Ok(Some(key.as_str().into())),
+            (Some(SecretText(key)), None, None) => not_empty("api_key", key),
+            (None, Some(name), None) if !is_variable(name) => {
+                Err("api_key_env must be the name of a variable".into())
+            }
             (None, Some(name), None) => match env::var(name) {
-                Ok(key) if !key.is_empty() => Ok(Some(key.into())),
-                _ => Err(format!("api_key_env: there is no variable {name}")),
+                Ok(key) => not_empty("api_key_env: the variable", &key),
+                Err(_) => Err(format!("api_key_env: there is no variable {name}")),
             },
+            // Without the path, which may be the key itself.
             (None, None, Some(path)) => match fs::read_to_string(path) {
-                Ok(key) => Ok(Some(key.trim().into())),
-                Err(error) => Err(format!("api_key_file: {}: {error}", path.display())),
+                Ok(key) => not_empty("api_key_file: the file", &key),
+                Err(error) => Err(format!("api_key_file: {error}")),
             },
             _ => Err("give one of api_key, api_key_env and api_key_file".into()),
         }
     }
+}
+
+fn not_empty(what: &str, key: &str) -> Result<Option<SecretString>, String> {
+    match key.trim() {
+        "" => Err(format!("{what} is empty")),
+        key => Ok(Some(key.into())),
+    }
+}
+
+fn is_variable(name: &str) -> bool {
+    let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_';
+    name.bytes().next().is_some_and(letter)
+        && name.bytes().all(|byte| letter(byte) || byte.is_ascii_digit())
+}
+
+fn body(table: toml::Table) -> Result<BTreeMap<String, Value>, String> {
+    let fields = table.into_iter().map(|(name, value)| {
+        let value = json(value).ok_or_else(|| format!("body: JSON has no value for `{name}`"))?;
+        Ok((name, value))
+    });
+    fields.collect()
+}
+
+/// `None` for what JSON does not have: dates, and numbers that are none.
+fn json(value: toml::Value) -> Option<Value> {
+    Some(match value {
+        toml::Value::String(text) => text.into(),
+        toml::Value::Integer(number) => number.into(),
+        toml::Value::Float(number) => serde_json::Number::from_f64(number)?.into(),
+        toml::Value::Boolean(is) => is.into(),
+        toml::Value::Datetime(_) => return None,
+        toml::Value::Array(values) => {
+            values.into_iter().map(json).collect::<Option<Vec<_>>>()?.into()
+        }
+        toml::Value::Table(fields) => {
+            let fields = fields.into_iter().map(|(name, value)| Some((name, json(value)?)));
+            Value::Object(fields.collect::<Option<_>>()?)
+        }
+    })
 }
 
 /// A text whose wrong form is told without showing it.
@@ -210,8 +268,24 @@ model = "large"
             (&format!("{GOOD}api_key = 99887766\n"), "FILE:4: expected a text"),
             (&format!("{GOOD}api_key = \"99887766\"\napi_key_env = \"X\"\n"), "FILE:1: give one"),
             (&format!("{GOOD}api_key_env = \"DUOLOGUE_NO_SUCH_KEY\"\n"), "FILE:1: api_key_env"),
-            (&format!("{GOOD}api_key_file = \"/no/such/file\"\n"), "FILE:1: api_key_file"),
-            (&format!("{GOOD}headers = {{ \"a b\" = \"99887766\" }}\n"), "FILE:1: header `a b`"),
+            (&format!("{GOOD}api_key_env = \"sk-99887766\"\n"), "FILE:1: api_key_env must be"),
+            (&format!("{GOOD}api_key_file = \"/no/such/file\"\n"), "FILE:1: api_key_file: No such"),
+            (&format!("{GOOD}api_key_file = \"sk-99887766\"\n"), "FILE:1: api_key_file: No such"),
+            (&format!("{GOOD}api_key_file = \"/dev/null\"\n"), "FILE:1: api_key_file: the file is"),
+            (&format!("{GOOD}api_key = \" \"\n"), "FILE:1: api_key is empty"),
+            (&format!("{GOOD}headers = \"99887766\"\n"), "FILE:4: expected a map"),
+            (&format!("{GOOD}model = 99887766\n"), "FILE:4: expected a string"),
+            (&format!("{GOOD}sk-99887766 = 1\n"), "FILE:4: unknown field, expected one of"),
+            ("upstream = \"99887766\"\n", "FILE:1: expected a sequence"),
+            ("upstream = [\"99887766\"]\n", "FILE:1: expected struct"),
+            (&format!("{GOOD}body = {{ a = nan }}\n"), "FILE:1: body: JSON has no value for `a`"),
+            (&format!("{GOOD}body = {{ a = [{{ b = 2026-11-22 }}] }}\n"), "FILE:1: body: JSON has"),
+            (&format!("{GOOD}headers = {{ \"a b\" = \"99887766\" }}\n"), "FILE:1: the name of a"),
+            (
+                &format!("{GOOD}headers = {{ \"Bearer 99887766\" = \"x\" }}\n"),
+                "FILE:1: the name of a",
+            ),
+            (&format!("{GOOD}headers = {{ X = \"99887766\\n\" }}\n"), "FILE:1: header `X`"),
             (&format!("{GOOD}headers = {{ Host = \"99887766\" }}\n"), "FILE:1: header `Host`"),
         ] {
             let refused = written(text).map(|_| ()).unwrap_err();

@@ -21,6 +21,8 @@ pub(super) struct Health(Mutex<State>);
 struct State {
     /// In a row.
     failures: u32,
+    /// It has answered since it failed last.
+    answered: bool,
     /// Not to be asked before if there is another.
     avoid_until: Option<Instant>,
 }
@@ -28,7 +30,7 @@ struct State {
 impl Health {
     /// It answered.
     pub(super) fn succeeded(&self) {
-        *self.state() = State::default();
+        *self.state() = State { answered: true, ..State::default() };
     }
 
     /// It failed.
@@ -51,6 +53,7 @@ impl Health {
             | Reason::Truncated
             | Reason::Failed
             | Reason::Protocol => {
+                state.answered = false;
                 state.failures = state.failures.saturating_add(1);
                 retry::back_off(state.failures)
             }
@@ -61,6 +64,11 @@ impl Health {
     /// Another one should be asked, if there is one.
     pub(super) fn is_avoided(&self) -> bool {
         self.state().avoid_until.is_some_and(|until| until > Instant::now())
+    }
+
+    /// A connection to it may be an old one, which it closes at any time.
+    pub(super) fn has_answered(&self) -> bool {
+        self.state().answered
     }
 
     /// One reply tries whether it is well again; the others go on to avoid it meanwhile.
@@ -88,8 +96,9 @@ mod tests {
         assert!(!health.is_avoided());
         health.failed(Reason::Unavailable);
         assert!(health.is_avoided());
+        assert!(!health.has_answered());
         health.succeeded();
-        assert!(!health.is_avoided());
+        assert!(!health.is_avoided() && health.has_answered());
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,18 +5,18 @@
 //! - `context`: which part of the conversation is sent.
 //! - `exchange`: one reply (attempts, the next upstream, giving up). `health`: what is
 //!   remembered of an upstream.
-//! - `upstream`: one upstream and its connections. `answer`: one answer
-//!   of it (timeouts, its end). `sse`, `wire`: bytes into events, events into pieces.
-//! - `failure`: what its errors come to. `discretion`: what of its words may be logged. `report`: the log.
+//! - `upstream`: one upstream and its connections. `answer`, `alarm`: one
+//!   answer of it (timeouts, its end). `sse`, `wire`: bytes into events, events into pieces.
+//! - `failure`: what its errors come to. `report`: the log.
 //! - `check`: tries an upstream and says how it behaves.
 //!
 //! The client is our own rather than one of the ready-made: those ask again by themselves,
 //! also after half an answer, or take an end for a good one.
 
+mod alarm;
 mod answer;
 mod check;
 mod context;
-mod discretion;
 mod exchange;
 mod failure;
 pub mod file;

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use super::wire::RESERVED;
-use crate::responder::Capacity;
+use crate::{responder::Capacity, session::Name};
 
 /// What the responder needs.
 #[derive(Clone, Debug)]
@@ -108,6 +108,12 @@ impl Settings {
         }
         if self.context_tokens == 0 || self.total_timeout.is_zero() {
             return Err("--context-tokens and --openai-total-timeout must be more than zero".into());
+        }
+        let hidden = |upstream: &UpstreamSettings| {
+            upstream.name.is_empty() || upstream.name.contains(Name::hides)
+        };
+        if self.upstreams.iter().any(hidden) {
+            return Err("the name of an upstream is empty, or holds what cannot be seen".into());
         }
         let mut names: Vec<_> = self.upstreams.iter().map(|upstream| &upstream.name).collect();
         names.sort_unstable();
@@ -221,7 +227,7 @@ impl Endpoint {
     }
 
     /// It is asked over TLS.
-    fn is_tls(&self) -> bool {
+    pub(super) fn is_tls(&self) -> bool {
         self.0.scheme() == "https"
     }
 
@@ -244,24 +250,27 @@ impl fmt::Display for Endpoint {
 /// Reads headers by name.
 ///
 /// # Errors
-/// The name that is no header's, or whose value is none; the value is not repeated.
+/// What is not valid; a value is not repeated.
 pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
     // They frame the message, or are the gateway's own.
-    const RESERVED: [&str; 7] = [
+    const RESERVED: [&str; 8] = [
         "connection",
         "content-length",
         "content-type",
         "accept",
+        "accept-encoding",
         "host",
         "te",
         "transfer-encoding",
     ];
     let mut headers = HeaderMap::new();
     for (name, value) in named {
-        let invalid = || format!("header `{name}` is not valid");
-        let mut value = HeaderValue::from_str(value).map_err(|_| invalid())?;
+        // It is not repeated: somebody may have written the key in its place.
+        let parsed = HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| "the name of a header is not valid".to_owned())?;
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| format!("header `{name}` has a value that is not valid"))?;
         value.set_sensitive(true);
-        let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid())?;
         if RESERVED.contains(&parsed.as_str()) {
             return Err(format!("header `{name}` is the gateway's"));
         }
@@ -338,6 +347,8 @@ mod tests {
             Settings { context_tokens: 0, ..Settings::one(upstream.clone()) },
             with(&|one| one.defaults.capacity.concurrency = 0),
             with(&|one| one.defaults.capacity.waiting_room = u32::MAX),
+            with(&|one| one.name = String::new()),
+            with(&|one| one.name = "a\u{1b}[2Jb\n".into()),
             with(&|one| one.defaults.retries = 99),
             with(&|one| one.ca_cert = Some("ca.pem".into())),
             with(&|one| one.defaults.chunk_timeout = Duration::ZERO),

@@ -14,8 +14,19 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 pub(super) struct Event<'a> {
     /// Its `data` lines, joined by LF.
     pub(super) data: &'a [u8],
-    /// Its type is `error`.
-    pub(super) is_error: bool,
+    pub(super) kind: Kind,
+}
+
+/// The type of an event, as far as it matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// `message`, or none.
+    #[default]
+    Message,
+    /// `error`.
+    Error,
+    /// Any other.
+    Other,
 }
 
 /// An event grew beyond [`MAX_EVENT`].
@@ -36,7 +47,7 @@ pub(super) struct Framer {
     begun: bool,
     data: Vec<u8>,
     has_data: bool,
-    is_error: bool,
+    kind: Kind,
     /// The event in `data` was handed out.
     dispatched: bool,
 }
@@ -58,7 +69,7 @@ impl Framer {
                 if self.has_data {
                     return Ok(Some(self.dispatch()));
                 }
-                self.is_error = false;
+                self.kind = Kind::Message;
             } else {
                 self.field(line);
             }
@@ -88,13 +99,13 @@ impl Framer {
 
     fn dispatch(&mut self) -> Event<'_> {
         self.dispatched = true;
-        Event { data: &self.data, is_error: self.is_error }
+        Event { data: &self.data, kind: self.kind }
     }
 
     fn forget_dispatched(&mut self) {
         if self.dispatched {
             self.data.clear();
-            (self.dispatched, self.has_data, self.is_error) = (false, false, false);
+            (self.dispatched, self.has_data, self.kind) = (false, false, Kind::Message);
         }
     }
 
@@ -142,7 +153,13 @@ impl Framer {
                 self.has_data = true;
                 self.data.extend_from_slice(value);
             }
-            b"event" => self.is_error = value == b"error",
+            b"event" => {
+                self.kind = match value {
+                    b"error" => Kind::Error,
+                    b"message" | b"" => Kind::Message,
+                    _ => Kind::Other,
+                }
+            }
             // Comments, which have no name, `id`, `retry`, and what the standard may add.
             _ => {}
         }
@@ -157,7 +174,7 @@ mod tests {
 
     fn take(framer: &mut Framer, seen: &mut Seen) {
         while let Some(event) = framer.next().unwrap_or_else(|_| panic!("too long")) {
-            seen.push((String::from_utf8(event.data.to_vec()).unwrap(), event.is_error));
+            seen.push((String::from_utf8(event.data.to_vec()).unwrap(), event.kind == Kind::Error));
         }
     }
 
@@ -168,7 +185,7 @@ mod tests {
             take(&mut framer, &mut seen);
         }
         if let Some(event) = framer.finish() {
-            seen.push((String::from_utf8(event.data.to_vec()).unwrap(), event.is_error));
+            seen.push((String::from_utf8(event.data.to_vec()).unwrap(), event.kind == Kind::Error));
         }
         seen
     }

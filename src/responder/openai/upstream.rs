@@ -7,18 +7,24 @@ use std::{
 
 use http::{HeaderMap, HeaderValue, header};
 use reqwest::{Certificate, Client, Response, redirect, retry as client_retry};
+use secrecy::ExposeSecret as _;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     answer::{Answer, Limits},
     context::Line,
-    discretion::Secrets,
-    failure::Failed,
+    failure::{self, Failed},
     health::Health,
     settings::UpstreamSettings,
     wire::{self, ErrorBody, Parameters},
 };
-use crate::responder::{Reason, admission::Admission, authorities, retry};
+use crate::responder::{
+    Reason,
+    admission::{Admission, Place, Refused},
+    authorities,
+    discretion::Secrets,
+    retry,
+};
 
 /// As much of an error's body as is read.
 const MAX_ERROR_BODY: usize = 64 << 10;
@@ -57,9 +63,13 @@ impl Upstream {
             .http2_keep_alive_interval(Duration::from_secs(30));
         if let Some(path) = &settings.ca_cert {
             client = client.tls_certs_only(authorities(path)?);
+        } else if !settings.endpoint.is_tls() {
+            // The system's are not needed, and there may be none.
+            client = client.tls_certs_only([]);
         }
-        let client =
-            client.build().map_err(|error| format!("no HTTP client can be made: {error}"))?;
+        let client = client
+            .build()
+            .map_err(|error| format!("no HTTP client can be made: {}", failure::in_full(&error)))?;
         if settings.endpoint.is_exposed() && settings.api_key.is_some() {
             tracing::warn!(upstream = settings.name, "the API key travels without TLS");
         }
@@ -73,7 +83,7 @@ impl Upstream {
             client,
             admission: Admission::new(defaults.capacity),
             health: Health::default(),
-            secrets: Secrets::of(&settings),
+            secrets: secrets(&settings),
             settings,
         })
     }
@@ -86,15 +96,19 @@ impl Upstream {
         self.settings.defaults.retries
     }
 
-    /// How long it wants to be left alone, and whether another should be asked if there is
-    /// one.
-    pub(super) fn state(&self) -> (Duration, bool) {
-        (self.admission.cooldown(), self.health.is_avoided())
+    /// How long it wants to be left alone.
+    pub(super) fn cooldown(&self) -> Duration {
+        self.admission.cooldown()
     }
 
-    /// It is asked, to see among other things whether it is well again.
-    pub(super) fn probe(&self) {
-        self.health.probe();
+    /// Another one should be asked, if there is one.
+    pub(super) fn is_avoided(&self) -> bool {
+        self.health.is_avoided()
+    }
+
+    /// A connection to it may be an old one, which it closes at any time.
+    pub(super) fn has_answered(&self) -> bool {
+        self.health.has_answered()
     }
 
     /// It answered.
@@ -110,20 +124,27 @@ impl Upstream {
         }
     }
 
-    /// Waits this long, and for a place; asks; and gives the answer once its head is there.
-    /// Dropping the future lets go of the upstream at once, wherever it is.
+    /// Waits this long, and for a place.
+    pub(super) async fn enter(&self, back_off: Duration) -> Result<Place, Refused> {
+        self.admission.enter(back_off).await
+    }
+
+    /// Asks, and gives the answer once its head is there; the answer then has to be over by
+    /// `total`. Dropping the future lets go of the
+    /// upstream at once, wherever it is.
     pub(super) async fn ask(
         &self,
         lines: &[Line<'_>],
-        back_off: Duration,
+        total: Instant,
+        place: Place,
     ) -> Result<Answer, Failed> {
-        let place = self.admission.enter(back_off).await;
-        let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
+        self.health.probe();
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
         let response = self.post(lines, first_content).await?;
         let limits = Limits {
             chunk_timeout: self.settings.defaults.chunk_timeout,
             first_content,
+            total,
             accept_missing_finish_reason: self.settings.defaults.accept_missing_finish_reason,
         };
         Ok(Answer::new(response, limits, place))
@@ -137,18 +158,16 @@ impl Upstream {
         let response = timeout_at(limit, sent).await.map_err(late)?;
         let response = response.map_err(|error| Failed::of_client(error, Reason::Unavailable))?;
         let status = response.status();
-        let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
-            kind.as_bytes().trim_ascii_start().starts_with(b"application/json")
-        });
+        let is_json = is_of_type(&response, b"application/json");
         if status == 200 && !is_json {
-            return Ok(response);
+            return if is_readable(&response) { Ok(response) } else { Err(no_stream()) };
         }
         let retry_after = retry::asked_for(response.headers(), SystemTime::now());
         let patience = limit.min(Instant::now() + self.settings.defaults.chunk_timeout);
         let body = timeout_at(patience, beginning(response)).await.unwrap_or_default();
         let body = ErrorBody::read(&body);
         if status == 200 && !body.says_something() {
-            return Err(Failed::new(Reason::Protocol, "the answer is no stream"));
+            return Err(no_stream());
         }
         let status = (status != 200).then_some(status.as_u16());
         Err(Failed { retry_after, ..Failed::of_upstream(status, &body) })
@@ -174,10 +193,37 @@ impl Upstream {
     }
 }
 
+fn no_stream() -> Failed {
+    Failed::new(Reason::Protocol, "the answer is no stream of events")
+}
+
+fn is_of_type(response: &Response, name: &[u8]) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| {
+        let kind = kind.as_bytes().trim_ascii_start();
+        kind.get(..name.len()).is_some_and(|kind| kind.eq_ignore_ascii_case(name))
+    })
+}
+
+/// It may be a stream of events: servers give it all kinds of types, but no page of the web's,
+/// and it is not compressed, which nobody asked for.
+fn is_readable(response: &Response) -> bool {
+    let plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    let encodings = response.headers().get_all(header::CONTENT_ENCODING);
+    encodings.iter().all(plain) && !is_of_type(response, b"text/html")
+}
+
+/// The operator's own: the key and the values of the headers.
+fn secrets(settings: &UpstreamSettings) -> Secrets {
+    let key = settings.api_key.iter().map(|key| key.expose_secret());
+    let values = settings.headers.values().filter_map(|value| value.to_str().ok());
+    Secrets::of_headers(key.chain(values))
+}
+
 fn headers(settings: &UpstreamSettings) -> Result<HeaderMap, String> {
     let mut headers = HeaderMap::new();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::ACCEPT, HeaderValue::from_static("text/event-stream, application/json"));
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if let Some(value) = settings.authorization()? {
         headers.insert(header::AUTHORIZATION, value);
     }

@@ -4,14 +4,17 @@
 //! string or a number, and what is unknown is passed over. Only JSON that is no JSON is
 //! an error.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use serde_json::{Map, Value, value::RawValue};
 
-use super::{context::Line, sse::Event};
-use crate::session::Usage;
+use super::{
+    context::Line,
+    sse::{Event, Kind},
+};
+use crate::{responder::words, session::Usage};
 
 /// What the operator adds to a request, and what is asked of the model.
 #[derive(Clone, Debug, Default)]
@@ -70,6 +73,8 @@ pub(super) enum Said {
     Error(ErrorBody),
     /// `[DONE]`.
     Done,
+    /// Nothing that is part of an answer.
+    Nothing,
 }
 
 /// A piece of the answer.
@@ -80,7 +85,7 @@ pub(super) struct Piece {
     /// The model thinks; what it thinks is no part of the answer.
     pub(super) reasons: bool,
     /// Why it ended, in the upstream's own words.
-    pub(super) finish_reason: Option<String>,
+    pub(super) finish_reason: Option<Arc<str>>,
     /// What it cost so far.
     pub(super) usage: Option<Usage>,
 }
@@ -100,18 +105,28 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
     if event.data.trim_ascii() == b"[DONE]" {
         return Ok(Said::Done);
     }
-    if event.is_error {
+    if event.kind == Kind::Error {
         return Ok(Said::Error(ErrorBody::read(event.data)));
     }
-    let chunk: Chunk<'_> = serde_json::from_slice(event.data)?;
-    if chunk.error.is_some() || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
+    let chunk: Chunk<'_> = match serde_json::from_slice(event.data) {
+        Ok(chunk) => chunk,
+        // Signs of life, which have a name and say anything, or have nothing to say.
+        Err(_) if event.kind == Kind::Other || event.data.is_empty() => return Ok(Said::Nothing),
+        Err(error) => return Err(error),
+    };
+    let reports_error = chunk.error.is_some_and(|error| !NO_ERROR.contains(&error.get()));
+    if reports_error || chunk.object.is_some_and(|object| object.get() == "\"error\"") {
         return Ok(Said::Error(ErrorBody::read(event.data)));
     }
-    let mut piece = Piece { usage: chunk.usage.as_ref().and_then(tokens), ..Piece::default() };
-    if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().next() {
+    let mut piece = Piece { usage: chunk.usage.and_then(tokens), ..Piece::default() };
+    // Others are other answers to the same question.
+    if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().find(Choice::is_first) {
         let delta = choice.delta.unwrap_or_default();
-        let content = delta.content.map(content).transpose()?;
-        piece.text = content.or(delta.refusal).unwrap_or_default();
+        let content = delta.content.map(content).transpose()?.filter(|text| !text.is_empty());
+        piece.text = match content {
+            Some(text) => text,
+            None => delta.refusal.map(text).transpose()?.unwrap_or_default(),
+        };
         let thinks = |text: Option<&RawValue>| text.is_some_and(|text| text.get() != "\"\"");
         piece.reasons = thinks(delta.reasoning_content) || thinks(delta.reasoning);
         piece.finish_reason = choice.finish_reason.and_then(reason);
@@ -119,13 +134,19 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
     Ok(Said::Piece(piece))
 }
 
+/// What some servers write where there is no error; `null` is read as nothing.
+const NO_ERROR: [&str; 3] = ["\"\"", "{}", "false"];
+
 // What is seldom there, or of no use, is not taken apart: one of these comes per token.
 #[derive(Deserialize)]
 struct Chunk<'a> {
     #[serde(borrow)]
     choices: Option<Vec<Choice<'a>>>,
-    usage: Option<Value>,
+    #[serde(borrow)]
+    usage: Option<&'a RawValue>,
+    #[serde(borrow)]
     error: Option<&'a RawValue>,
+    #[serde(borrow)]
     object: Option<&'a RawValue>,
 }
 
@@ -133,7 +154,16 @@ struct Chunk<'a> {
 struct Choice<'a> {
     #[serde(borrow)]
     delta: Option<Delta<'a>>,
-    finish_reason: Option<Value>,
+    #[serde(borrow)]
+    finish_reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    index: Option<&'a RawValue>,
+}
+
+impl Choice<'_> {
+    fn is_first(&self) -> bool {
+        self.index.is_none_or(|index| index.get() == "0")
+    }
 }
 
 #[derive(Default, Deserialize)]
@@ -141,7 +171,8 @@ struct Delta<'a> {
     #[serde(borrow)]
     content: Option<&'a RawValue>,
     /// Said in the place of an answer.
-    refusal: Option<String>,
+    #[serde(borrow)]
+    refusal: Option<&'a RawValue>,
     #[serde(borrow)]
     reasoning_content: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -151,30 +182,62 @@ struct Delta<'a> {
 #[derive(Deserialize)]
 struct Part {
     #[serde(rename = "type")]
-    kind: String,
+    kind: Option<String>,
     text: Option<String>,
 }
 
 /// A text, or what some servers write: a list, in which thinking has its own type.
 fn content(json: &RawValue) -> Result<String, serde_json::Error> {
     if !json.get().starts_with('[') {
-        return serde_json::from_str(json.get());
+        return text(json);
     }
     let parts: Vec<Part> = serde_json::from_str(json.get())?;
-    let texts = parts.into_iter().filter(|part| part.kind == "text");
+    let texts = parts.into_iter().filter(|part| part.kind.as_deref().is_none_or(|it| it == "text"));
     Ok(texts.filter_map(|part| part.text).collect())
 }
 
-/// Some servers write a reason that is no text, or an empty one for none.
-fn reason(value: Value) -> Option<String> {
-    match value {
-        Value::Null => None,
-        Value::String(text) => (!text.is_empty()).then_some(text),
-        other => Some(other.to_string()),
+/// A JSON string. Half of a surrogate pair, as servers in UTF-16 languages leave it where
+/// they cut a text, becomes a replacement character: it is no reason to lose the rest.
+fn text(json: &RawValue) -> Result<String, serde_json::Error> {
+    let text = serde_json::from_str(json.get());
+    text.or_else(|_| serde_json::from_str(json.get()).map(|Lossy(text)| text))
+}
+
+/// A JSON string that may hold lone surrogates.
+struct Lossy(String);
+
+impl<'de> Deserialize<'de> for Lossy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Wtf8;
+
+        impl Visitor<'_> for Wtf8 {
+            type Value = Lossy;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Lossy, E> {
+                // Three bytes stand for a lone surrogate, none of which is UTF-8.
+                let text = String::from_utf8_lossy(bytes);
+                Ok(Lossy(text.replace("\u{fffd}\u{fffd}\u{fffd}", "\u{fffd}")))
+            }
+        }
+
+        deserializer.deserialize_bytes(Wtf8)
     }
 }
 
-fn tokens(usage: &Value) -> Option<Usage> {
+/// Some servers write a reason that is no text, or something for none.
+fn reason(json: &RawValue) -> Option<Arc<str>> {
+    match json.get() {
+        "null" | "false" | "0" | "\"null\"" => None,
+        other => words::finish_reason(&text(json).unwrap_or_else(|_| other.into())),
+    }
+}
+
+fn tokens(json: &RawValue) -> Option<Usage> {
+    let usage: Value = serde_json::from_str(json.get()).ok()?;
     let count = |name| usage.get(name)?.as_u64()?.try_into().ok();
     let (input_tokens, output_tokens) = (count("prompt_tokens")?, count("completion_tokens")?);
     Some(Usage { input_tokens, output_tokens, estimated: false })
@@ -201,8 +264,10 @@ impl ErrorBody {
             let message = String::from_utf8_lossy(body).into_owned();
             return Self { message, ..Self::default() };
         };
+        // Gemini puts it into a list of one.
+        let value = value.get(0).unwrap_or(&value);
         let inner = match value.get("error") {
-            None | Some(Value::Null) => &value,
+            None | Some(Value::Null) => value,
             Some(error) => error,
         };
         let text = |names: &[&str]| {
@@ -223,7 +288,7 @@ mod tests {
     use super::*;
 
     fn said(data: &str) -> Said {
-        let event = Event { data: data.as_bytes(), is_error: false };
+        let event = Event { data: data.as_bytes(), kind: Kind::Message };
         read(&event).unwrap_or_else(|error| panic!("{data}: {error}"))
     }
 
@@ -249,6 +314,15 @@ mod tests {
             (r#"{"choices":[],"usage":null}"#, ""),
             (r#"{"choices":[],"usage":{"prompt_tokens":null,"completion_tokens":-1}}"#, ""),
             (r#"{"choices":[{"delta":{"refusal":"No."}}]}"#, "No."),
+            (r#"{"choices":[{"delta":{"content":"","refusal":"No."}}]}"#, "No."),
+            (r#"{"choices":[{"index":1,"delta":{"content":"other"}}]}"#, ""),
+            (
+                r#"{"choices":[{"index":1,"delta":{"content":"other"}},{"index":0,"delta":{"content":"a"}}]}"#,
+                "a",
+            ),
+            (r#"{"choices":[{"delta":{"content":"a"}}],"error":""}"#, "a"),
+            (r#"{"choices":[{"delta":{"content":"half \ud83d"}}]}"#, "half \u{fffd}"),
+            (r#"{"choices":[{"delta":{"content":[{"text":"c"}]}}]}"#, "c"),
             (
                 r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"b"}]}}]}"#,
                 "b",
@@ -276,6 +350,13 @@ mod tests {
         let end = piece(r#"{"choices":[{"delta":{"content":"x"},"finish_reason":"eos_token"}]}"#);
         assert_eq!((end.text.as_str(), end.finish_reason.as_deref()), ("x", Some("eos_token")));
         assert_eq!(piece(r#"{"choices":[{"delta":{},"finish_reason":""}]}"#).finish_reason, None);
+        for none in ["null", "\"null\"", "false", "0", "\" \"", "\"\""] {
+            let piece = piece(&format!(r#"{{"choices":[{{"finish_reason":{none}}}]}}"#));
+            assert_eq!(piece.finish_reason, None, "{none}");
+        }
+        for odd in ["1e400", "-1", "{\"prompt_tokens\":1e400,\"completion_tokens\":2}"] {
+            assert_eq!(piece(&format!(r#"{{"choices":[],"usage":{odd}}}"#)).usage, None, "{odd}");
+        }
         let number = piece(r#"{"choices":[{"delta":{},"finish_reason":2}]}"#);
         assert_eq!(number.finish_reason.as_deref(), Some("2"));
         let usage = piece(
@@ -297,7 +378,7 @@ mod tests {
             let expected =
                 ErrorBody { message: message.into(), kind: kind.into(), code: code.into() };
             assert_eq!(said(data), Said::Error(expected.clone()), "{data}");
-            let event = Event { data: data.as_bytes(), is_error: true };
+            let event = Event { data: data.as_bytes(), kind: Kind::Error };
             assert_eq!(read(&event).ok(), Some(Said::Error(expected)), "{data}");
         }
         assert_eq!(ErrorBody::read(b"Bad Gateway").message, "Bad Gateway");
@@ -311,10 +392,14 @@ mod tests {
             b"{\"choices\":[",
             b"hello",
             b"{\"choices\":[{\"delta\":{\"content\":\"\xff\"}}]}",
-            b"",
+            b"{\"choices\":[{\"delta\":{\"content\":7}}]}",
         ];
         for data in invalid {
-            assert!(read(&Event { data, is_error: false }).is_err());
+            assert!(read(&Event { data, kind: Kind::Message }).is_err());
+        }
+        for (data, kind) in [("", Kind::Message), ("", Kind::Other), ("alive", Kind::Other)] {
+            let event = Event { data: data.as_bytes(), kind };
+            assert_eq!(read(&event).ok(), Some(Said::Nothing), "{data}");
         }
     }
 

@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::{Answer, Params};
 use crate::{
-    session::{Message, Role, Session, Snapshot, Timestamp, Usage},
+    session::{Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
     transport::Doors,
 };
 
@@ -74,6 +74,19 @@ struct LogEntry {
     finish_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Tokens>,
+    /// Why a reply failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failure: Option<ReplyFailure>,
+}
+
+/// Why a reply failed.
+#[derive(Serialize, ToSchema)]
+struct ReplyFailure {
+    /// For programs; stable.
+    #[schema(example = "upstream_unavailable")]
+    code: String,
+    /// For people.
+    message: String,
 }
 
 /// Tokens of the model that a reply took.
@@ -194,26 +207,40 @@ impl Refreshed {
 
 impl LogEntry {
     fn new(message: &Message) -> Self {
-        let (role, status, finish_reason, usage) = match &message.role {
-            Role::User { .. } => ("user", None, None, None),
-            Role::Assistant { status, finish_reason, usage, .. } => (
-                "assistant",
-                Some(status.as_str()),
-                finish_reason.as_deref().map(Into::into),
-                usage.map(Into::into),
-            ),
-        };
-        Self {
+        let entry = Self {
             id: message.id.to_string(),
             msg: message.text.as_ref().into(),
             timestamp: rfc3339(message.created_at),
-            role,
+            role: "user",
             seq: message.seq,
             client_message_id: message.client_message_id().map(|id| id.as_ref().into()),
             in_reply_to: message.in_reply_to().map(|id| id.to_string()),
-            status,
-            finish_reason,
-            usage,
+            status: None,
+            finish_reason: None,
+            usage: None,
+            failure: None,
+        };
+        match &message.role {
+            Role::User { .. } => entry,
+            Role::Assistant { status, finish_reason, usage, .. } => Self {
+                role: "assistant",
+                status: Some(status.as_str()),
+                finish_reason: finish_reason.as_deref().map(Into::into),
+                usage: usage.map(Into::into),
+                failure: ReplyFailure::of(status),
+                ..entry
+            },
+        }
+    }
+}
+
+impl ReplyFailure {
+    fn of(status: &Status) -> Option<Self> {
+        match status {
+            Status::Complete | Status::Stopped | Status::Interrupted => None,
+            Status::Failed(Failure { code, message }) => {
+                Some(Self { code: code.as_ref().into(), message: message.as_ref().into() })
+            }
         }
     }
 }

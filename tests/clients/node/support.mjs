@@ -74,25 +74,41 @@ export class Gateway {
     gateway.tokens = [];
     // A folder of its own: no .env to read, nothing to leave behind.
     gateway.folder = await mkdtemp(join(tmpdir(), "duologue-"));
+    gateway.flags = ["--ops-addr", "off", ...(flags.includes("--store") ? [] : ["--store", "memory"]), ...flags];
+    await gateway.#run("127.0.0.1:0");
+    return gateway;
+  }
+
+  async #run(address) {
     const environment = Object.fromEntries(
       Object.entries(process.env).filter(([name]) => !/^(DUOLOGUE_|APP_ENV$)/.test(name)),
     );
-    gateway.process = spawn(binary, ["--addr", "127.0.0.1:0", "--ops-addr", "off", "--store", "memory", ...flags], {
-      cwd: gateway.folder,
+    this.process = spawn(binary, ["--addr", address, ...this.flags], {
+      cwd: this.folder,
       env: environment,
       stdio: ["ignore", "ignore", "pipe"],
     });
-    gateway.exited = once(gateway.process, "close");
+    this.exited = once(this.process, "close");
     const listening = new Promise((resolve, reject) => {
-      createInterface(gateway.process.stderr).on("line", (line) => {
-        gateway.log += `${line}\n`;
+      createInterface(this.process.stderr).on("line", (line) => {
+        this.log += `${line}\n`;
         const found = /listening on \S+:(\d+)/.exec(line);
         if (found) resolve(Number(found[1]));
       });
-      gateway.exited.then(() => reject(new Error(`it did not start:\n${gateway.log}`)), reject);
+      this.exited.then(() => reject(new Error(`it did not start:\n${this.log}`)), reject);
     });
-    gateway.port = await soon(listening, "the line 'listening on'");
-    return gateway;
+    this.port = await soon(listening, "the line 'listening on'");
+  }
+
+  // As by `kill -9`.
+  async kill() {
+    this.process.kill("SIGKILL");
+    await soon(this.exited, "the gateway's end");
+  }
+
+  // Where it was, with what it kept.
+  restart() {
+    return this.#run(this.address);
   }
 
   get address() {

@@ -10,8 +10,7 @@ use std::{collections::HashSet, fmt};
 
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::settings::UpstreamSettings;
-use crate::responder::words::shorten;
+use super::words::shorten;
 
 /// What stands where something was taken out.
 const HIDDEN: &str = "[hidden]";
@@ -162,15 +161,19 @@ const PLAIN: &[&str] = &[
     "your",
 ];
 
-/// The operator's own: the key and the values of the headers.
+/// The operator's own, which is sent along: keys, tokens.
 pub(super) struct Secrets(Vec<SecretString>);
 
 impl Secrets {
-    pub(super) fn of(settings: &UpstreamSettings) -> Self {
-        let key = settings.api_key.iter().map(|key| key.expose_secret());
-        let values = settings.headers.values().filter_map(|value| value.to_str().ok());
+    /// A token, however short it is.
+    pub(super) fn of_token(token: Option<&SecretString>) -> Self {
+        Self(token.into_iter().cloned().collect())
+    }
+
+    /// What stands in headers.
+    pub(super) fn of_headers<'a>(values: impl Iterator<Item = &'a str>) -> Self {
         // `Bearer KEY` is quoted without its first word.
-        let words = key.chain(values).flat_map(|value| [value].into_iter().chain(value.split(' ')));
+        let words = values.flat_map(|value| [value].into_iter().chain(value.split(' ')));
         // A short word is no secret, and would be found everywhere.
         let mut words: Vec<_> = words.filter(|word| word.len() >= 8).collect();
         words.sort_unstable_by_key(|word| std::cmp::Reverse(word.len()));
@@ -282,29 +285,20 @@ fn unescaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::responder::openai::Endpoint;
-
-    fn secrets(key: &str, headers: &[(&'static str, &'static str)]) -> Secrets {
-        let mut settings =
-            UpstreamSettings::new("one", Endpoint::parse("http://localhost").unwrap());
-        settings.api_key = (!key.is_empty()).then(|| key.into());
-        for (name, value) in headers {
-            settings.headers.insert(*name, value.parse().unwrap());
-        }
-        Secrets::of(&settings)
-    }
 
     fn heard(said: &str, conversation: &[&str]) -> String {
-        logged(said, &secrets("", &[]), conversation.iter().copied())
+        logged(said, &Secrets::of_token(None), conversation.iter().copied())
     }
 
     #[test]
     fn secrets_are_hidden_whole_and_word_by_word() {
-        let secrets =
-            secrets("sk-12345678", &[("authorization", "Bearer xk-87654321"), ("x-a", "short")]);
+        let headers = ["sk-12345678", "Bearer xk-87654321", "short"];
+        let secrets = Secrets::of_headers(headers.into_iter());
         let told = |said: &str| logged(said, &secrets, std::iter::empty());
         assert_eq!(told("the key sk-12345678 is wrong"), "the key [hidden] is wrong");
         assert_eq!(told("provided: xk-87654321, short"), "provided: [hidden], short");
+        let token = Secrets::of_token(Some(&"t0p".into()));
+        assert_eq!(logged("Bearer t0p?", &token, std::iter::empty()), "Bearer [hidden]?");
         // At the place where it is cut, too.
         let cut = told(&format!("{}sk-12345678", "x ".repeat(97)));
         assert!(!cut.contains("sk-1") && !format!("{secrets:?}").contains("123"), "{cut}");

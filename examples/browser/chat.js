@@ -1,0 +1,198 @@
+// A chat in a page: the client of docs/PROTOCOL.md ("A good client"), without any library.
+//
+// It survives what happens to a page: a reload, a connection that is cut, a gateway that is
+// restarted in the middle of a reply. What was said is sent again until it is acknowledged,
+// under the same id, so that it is taken once.
+
+const gateway = new URLSearchParams(location.search).get("gateway") ?? "http://localhost:3500";
+const STOP_TRYING = ["session_expired", "session_revoked"];
+const SILENT_HEARTBEATS = 2;
+
+const kept = `duologue ${gateway}`;
+const page = Object.fromEntries(
+  ["state", "log", "say", "text", "stop"].map((id) => [id, document.getElementById(id)]),
+);
+
+// What outlives the page: the token, and what nobody has acknowledged yet.
+const session = JSON.parse(localStorage.getItem(kept)) ?? { token: null, unaccepted: [] };
+const keep = () => localStorage.setItem(kept, JSON.stringify(session));
+
+let socket;
+let position = null; // "I have everything up to here"
+let reply = null; // the one under way: { id, text, nextIndex }
+let backOff = 500;
+let comeBackAfter = null;
+let lastHeard = 0;
+let heartbeat = 25_000;
+
+start();
+
+async function start() {
+  if (!session.token) {
+    const name = prompt("Your name?", "Ada") || "Ada";
+    const created = await rest("POST", `/token?name=${encodeURIComponent(name)}`);
+    Object.assign(session, { token: created.token, unaccepted: [] });
+    keep();
+  }
+  connect();
+}
+
+async function rest(method, path) {
+  const headers = session.token ? { authorization: `Bearer ${session.token}` } : {};
+  const answer = await fetch(gateway + path, { method, headers });
+  if (!answer.ok) throw new Error((await answer.json()).detail);
+  return answer.json();
+}
+
+// The whole log, page by page; after it, the stream tells what is new.
+async function readLog() {
+  page.log.replaceChildren();
+  let after = 0;
+  for (;;) {
+    const read = await rest("GET", `/refresh_token?after=${after}`);
+    for (const { id, seq, msg, role, status, failure, client_message_id } of read.messages) {
+      show({ id, seq, text: msg, user: role === "user", note: note(status, failure) });
+      accepted(client_message_id);
+      after = seq;
+    }
+    position = { epoch: read.position.epoch, seq: after };
+    if (after >= read.position.seq) return;
+  }
+}
+
+async function connect() {
+  page.state.textContent = "connecting …";
+  try {
+    if (!position) await readLog();
+  } catch (error) {
+    return error.message.startsWith("Session") ? over("session_expired") : lost();
+  }
+  for (const { id, text } of session.unaccepted) show({ id, text, user: true, pending: true });
+  socket = new WebSocket(gateway.replace(/^http/, "ws") + "/chat", [
+    "duologue.v1.json",
+    `bearer.${session.token}`,
+  ]);
+  const own = socket;
+  const mine = (act) => (event) => own === socket && act(event);
+  socket.onopen = mine(() => {
+    lastHeard = Date.now();
+    write({ open: { position } });
+    session.unaccepted.forEach(send);
+  });
+  socket.onmessage = mine(({ data }) => hear(JSON.parse(data)));
+  socket.onclose = mine(({ reason }) => lost({ code: reason }));
+}
+
+const write = (frame) => socket?.readyState === WebSocket.OPEN && socket.send(JSON.stringify(frame));
+const send = ({ id, text }) => write({ send: { text, clientMessageId: id } });
+
+function hear(event) {
+  lastHeard = Date.now();
+  if (event.opened) opened(event.opened);
+  else if (event.accepted) accepted(event.accepted.clientMessageId);
+  else if (event.message) said(event.message);
+  else if (event.replyStarted) began(event.replyStarted);
+  else if (event.delta) grew(event.delta);
+  else if (event.error) failed(event.error);
+  else if (event.goAway) comeBackAfter = event.goAway.reconnectAfterMs;
+}
+
+async function opened({ recovered, heartbeatIntervalMs }) {
+  [backOff, comeBackAfter, heartbeat, reply] = [500, null, heartbeatIntervalMs, null];
+  page.state.textContent = "connected";
+  // The log is another one than that which this page knows: nothing of it is worth keeping.
+  if (!recovered) await readLog();
+}
+
+function said({ id, seq, role, text, status, failure, clientMessageId }) {
+  if (seq <= position.seq) return;
+  position.seq = seq;
+  const user = role === "ROLE_USER";
+  accepted(clientMessageId);
+  show({ id, seq, text, user, note: note(status?.replace("MESSAGE_STATUS_", "").toLowerCase(), failure) });
+  if (!user) {
+    reply = null;
+    page.stop.disabled = true;
+  }
+}
+
+function began({ replyId, text = "", nextIndex = 0 }) {
+  // Another attempt, after one that died with the gateway, has another id.
+  document.querySelectorAll("li.assistant.pending").forEach((item) => item.id === replyId || item.remove());
+  reply = { id: replyId, text, nextIndex };
+  page.stop.disabled = false;
+  show({ id: replyId, text, pending: true });
+}
+
+function grew({ replyId, index = 0, text }) {
+  if (reply?.id !== replyId || index < reply.nextIndex) return;
+  if (index > reply.nextIndex) return lost();
+  reply.text += text;
+  reply.nextIndex += 1;
+  show({ id: replyId, text: reply.text, pending: true });
+}
+
+function failed({ code, message, retryAfterMs, clientMessageId, final }) {
+  if (final) return lost({ code, retryAfterMs });
+  const refused = session.unaccepted.find(({ id }) => id === clientMessageId);
+  if (refused && retryAfterMs) return setTimeout(() => send(refused), retryAfterMs);
+  page.state.textContent = message;
+  accepted(clientMessageId);
+}
+
+function lost({ code, retryAfterMs } = {}) {
+  socket?.close();
+  socket = null;
+  page.stop.disabled = true;
+  if (STOP_TRYING.includes(code)) return over(code);
+  const wait = comeBackAfter ?? retryAfterMs ?? Math.random() * backOff;
+  backOff = Math.min(2 * backOff, 30_000);
+  page.state.textContent = "connection lost, trying again …";
+  setTimeout(connect, wait);
+}
+
+function over(code) {
+  localStorage.removeItem(kept);
+  page.state.textContent = `${code}: reload for a new conversation`;
+  page.say.remove();
+}
+
+// A cut that nobody tells of looks like silence.
+setInterval(() => {
+  if (socket?.readyState === WebSocket.OPEN && Date.now() - lastHeard > SILENT_HEARTBEATS * heartbeat) lost();
+}, 1000);
+
+page.say.onsubmit = (event) => {
+  event.preventDefault();
+  const message = { id: crypto.randomUUID(), text: page.text.value };
+  session.unaccepted.push(message);
+  keep();
+  show({ ...message, user: true, pending: true });
+  send(message);
+  page.say.reset();
+};
+page.stop.onclick = () => write({ stop: {} });
+
+// It is in the log now, under the number that the log gave it.
+function accepted(clientMessageId) {
+  if (!clientMessageId) return;
+  session.unaccepted = session.unaccepted.filter(({ id }) => id !== clientMessageId);
+  keep();
+  document.getElementById(clientMessageId)?.remove();
+}
+
+const note = (status, failure) =>
+  failure?.message ?? (["stopped", "interrupted"].includes(status) ? status : "");
+
+// Puts a message where it stands in the log, or in the place of what was shown of it.
+function show({ id, seq, text, user = false, pending = false, note = "" }) {
+  const item = document.getElementById(id) ?? document.createElement("li");
+  item.id = id;
+  item.className = [user ? "user" : "assistant", pending ? "pending" : ""].join(" ").trim();
+  item.replaceChildren(text, ...(note ? [Object.assign(document.createElement("small"), { textContent: note })] : []));
+  if (seq) item.dataset.seq = seq;
+  const next = [...page.log.children].find((other) => other !== item && Number(other.dataset.seq ?? Infinity) > (seq ?? Infinity));
+  if (seq && next) next.before(item);
+  else if (!item.isConnected || seq) page.log.append(item);
+  item.scrollIntoView({ block: "end" });
+}

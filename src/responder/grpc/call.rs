@@ -1,0 +1,159 @@
+//! One call to the bot: what is waited for in it, and how long.
+
+use std::{pin::pin, time::Duration};
+
+use futures_util::{
+    TryFutureExt as _,
+    future::{Either, select},
+};
+use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
+use tokio::time::{Instant, timeout, timeout_at};
+use tonic::{Request, Streaming};
+
+use super::{MAX_FRAME, Shared, channel::Connection, failure::Failed};
+use crate::{
+    proto,
+    responder::{Reason, admission::Place},
+};
+
+/// A bot that has said its outcome gets so long to end the call by itself.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A call that the bot answers.
+pub(super) struct Call {
+    frames: Frames,
+    /// It has brought text.
+    spoke: bool,
+    /// More of it has to come by then.
+    due: Instant,
+    chunk_timeout: Duration,
+    /// The reply has to be over by then.
+    total: Instant,
+    _place: Place,
+}
+
+type Frames = Streaming<proto::RespondResponse>;
+
+/// What is waited for, and until when.
+#[derive(Clone, Copy)]
+pub(super) struct Limit {
+    at: Instant,
+    otherwise: Reason,
+}
+
+impl Call {
+    /// Calls the bot, and waits for the head of its answer.
+    pub(super) async fn begin(
+        shared: &Shared,
+        request: proto::RespondRequest,
+        total: Instant,
+        place: Place,
+    ) -> Result<Self, Failed> {
+        let settings = &shared.settings;
+        let (connection, taken) = Limit::total(total).within(shared.channel.connected()).await?;
+        let mut answer = pin!(ask(shared, connection, request, total));
+        // It may be over before it was taken, if the connection is lost.
+        let taken = async {
+            match select(taken, answer.as_mut()).await {
+                Either::Left(_) => Ok(None),
+                Either::Right((answered, _)) => answered.map(Some),
+            }
+        };
+        let limit = Limit::taken(Instant::now() + settings.capacity.waiting_timeout, total);
+        let early = limit.within(taken).await?;
+        let due = Instant::now() + settings.first_content_timeout;
+        let frames = match early {
+            Some(frames) => frames,
+            None => Limit::first_content(due, total).within(answer).await?,
+        };
+        let chunk_timeout = settings.chunk_timeout;
+        Ok(Self { frames, spoke: false, due, chunk_timeout, total, _place: place })
+    }
+
+    /// What the bot says next; `None` is a sign of life.
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, Failed> {
+        let (limit, spoke) = (self.limit(), self.spoke);
+        let frame = self.frames.message().map_err(|status| Failed::of_status(&status, spoke));
+        let Some(proto::RespondResponse { event }) = limit.within(frame).await? else {
+            return Err(Failed::new(Reason::Truncated, "the call ended without an outcome"));
+        };
+        self.spoke |= matches!(&event, Some(Event::Delta(delta)) if !delta.text.is_empty());
+        if self.spoke {
+            self.due = Instant::now() + self.chunk_timeout;
+        }
+        Ok(event)
+    }
+
+    /// Lets the bot end the call: a cancellation would tell it that the reply was stopped.
+    /// Its place is free at once.
+    pub(super) fn end(self) {
+        let mut frames = self.frames;
+        tokio::spawn(async move {
+            if let Ok(Ok(Some(_))) = timeout(LINGER, frames.message()).await {
+                tracing::warn!("a bot said more after its outcome");
+            }
+        });
+    }
+
+    fn limit(&self) -> Limit {
+        if self.spoke {
+            Limit { at: self.due, otherwise: Reason::ChunkTimeout }.until(self.total)
+        } else {
+            Limit::first_content(self.due, self.total)
+        }
+    }
+}
+
+async fn ask(
+    shared: &Shared,
+    connection: Connection,
+    request: proto::RespondRequest,
+    total: Instant,
+) -> Result<Frames, Failed> {
+    let mut request = Request::new(request);
+    request.set_timeout(total.saturating_duration_since(Instant::now()));
+    if let Some(authorization) = &shared.authorization {
+        request.metadata_mut().insert("authorization", authorization.clone());
+    }
+    let origin = shared.settings.endpoint.uri().clone();
+    let client = ResponderServiceClient::with_origin(connection, origin);
+    let answered = client.max_decoding_message_size(MAX_FRAME).respond(request).await;
+    Ok(answered.map_err(|status| Failed::of_status(&status, false))?.into_inner())
+}
+
+impl Limit {
+    pub(super) fn total(at: Instant) -> Self {
+        Self { at, otherwise: Reason::TotalTimeout }
+    }
+
+    /// HTTP/2 keeps the request here until the bot has room for one more.
+    fn taken(at: Instant, total: Instant) -> Self {
+        Self { at, otherwise: Reason::Overloaded }.until(total)
+    }
+
+    fn first_content(at: Instant, total: Instant) -> Self {
+        Self { at, otherwise: Reason::FirstContentTimeout }.until(total)
+    }
+
+    fn until(self, total: Instant) -> Self {
+        if total <= self.at { Self::total(total) } else { self }
+    }
+
+    pub(super) async fn within<T>(
+        self,
+        work: impl Future<Output = Result<T, Failed>>,
+    ) -> Result<T, Failed> {
+        match timeout_at(self.at, work).await {
+            Ok(Ok(done)) => Ok(done),
+            // A bot that knows how long it has may look at its clock before this does.
+            Ok(Err(failed)) if Instant::now() < self.at => Err(failed),
+            Ok(Err(_)) | Err(_) => Err(self.passed()),
+        }
+    }
+
+    fn passed(self) -> Failed {
+        let is_taken = self.otherwise != Reason::Overloaded;
+        let cause = if is_taken { "the time is up" } else { "the bot takes no further call" };
+        Failed::new(self.otherwise, cause)
+    }
+}

@@ -1,0 +1,133 @@
+//! One connection for all calls: made when the first call needs it, and made again when it
+//! is lost. Calls that come meanwhile wait for the same attempt, and fail with it.
+
+use std::{
+    error::Error,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
+use http::{HeaderValue, Request, Response, header::USER_AGENT};
+use http_body::{Frame, SizeHint};
+use tokio::sync::oneshot::{self, Receiver};
+use tonic::{Status, body::Body};
+use tower::Service;
+
+use super::{
+    connect::{Connector, Sender},
+    failure::Failed,
+    status,
+};
+
+const OURSELVES: HeaderValue =
+    HeaderValue::from_static(concat!("duologue/", env!("CARGO_PKG_VERSION")));
+
+/// An attempt to connect, under way or over.
+type Attempt = Shared<BoxFuture<'static, Result<Sender, Failed>>>;
+
+/// See the module.
+pub(super) struct Channel {
+    connector: Arc<Connector>,
+    latest: Mutex<Option<Attempt>>,
+}
+
+impl Channel {
+    pub(super) fn new(connector: Connector) -> Self {
+        Self { connector: Arc::new(connector), latest: Mutex::new(None) }
+    }
+
+    /// The connection for one call, once there is one; and what tells when the bot takes it.
+    pub(super) async fn connected(&self) -> Result<(Connection, Receiver<()>), Failed> {
+        let attempt = self.attempt();
+        let (taken, tells) = oneshot::channel();
+        Ok((Connection { sender: attempt.await?, taken: Some(taken) }, tells))
+    }
+
+    fn attempt(&self) -> Attempt {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(attempt) = latest.as_ref().filter(|attempt| is_of_use(attempt)) {
+            return attempt.clone();
+        }
+        let connector = Arc::clone(&self.connector);
+        let attempt = async move { connector.connect().await }.boxed().shared();
+        // In a task: replies that are stopped must not hold it up for the others.
+        tokio::spawn(attempt.clone());
+        latest.insert(attempt).clone()
+    }
+}
+
+fn is_of_use(attempt: &Attempt) -> bool {
+    match attempt.peek() {
+        None => true,
+        Some(Ok(sender)) => !sender.is_closed(),
+        Some(Err(_)) => false,
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").finish_non_exhaustive()
+    }
+}
+
+/// Carries a call of the generated client.
+pub(super) struct Connection {
+    sender: Sender,
+    taken: Option<oneshot::Sender<()>>,
+}
+
+impl Service<Request<Body>> for Connection {
+    type Response = Response<Body>;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    /// Always: the client would make another error of a connection that has just been lost.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        request.headers_mut().insert(USER_AGENT, OURSELVES);
+        let taken = self.taken.take();
+        let request = request.map(|body| Body::new(Telling { body, taken }));
+        let answer = self.sender.send_request(request);
+        async { Ok(status::checked(answer.await?)?) }.boxed()
+    }
+}
+
+/// A body that tells when it is asked for: HTTP/2 does so once the bot takes one stream more
+/// (RFC 9113, section 5.1.2) and has room for its first byte.
+struct Telling {
+    body: Body,
+    taken: Option<oneshot::Sender<()>>,
+}
+
+impl http_body::Body for Telling {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if let Some(taken) = self.taken.take() {
+            let _nobody_waits = taken.send(());
+        }
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

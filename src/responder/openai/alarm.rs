@@ -1,0 +1,81 @@
+//! A timer that is kept.
+//!
+//! To register one for each piece of an answer costs more than to read the piece. This one
+//! is set anew only when it must ring sooner than it would, or when it rang too soon.
+
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Alarm(Pin<Box<Sleep>>);
+
+impl Alarm {
+    pub(super) fn at(first: Instant) -> Self {
+        Self(Box::pin(sleep_until(first)))
+    }
+
+    /// What comes of some work, if it is done before the limit.
+    pub(super) async fn within<T>(
+        &mut self,
+        limit: Instant,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        // Work that is always ready would never let the timer look at the clock.
+        if Instant::now() >= limit {
+            return None;
+        }
+        let mut work = pin!(work);
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Some(done)),
+            Poll::Pending => self.poll(limit, cx).map(|()| None),
+        })
+        .await
+    }
+
+    fn poll(&mut self, limit: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.deadline() > limit {
+            self.0.as_mut().reset(limit);
+        }
+        ready!(self.0.as_mut().poll(cx));
+        if Instant::now() >= limit {
+            return Poll::Ready(());
+        }
+        self.0.as_mut().reset(limit);
+        self.0.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, time::Duration};
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn it_rings_at_each_limit_sooner_or_later_than_the_one_before() {
+        let begun = Instant::now();
+        let mut alarm = Alarm::at(begun + 10 * SECOND);
+        for after in [2, 20, 21] {
+            let limit = begun + after * SECOND;
+            assert_eq!(alarm.within(limit, pending::<()>()).await, None);
+            assert_eq!(begun.elapsed(), after * SECOND);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_work_that_waits_and_work_that_is_always_ready() {
+        let limit = Instant::now() + SECOND;
+        let mut alarm = Alarm::at(limit);
+        assert_eq!(alarm.within(limit, async { 1 }).await, Some(1));
+        tokio::time::advance(SECOND).await;
+        assert_eq!(alarm.within(limit, async { 1 }).await, None);
+    }
+}

@@ -1,0 +1,43 @@
+//! A gateway without a door: the core alone, on a store that a test can hold.
+
+use std::sync::Arc;
+
+use duologue::session::{
+    Attachment, Draft, Event, Gateway, Message, Responder, Role, Settings, Status, Store, Token,
+};
+
+/// The core on this store, with this responder.
+pub async fn core<S: Store>(store: &Arc<S>, responder: impl Responder) -> Gateway {
+    let (store, responder) = (Arc::clone(store), Arc::new(responder));
+    Gateway::start(Settings::default(), store, responder).await.unwrap()
+}
+
+/// A new session, somebody who watches it, and its secret.
+pub async fn watched(gateway: &Gateway) -> (Attachment, Token) {
+    let token = gateway.create_token("Ada").await.unwrap().token;
+    (gateway.attach(&token, None).await.unwrap().0, token)
+}
+
+/// What a visitor says, under no id.
+pub fn draft(text: &str) -> Draft {
+    Draft::parse(text, None, 1000).unwrap()
+}
+
+/// The next committed reply.
+pub async fn next_reply(attachment: &mut Attachment) -> Arc<Message> {
+    loop {
+        if let Event::Message(message) = attachment.next().await.unwrap()
+            && message.in_reply_to().is_some()
+        {
+            return message;
+        }
+    }
+}
+
+/// How a reply ended.
+pub fn status(message: &Message) -> &Status {
+    match &message.role {
+        Role::Assistant { status, .. } => status,
+        Role::User { .. } => panic!("a user has no status"),
+    }
+}

@@ -7,7 +7,10 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::process::Process;
+use crate::{
+    process::Process,
+    support::{Door, create},
+};
 use duologue::proto::{self, chat_service_client::ChatServiceClient};
 
 const CANARY: &str = "canary-in-a-text-4711";
@@ -109,4 +112,27 @@ async fn sessions_and_streams_are_told_when_they_begin_and_end() {
         (&json!(1005), &of("session started")[0]["session"])
     );
     assert!(plain["seconds"].is_number());
+}
+
+#[tokio::test]
+async fn each_stream_that_was_opened_is_closed_in_the_log_when_the_process_ends() {
+    const STREAMS: usize = 48;
+    // The streams of HTTP/2 are tasks beside their connection's, and race with the end.
+    for door in Door::ALL.into_iter().chain([Door::Grpc; 20]) {
+        let gateway = Process::start_in(&[("TOKIO_WORKER_THREADS", "4")], &[]).await;
+        let token = create(&gateway.address()).await;
+        let mut streams = Vec::new();
+        for _ in 0..STREAMS {
+            streams.push(door.open(&gateway.address(), &token, None).await);
+        }
+        // Everybody leaves at the moment of the shutdown.
+        drop(streams);
+        tokio::task::yield_now().await;
+        gateway.signal("TERM").await;
+        let (code, log) = gateway.ended().await;
+        let lines = |what: &str| log.iter().filter(|line| line.contains(what)).count();
+        assert_eq!(code, Some(0), "{door:?}");
+        assert_eq!(lines("stream opened"), STREAMS, "{door:?}");
+        assert_eq!(lines("stream closed"), STREAMS, "{door:?}");
+    }
 }

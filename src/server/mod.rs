@@ -22,7 +22,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{Drained, Gateway},
@@ -132,19 +132,18 @@ impl Server {
             gateway: gateway.clone(),
             settings: Arc::new(settings),
             draining: CancellationToken::new(),
-            upgraded: TaskTracker::new(),
         };
         let service = switch::service(&doors)?;
         let connections = Connections::new(&self.settings, self.tls, doors.draining.clone());
-        let tasks = TaskTracker::new();
-        let permits = Arc::new(Semaphore::new(self.settings.max_connections));
+        let max_connections = self.settings.max_connections;
+        let places = Arc::new(Semaphore::new(max_connections));
         let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
         let accept = async {
             loop {
                 let Some(stream) = accept(&self.listener).await else { continue };
-                match Arc::clone(&permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        tasks.spawn(connections.clone().serve(stream, service.clone(), permit));
+                match Arc::clone(&places).try_acquire_owned() {
+                    Ok(place) => {
+                        tokio::spawn(connections.clone().serve(stream, service.clone(), place));
                     }
                     // Those beyond even this many see a close.
                     Err(_) => {
@@ -168,23 +167,22 @@ impl Server {
         let deadline = Instant::now() + self.settings.drain_timeout;
         doors.draining.cancel();
         let drained = gateway.drain(deadline).await;
-        finish_connections(&tasks, &doors.upgraded, deadline).await;
+        finish_connections(&places, max_connections, deadline).await;
         tracing::info!(?drained, "drained");
         Ok(drained)
     }
 }
 
 /// The sessions have let go of their streams: what is left is closing handshakes, and
-/// peers that do not read.
-async fn finish_connections(tasks: &TaskTracker, upgraded: &TaskTracker, deadline: Instant) {
+/// peers that do not read. A connection is over when all shares in its place are gone: the
+/// streams of HTTP/2 are tasks of their own, which outlive it by a moment.
+async fn finish_connections(places: &Semaphore, all: usize, deadline: Instant) {
     const FAREWELL: Duration = Duration::from_secs(5);
-    tasks.close();
-    upgraded.close();
     let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
     let farewell = deadline.min(Instant::now() + FAREWELL);
-    let all = async { tokio::join!(tasks.wait(), upgraded.wait()) };
-    if timeout_at(farewell, all).await.is_err() {
-        let left = tasks.len() + upgraded.len();
+    let every_place = places.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
+    if timeout_at(farewell, every_place).await.is_err() {
+        let left = all.saturating_sub(places.available_permits());
         tracing::warn!(left, "connections were cut");
     }
 }

@@ -26,7 +26,7 @@ pub use settings::Settings;
 use std::sync::Arc;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use crate::session::Gateway;
 
@@ -39,13 +39,11 @@ pub struct Doors {
     pub settings: Arc<Settings>,
     /// Cancelled when the gateway begins to shut down.
     pub draining: CancellationToken,
-    /// Connections that have left HTTP behind; a shutdown waits for them.
-    pub upgraded: TaskTracker,
 }
 
 /// A share in a connection: while one exists besides the connection's own, the
-/// connection is not idle, and its place among the connections is taken. Every request
-/// carries one in its extensions.
+/// connection is not idle, and its place among the connections is taken. A shutdown waits
+/// for all of them. Every request carries one in its extensions.
 #[derive(Clone, Debug)]
 pub struct InUse(Arc<OwnedSemaphorePermit>);
 

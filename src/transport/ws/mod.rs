@@ -56,9 +56,8 @@ async fn handshake(doors: &Doors, request: &mut Request) -> Result<Response, Ref
         on_upgrade.ok_or_else(|| upgrade_required("This connection cannot be upgraded"))?;
 
     let doors = doors.clone();
-    let upgraded = doors.upgraded.clone();
     let in_use = request.extensions_mut().remove::<InUse>();
-    upgraded.spawn(async move {
+    tokio::spawn(async move {
         let _in_use = in_use;
         match on_upgrade.await {
             Ok(connection) => socket::run(connection, &doors, conversation, codec).await,

@@ -73,6 +73,9 @@ async fn a_retry_is_answered_even_when_the_queue_is_full() {
     for door in Door::ALL {
         let mut client = door.open(&server, &token, None).await;
         assert_eq!(client.say("hello", Some("m1")).await.unwrap().seq, 1);
+        let refusal = client.say("hello", Some("m2")).await.unwrap_err();
+        assert_eq!(refusal.code, if door == Door::Sse { "429" } else { "queue_full" });
+        assert!(client.say("hello", Some("m1")).await.unwrap().duplicate, "{door:?}");
     }
 }
 

@@ -4,7 +4,8 @@ use duologue::session::{self, Attachment, ErrorKind};
 use futures_util::future::join_all;
 
 use crate::support::{
-    Call, Door, Late, Scripted, Setup, Step, core, create, draft, history, soon, watched,
+    Call, Door, Event, Late, Scripted, Setup, Step, core, create, draft, history, proto,
+    proto::chat_request::Request, soon, watched,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,4 +150,58 @@ async fn numbers_of_whole_replies(attachment: &mut Attachment, text: &str) -> Ve
         }
     }
     numbers
+}
+
+/// A commit may take as long as a disk does.
+#[tokio::test]
+async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
+    let script = [Step::Say("a"), Step::Gate, Step::Say("b"), Step::Gate, Step::End];
+    let (store, responder) = (Late::new(), Scripted::new(&script).0);
+    let gate = responder.gate.clone();
+    let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    for door in [Door::Grpc, Door::Json, Door::Proto] {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        client.say("one", None).await.unwrap();
+        assert_eq!(client.delta().await.text, "a");
+        store.hold(Call::Append);
+        let text = "two".into();
+        client.ask(Request::Send(proto::Send { text, client_message_id: None })).await;
+        store.holds(1).await;
+        gate.add_permits(1);
+        assert_eq!(client.delta().await.text, "b", "{door:?}");
+        store.release();
+        gate.add_permits(3);
+        let mut replies = 0;
+        while replies < 2 {
+            replies += usize::from(client.reply().await.1.text == "ab");
+        }
+    }
+}
+
+/// Its message is in the log and told already, by way of one who read it there.
+#[tokio::test]
+async fn a_stream_is_told_that_its_message_is_accepted_before_it_is_told_the_message() {
+    let (store, responder) = (Late::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);
+    let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    for door in [Door::Grpc, Door::Json, Door::Proto] {
+        let token = create(&server).await;
+        let mut client = door.open(&server, &token, None).await;
+        store.hold(Call::Append);
+        let text = "hello".into();
+        client.ask(Request::Send(proto::Send { text, client_message_id: None })).await;
+        store.holds(1).await;
+        let other = door.open(&server, &token, Some(&client.at(1))).await;
+        assert!(other.opened.recovered, "{door:?}");
+        // Time for the stream to say too much.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        store.release();
+        let first = client.next().await;
+        assert!(matches!(first, Event::Accepted(_)), "{door:?}: {first:?}");
+        let second = client.next().await;
+        assert!(matches!(second, Event::Message(_)), "{door:?}: {second:?}");
+        assert_eq!(client.reply().await.1.text, "a");
+    }
 }

@@ -1,7 +1,12 @@
-//! Promise 6: a stop reaches the responder, from any door, also before the first delta.
+//! Promise 6: a stop reaches the responder at once, from any door, also before the first
+//! delta.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::support::{
-    Call, Door, Late, Rest, Scripted, Setup, Step, create, proto::MessageStatus, soon,
+    Call, Clock, Door, Late, Rest, Scripted, Setup, Step, create, proto::MessageStatus, soon,
 };
 
 #[tokio::test]
@@ -19,8 +24,13 @@ async fn a_stop_from_any_door_lets_go_of_the_responder_and_keeps_the_text() {
             if !text.is_empty() {
                 client.delta().await;
             }
+            // 250 ms are promised; nothing on the way waits for a timer.
+            let clock = Clock::hold();
+            let asked = Instant::now();
             other.stop().await;
             soon("the responder to be let go of", ended.recv()).await;
+            assert_eq!(asked.elapsed(), Duration::ZERO, "{talker:?} {stopper:?}");
+            drop(clock);
             for client in [&mut client, &mut other] {
                 let reply = client.reply().await.1;
                 assert_eq!(

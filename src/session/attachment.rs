@@ -98,6 +98,12 @@ impl Attachment {
         Ok(event)
     }
 
+    /// Whether [`Self::next`] may have something at once.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.replay.is_some() || self.mailbox.has_more()
+    }
+
     /// Number of the last message that [`Self::next`] returned, or of the position.
     #[must_use]
     pub const fn delivered(&self) -> u32 {

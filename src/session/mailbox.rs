@@ -71,6 +71,12 @@ impl Mailbox {
         });
     }
 
+    /// Whether there is an event, or the end.
+    pub(super) fn has_more(&self) -> bool {
+        let state = self.state();
+        !state.events.is_empty() || state.closed.is_some()
+    }
+
     /// The next event, or why there will be none.
     pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Event, ErrorKind>> {
         let mut state = self.state();

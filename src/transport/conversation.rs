@@ -78,6 +78,11 @@ pub(super) struct Conversation {
     /// A call of the core in progress. It is kept here and not awaited in place, so
     /// that [`Conversation::next`] can be dropped and called again.
     busy: Option<BoxFuture<'static, Done>>,
+    /// That call commits a message.
+    sending: bool,
+    /// What came while a message of this stream is being committed, and waits for the
+    /// answer: it may be that message.
+    held: Option<Result<Event>>,
     /// Came before the stream was attached.
     first: Option<Ask>,
     awaited: Awaited,
@@ -114,6 +119,8 @@ impl Conversation {
             credential,
             attachment: None,
             busy: None,
+            sending: false,
+            held: None,
             first: None,
             awaited: Awaited::default(),
             half_closed: false,
@@ -146,10 +153,11 @@ impl Conversation {
     /// The next thing to tell the client. Cancel safe.
     pub(super) async fn next(&mut self, frames: &mut impl Frames) -> Output {
         loop {
-            if let Some(busy) = &mut self.busy {
-                let done = busy.await;
-                self.busy = None;
-                return self.finish(done);
+            if self.busy.is_some() {
+                return self.while_busy().await;
+            }
+            if let Some(event) = self.held.take() {
+                return self.event(event);
             }
             if let Some(ask) = self.first.take_if(|_| self.attachment.is_some()) {
                 if let Some(output) = self.ask(ask) {
@@ -171,6 +179,35 @@ impl Conversation {
             };
             if let Some(output) = output {
                 return output;
+            }
+        }
+    }
+
+    /// Whether [`Self::next`] may have something to tell at once.
+    pub(super) fn has_more(&self) -> bool {
+        self.held.is_some() || self.attachment.as_ref().is_some_and(Attachment::has_more)
+    }
+
+    /// The call in progress comes to its end. A commit may take as long as a disk does, so
+    /// a reply goes on beside it; from the first message on, events wait: a client is told
+    /// that its message is accepted before it is told the message.
+    async fn while_busy(&mut self) -> Output {
+        loop {
+            let passes = self.sending && self.held.is_none();
+            tokio::select! {
+                biased;
+                done = done(&mut self.busy) => {
+                    self.busy = None;
+                    return self.finish(done);
+                }
+                event = next_event(&mut self.attachment), if passes => match event {
+                    Ok(event @ (Event::Delta { .. } | Event::ReplyStarted(_))) => {
+                        return Output::Event(event);
+                    }
+                    event @ (Ok(Event::Message(_) | Event::GoAway(_)) | Err(_)) => {
+                        self.held = Some(event);
+                    }
+                }
             }
         }
     }
@@ -261,6 +298,7 @@ impl Conversation {
         let gateway = self.gateway.clone();
         let attach = async move { gateway.attach(&token, position.as_ref()).await };
         self.busy = Some(attach.map(Done::Attached).boxed());
+        self.sending = false;
     }
 
     fn send(&mut self, text: String, client_message_id: Option<String>) -> Option<Output> {
@@ -273,6 +311,7 @@ impl Conversation {
                 running @ Started::Running(_) => {
                     let sent = |result| Done::Sent { client_message_id, result };
                     self.busy = Some(running.end().map(sent).boxed());
+                    self.sending = true;
                     None
                 }
             },
@@ -321,6 +360,13 @@ impl Awaited {
             None if self.turns.contains(&accepted.message.id) => {}
             None => self.turns.push(accepted.message.id),
         }
+    }
+}
+
+async fn done(busy: &mut Option<BoxFuture<'static, Done>>) -> Done {
+    match busy {
+        Some(busy) => busy.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -111,17 +111,7 @@ impl Socket<'_> {
     async fn converse(&mut self, mut conversation: Conversation) -> Ending {
         loop {
             self.frames.pause(self.awaited.is_full());
-            let ready = match self.unflushed {
-                // What is ready is fed together and flushed once.
-                true => poll_immediate(conversation.next(&mut self.frames)).await,
-                false => Some(conversation.next(&mut self.frames).await),
-            };
-            let Some(output) = ready else {
-                match self.flush().await {
-                    Ok(()) => continue,
-                    Err(_) => return Ending::Broken,
-                }
-            };
+            let Ok(output) = self.next(&mut conversation).await else { return Ending::Broken };
             if let Output::Opened(opened) = &output {
                 self.log.attached(opened.session.id);
             }
@@ -129,6 +119,19 @@ impl Socket<'_> {
                 return ending;
             }
         }
+    }
+
+    /// The next output. What is ready is fed together and flushed once, before anything is
+    /// waited for.
+    async fn next(&mut self, conversation: &mut Conversation) -> Result<Output, Unsent> {
+        if self.unflushed && conversation.has_more() {
+            let ready = poll_immediate(conversation.next(&mut self.frames)).await;
+            if let Some(output) = ready {
+                return Ok(output);
+            }
+        }
+        self.flush().await?;
+        Ok(conversation.next(&mut self.frames).await)
     }
 
     /// Sends what an output calls for.

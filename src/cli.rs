@@ -267,6 +267,14 @@ impl Cli {
         }
     }
 
+    /// What is set and has no effect.
+    fn idle(&self) -> Option<String> {
+        let model = self.openai.is_set().filter(|_| self.responder != "openai");
+        let bot = self.bot.is_set().filter(|_| self.responder != "grpc");
+        let name = model.or(bot)?;
+        Some(format!("{name} has no effect with --responder {}", self.responder))
+    }
+
     fn config(&self, store: store::Settings, responder: responder::Settings) -> Config {
         let development = self.app_env == Environment::Development;
         let default_origins = if development { Origins::development() } else { Origins::default() };
@@ -303,6 +311,7 @@ impl Cli {
                 drain_timeout: self.drain_timeout,
                 ..server::Settings::default()
             },
+            warning: self.idle(),
             telemetry: telemetry::Settings { filter: self.log.clone(), json: !development },
         }
     }

@@ -56,6 +56,8 @@ pub struct Config {
     pub server: server::Settings,
     /// Logs.
     pub telemetry: telemetry::Settings,
+    /// What is set and has no effect; said at the start.
+    pub warning: Option<String>,
 }
 
 impl Config {
@@ -76,6 +78,9 @@ impl Config {
             ("--max-connection-streams", server.max_connection_streams == 0),
             ("--heartbeat", transport.heartbeat.is_zero()),
         ];
+        if server.ops_addr.is_some_and(|addr| addr == server.addr && addr.port() != 0) {
+            return Err("--addr and --ops-addr must differ".into());
+        }
         if let Some((name, _)) = zero_is_impossible.iter().find(|(_, is_zero)| *is_zero) {
             return Err(format!("{name} must be more than zero"));
         }

@@ -116,6 +116,9 @@ async fn serve(config: &Config) -> Result<(), Error> {
         // Not refused: orchestrators set variables of this form by themselves.
         tracing::warn!(name, "an environment variable is no setting of this version");
     }
+    if let Some(warning) = &config.warning {
+        tracing::warn!("{warning}");
+    }
     // Sockets are files, and most systems allow 1,024 unless asked.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files stays as it is");

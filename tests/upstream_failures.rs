@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     support::{
-        Attached, Clock, Door, Rest, Running, Setup, create,
+        Attached, Clock, Door, Event, Rest, Running, Setup, create,
         proto::MessageStatus,
         upstream::{
             Asked, CHUNKED, HEAD, Upstream, answer, delta, refusal, responder, responder_with,
@@ -475,4 +475,74 @@ async fn a_kept_connection_that_is_lost_is_no_fault_of_the_upstream() {
     is_answered(&mut client, "c").await;
     assert_eq!(began.elapsed(), Duration::ZERO, "no time had to pass");
     drop(clock);
+}
+
+/// After a restart behind a load balancer every kept connection is reset when it is used.
+#[tokio::test]
+async fn many_kept_connections_that_are_lost_cost_no_reply() {
+    let mut pool = Pool::of(1, |_| {}).await;
+    let clock = Clock::hold();
+    let began = Instant::now();
+    let (mut clients, mut kept) = (Vec::new(), Vec::new());
+    for _ in 0..4 {
+        clients.push(pool.talk().await);
+        kept.push(pool.upstreams[0].asked().await);
+    }
+    for (client, asked) in clients.iter_mut().zip(&mut kept) {
+        asked.write(CHUNKED).await;
+        asked.chunk(&answer("a")).await;
+        asked.write("0\r\n\r\n").await;
+        is_answered(client, "a").await;
+    }
+    for asked in kept {
+        tokio::spawn(asked.lose_the_next());
+    }
+    for _ in 0..4 {
+        let mut client = pool.talk().await;
+        pool.upstreams[0].asked().await.answer(&whole("b")).await;
+        is_answered(&mut client, "b").await;
+    }
+    assert_eq!(began.elapsed(), Duration::ZERO, "no time had to pass");
+    drop(clock);
+}
+
+#[tokio::test]
+async fn a_context_that_is_too_long_for_one_upstream_goes_whole_to_the_next() {
+    let mut pool = Pool::of(2, |_| {}).await;
+    let mut client = pool.talk().await;
+    pool.upstreams[0].asked().await.answer(&whole("one")).await;
+    client.reply().await;
+    client.say("two", None).await.unwrap();
+    let too_long = refusal("400 Bad Request", "", r#"{"code":"context_length_exceeded"}"#);
+    for lines in [3, 1] {
+        let asked = pool.upstreams[0].asked().await;
+        assert_eq!(asked.conversation().len(), lines);
+        asked.answer(&too_long).await;
+    }
+    let asked = pool.upstreams[1].asked().await;
+    assert_eq!(asked.conversation().len(), 3);
+    asked.answer(&whole("two")).await;
+    let (events, reply) = client.reply().await;
+    assert_eq!(reply.text, "two");
+    let trimmed = |event: &Event| matches!(event, Event::ReplyStarted(it) if it.context_trimmed);
+    assert!(!events.iter().any(trimmed), "{events:?}");
+}
+
+#[tokio::test]
+async fn a_rate_limit_that_talks_of_tokens_is_waited_out() {
+    let mut pool = Pool::of(1, |_| {}).await;
+    let clock = Clock::hold();
+    let mut client = pool.talk().await;
+    pool.upstreams[0].asked().await.answer(&whole("one")).await;
+    client.reply().await;
+    client.say("two", None).await.unwrap();
+    let body = r#"{"message":"Too many tokens, please wait before trying again."}"#;
+    let limited = refusal("429 Too Many Requests", "retry-after: 2\r\n", body);
+    let began = Instant::now();
+    pool.upstreams[0].asked().await.answer(&limited).await;
+    let asked = clock.until(pool.upstreams[0].asked()).await;
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+    assert_eq!(asked.conversation().len(), 3);
+    asked.answer(&whole("two")).await;
+    assert_eq!(client.reply().await.1.text, "two");
 }

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     support::{
-        Attached, Authority, Door, Running, Setup, create,
+        Attached, Authority, Clock, Door, Running, Setup, create,
         proto::MessageStatus,
         soon,
         upstream::{answer, delta},
@@ -88,6 +88,10 @@ struct Talk {
 
 /// Somebody who talks to a model whose authority is trusted, or not.
 async fn talk(is_trusted: bool) -> Talk {
+    talk_with(is_trusted, 0).await
+}
+
+async fn talk_with(is_trusted: bool, retries: u32) -> Talk {
     let authority = Authority::new();
     let upstream = Upstream::start(&authority).await;
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -95,7 +99,7 @@ async fn talk(is_trusted: bool) -> Talk {
     let endpoint = Endpoint::parse(&format!("https://localhost:{}", upstream.port)).unwrap();
     let mut settings = UpstreamSettings::new("one", endpoint);
     settings.ca_cert = is_trusted.then(|| file.path().to_owned());
-    settings.defaults.retries = 0;
+    settings.defaults.retries = retries;
     let server = Setup::answering(OpenAi::new(&Settings::one(settings)).unwrap()).start().await;
     let token = create(&server).await;
     let client = Door::Json.open(&server, &token, None).await;
@@ -151,6 +155,26 @@ async fn a_server_that_goes_away_ends_what_it_began_and_is_connected_to_anew() {
     assert_ne!(first, second);
     send(&mut stream, answer("again"), true);
     assert_eq!(client.reply().await.1.text, "again");
+}
+
+/// RFC 9113, section 8.7: it was not processed, and may be sent again.
+#[tokio::test]
+async fn a_request_that_was_refused_before_it_was_looked_at_is_made_again_at_once() {
+    let Talk { mut upstream, mut client, _server } = talk_with(true, 1).await;
+    client.say("one", None).await.unwrap();
+    let (_, mut stream) = upstream.asked().await;
+    send(&mut stream, answer("a"), true);
+    assert_eq!(client.reply().await.1.text, "a");
+    let clock = Clock::hold();
+    let began = tokio::time::Instant::now();
+    client.say("two", None).await.unwrap();
+    let (_, mut refused) = soon("a request", upstream.asked.recv()).await.unwrap();
+    refused.send_reset(Reason::REFUSED_STREAM);
+    let (_, mut stream) = upstream.asked().await;
+    assert_eq!(began.elapsed(), std::time::Duration::ZERO, "no time had to pass");
+    send(&mut stream, answer("b"), true);
+    assert_eq!(client.reply().await.1.text, "b");
+    drop(clock);
 }
 
 #[tokio::test]

@@ -70,6 +70,11 @@ pub(super) struct Bot {
 }
 
 impl Bot {
+    /// The setting that names a bot, if one does.
+    pub(super) fn is_set(&self) -> Option<&'static str> {
+        self.bot_endpoint.as_ref().map(|_| "--bot-endpoint")
+    }
+
     /// `None` if there is no bot.
     ///
     /// # Errors

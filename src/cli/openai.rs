@@ -134,6 +134,12 @@ impl OpenAi {
         self.upstream().map(|_| ())
     }
 
+    /// The setting that names a model, if one does.
+    pub(super) fn is_set(&self) -> Option<&'static str> {
+        let url = self.openai_base_url.as_ref().map(|_| "--openai-base-url");
+        url.or_else(|| self.config.as_ref().map(|_| "--config"))
+    }
+
     /// What is set and makes sense for a single upstream only.
     fn of_one_upstream(&self) -> Option<&'static str> {
         let set = [
@@ -291,12 +297,45 @@ mod tests {
             (with(&["--openai-body", r#"{"stream":false}"#]), "stream"),
             (with(&["--openai-chunk-timeout", "0s"]), "chunk_timeout"),
             (with(&["--openai-ca-cert", "ca.pem"]), "ca_cert needs"),
+            (
+                vec![
+                    "--check-config",
+                    "--responder",
+                    "openai",
+                    "--openai-base-url",
+                    "https://h",
+                    "--openai-ca-cert",
+                    "/no/such/file",
+                ],
+                "ca_cert /no/such/file: No such",
+            ),
+            (with(&["--openai-body", "\"canary\""]), "--openai-body: expected a JSON object"),
+            (vec!["--addr", "127.0.0.1:1", "--ops-addr", "127.0.0.1:1"], "must differ"),
             (with(&["--openai-concurrency", "0"]), "concurrency"),
             (with(&["--openai-max-tokens", "8192"]), "max_tokens"),
         ] {
             let Err(line) = parse(&flags) else { panic!("{flags:?}") };
             assert!(line.contains(told) && !line.contains('\n'), "{flags:?}: {line}");
             assert!(!line.contains("canary"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_nothing_asks_is_warned_of() {
+        for (flags, warning) in [
+            (&UPSTREAM[..], None),
+            (&UPSTREAM[2..], Some("--openai-base-url has no effect with --responder simulated")),
+            (
+                &["--config", "/no/such/file"],
+                Some("--config has no effect with --responder simulated"),
+            ),
+            (
+                &["--bot-endpoint", "http://localhost:1"],
+                Some("--bot-endpoint has no effect with --responder simulated"),
+            ),
+        ] {
+            let Ok(Command::Serve(config)) = parse(flags) else { panic!("{flags:?}") };
+            assert_eq!(config.warning.as_deref(), warning);
         }
     }
 

@@ -90,8 +90,7 @@ pub(super) fn logged(said: &str, own: &Vocabulary) -> String {
         let word = at_word[..end].trim_end_matches(JOINTS);
         let behind = &at_word[word.len()..];
         // A part of a name tells of the rest of it.
-        let is_shown =
-            words(word).all(|part| own.holds(part)) || is_measure(before, word, behind);
+        let is_shown = words(word).all(|part| own.holds(part)) || is_measure(before, word, behind);
         push(&mut out, between, if is_shown { word } else { ELLIPSIS });
         if out.chars().count() > MAX_LOGGED {
             return out.chars().take(MAX_LOGGED).chain(ELLIPSIS.chars()).collect();

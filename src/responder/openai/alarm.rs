@@ -81,6 +81,21 @@ mod tests {
         }
     }
 
+    /// Stopped for longer than the limit, while what it waits for comes: it must be seen.
+    #[tokio::test]
+    async fn what_came_while_the_process_was_stopped_counts() {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let limit = Instant::now() + Duration::from_millis(20);
+        tokio::spawn(async move {
+            // Nothing else runs meanwhile.
+            std::thread::sleep(Duration::from_millis(60));
+            tokio::task::yield_now().await;
+            tell.send(1)
+        });
+        let said = Alarm::at(limit).within(limit, told).await;
+        assert_eq!(said, Some(Ok(1)));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn it_ends_work_that_waits_and_work_that_is_always_ready() {
         let limit = Instant::now() + SECOND;

@@ -59,7 +59,15 @@ pub(super) async fn run(
         log.attached(session);
     }
     let heard = Instant::now();
-    let frames = Incoming { stream, codec, heard, paused: false, answering: false, close: None };
+    let frames = Incoming {
+        stream,
+        codec,
+        heard,
+        asked: false,
+        paused: false,
+        answering: false,
+        close: None,
+    };
     let mut socket = Socket {
         frames,
         doors,
@@ -122,15 +130,19 @@ impl Socket<'_> {
     }
 
     /// The next output. What is ready is fed together and flushed once, before anything is
-    /// waited for.
+    /// waited for. A client that has asked since the last flush may have asked for more: to
+    /// look costs a read, and is left out where it would only hold up a reply.
     async fn next(&mut self, conversation: &mut Conversation) -> Result<Output, Unsent> {
-        if self.unflushed && conversation.has_more() {
-            let ready = poll_immediate(conversation.next(&mut self.frames)).await;
-            if let Some(output) = ready {
-                return Ok(output);
+        if self.unflushed {
+            if self.frames.asked || conversation.has_more() {
+                let ready = poll_immediate(conversation.next(&mut self.frames)).await;
+                if let Some(output) = ready {
+                    return Ok(output);
+                }
             }
+            self.frames.asked = false;
+            self.flush().await?;
         }
-        self.flush().await?;
         Ok(conversation.next(&mut self.frames).await)
     }
 
@@ -294,6 +306,8 @@ struct Incoming {
     codec: Codec,
     /// When the client last gave a sign of life; any frame is one.
     heard: Instant,
+    /// It has asked something since what it was told was flushed.
+    asked: bool,
     paused: bool,
     /// An answer to a ping waits to be written.
     answering: bool,
@@ -322,7 +336,10 @@ impl Frames for Incoming {
             };
             self.heard = Instant::now();
             match frame {
-                Message::Text(_) | Message::Binary(_) => return Poll::Ready(self.read(&frame)),
+                Message::Text(_) | Message::Binary(_) => {
+                    self.asked = true;
+                    return Poll::Ready(self.read(&frame));
+                }
                 Message::Close(frame) => {
                     self.close = Some(frame.map_or(1005, |frame| frame.code.into()))
                 }

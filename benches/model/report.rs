@@ -84,7 +84,7 @@ impl Report {
             return Some(format!("{whole:.2}"));
         }
         let added = Spread::of(self.added(subject, shape, time))?.median;
-        let text = format!("{whole:.2}, +{added:.2}");
+        let text = format!("{whole:.2}, {added:+.2}");
         let peers = self.added(PEER, shape, time);
         let shares = self.added(subject, shape, time).zip(peers).map(|(own, peer)| own / peer);
         Some(match Spread::of(shares) {

@@ -81,8 +81,8 @@ pub(super) struct Conversation {
     /// That call commits a message.
     sending: bool,
     /// What came while a message of this stream is being committed, and waits for the
-    /// answer: it may be that message.
-    held: Option<Result<Event>>,
+    /// answer: it may be that message. Boxed, since it is seldom there.
+    held: Option<Box<Result<Event>>>,
     /// Came before the stream was attached.
     first: Option<Ask>,
     awaited: Awaited,
@@ -157,7 +157,7 @@ impl Conversation {
                 return self.while_busy().await;
             }
             if let Some(event) = self.held.take() {
-                return self.event(event);
+                return self.event(*event);
             }
             if let Some(ask) = self.first.take_if(|_| self.attachment.is_some()) {
                 if let Some(output) = self.ask(ask) {
@@ -205,7 +205,7 @@ impl Conversation {
                         return Output::Event(event);
                     }
                     event @ (Ok(Event::Message(_) | Event::GoAway(_)) | Err(_)) => {
-                        self.held = Some(event);
+                        self.held = Some(Box::new(event));
                     }
                 }
             }

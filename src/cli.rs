@@ -456,7 +456,7 @@ fn one_line(explanation: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(flags: &[&str]) -> Result<Command, String> {
+    pub(super) fn parse(flags: &[&str]) -> Result<Command, String> {
         let cli = Cli::try_parse_from([&["duologue"], flags].concat());
         cli.map_err(|error| one_line(&error.render().to_string()))?.into_command()
     }

@@ -128,13 +128,7 @@ impl Bot {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cli, Command, one_line};
-    use clap::Parser as _;
-
-    fn parse(flags: &[&str]) -> Result<Command, String> {
-        let cli = Cli::try_parse_from([&["duologue"], flags].concat());
-        cli.map_err(|error| one_line(&error.render().to_string()))?.into_command()
-    }
+    use super::super::{Command, tests::parse};
 
     #[test]
     fn the_token_of_a_bot_is_in_nothing_that_is_shown() -> Result<(), String> {

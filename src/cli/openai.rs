@@ -247,13 +247,7 @@ impl OpenAi {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cli, Command, one_line};
-    use clap::Parser as _;
-
-    fn parse(flags: &[&str]) -> Result<Command, String> {
-        let cli = Cli::try_parse_from([&["duologue"], flags].concat());
-        cli.map_err(|error| one_line(&error.render().to_string()))?.into_command()
-    }
+    use super::super::{Command, tests::parse};
 
     const UPSTREAM: [&str; 4] =
         ["--responder", "openai", "--openai-base-url", "http://localhost:8080"];

@@ -34,15 +34,11 @@ impl Capacity {
     /// # Errors
     /// The name of the value, and what it must be.
     pub(super) fn validate(self) -> Result<(), (&'static str, &'static str)> {
-        const LONGEST: Duration = Duration::from_secs(24 * 3600);
         if self.concurrency == 0 || self.concurrency > Self::MOST {
             return Err(("concurrency", "must be 1 to 1048576"));
         }
         if self.waiting_room > Self::MOST {
             return Err(("waiting_room", "must not be more than 1048576"));
-        }
-        if self.waiting_timeout.is_zero() || self.waiting_timeout > LONGEST {
-            return Err(("waiting_timeout", "must be more than zero and not more than a day"));
         }
         Ok(())
     }

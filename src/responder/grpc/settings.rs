@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::responder::{Capacity, authorities};
+use crate::responder::{Capacity, authorities, settings::check_timeouts};
 
 /// A bot, and how it is called.
 #[derive(Clone, Debug)]
@@ -65,16 +65,13 @@ impl Settings {
     /// One line that names the setting.
     pub fn validate(&self) -> Result<(), String> {
         const LONGEST: Duration = Duration::from_secs(24 * 3600);
-        let timeouts = [
+        check_timeouts(&[
             ("--bot-connect-timeout", self.connect_timeout),
             ("--bot-first-content-timeout", self.first_content_timeout),
             ("--bot-chunk-timeout", self.chunk_timeout),
             ("--bot-total-timeout", self.total_timeout),
-        ];
-        if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero() || *time > LONGEST)
-        {
-            return Err(format!("{name} must be more than zero and not more than a day"));
-        }
+            ("--bot-waiting-timeout", self.capacity.waiting_timeout),
+        ])?;
         if self.keep_alive > LONGEST {
             return Err("--bot-keep-alive must not be more than a day".into());
         }

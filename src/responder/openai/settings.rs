@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::wire::RESERVED;
 use crate::{
-    responder::{Capacity, authorities},
+    responder::{Capacity, authorities, settings::check_timeouts},
     session::Name,
 };
 
@@ -162,18 +162,14 @@ impl UpstreamSettings {
     }
 
     fn validate(&self, settings: &Settings) -> Result<(), String> {
-        const LONGEST: Duration = Duration::from_secs(24 * 3600);
         let Defaults { temperature, max_tokens, retries, capacity, .. } = self.defaults;
-        let timeouts = [
+        check_timeouts(&[
             ("connect_timeout", self.defaults.connect_timeout),
             ("first_content_timeout", self.defaults.first_content_timeout),
             ("chunk_timeout", self.defaults.chunk_timeout),
+            ("waiting_timeout", capacity.waiting_timeout),
             ("total_timeout", settings.total_timeout),
-        ];
-        if let Some((name, _)) = timeouts.iter().find(|(_, time)| time.is_zero() || *time > LONGEST)
-        {
-            return Err(format!("{name} must be more than zero and not more than a day"));
-        }
+        ])?;
         if temperature.is_some_and(|temperature| !(0.0..=100.0).contains(&temperature)) {
             return Err("temperature must be a number from 0".into());
         }

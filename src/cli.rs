@@ -15,7 +15,7 @@ use clap::{
 };
 
 use crate::{
-    admin::Administration,
+    commands::Administration,
     config::{Config, Environment},
     responder,
     server::{self, TlsFiles},

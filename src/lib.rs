@@ -13,8 +13,8 @@
 //!   [`telemetry`] writes the logs.
 //! - [`proto`] is the wire contract, for clients too.
 
-pub mod admin;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod proto;
 pub mod responder;

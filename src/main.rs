@@ -7,8 +7,8 @@ use std::{
 };
 
 use duologue::{
-    admin,
     cli::{Cli, Command, Refusal},
+    commands,
     config::Config,
     responder::{self, openai},
     server::{Operations, Server},
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => run(&config),
         Ok(Command::CheckUpstream(settings)) => check_upstream(&settings),
         Ok(Command::Administer(command, config)) => {
-            match admin::run(&command, &config.store, &config.session) {
+            match commands::run(&command, &config.store, &config.session) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(line) => {
                     // `eprintln` panics when nobody reads it, with a code of its own.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duologue::session::{Draft, Drained, Store as _, Timestamp, Token};
+use duologue::session::{Drained, NewMessage, Store as _, Timestamp, Token};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
@@ -178,7 +178,7 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
     let gateway = server.gateway.clone();
     let sending = tokio::spawn({
         let token = token.clone();
-        async move { gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await }
+        async move { gateway.send(&token, NewMessage::parse("hello", None, 100).unwrap()).await }
     });
     store.holds(1).await;
     let gateway = server.gateway.clone();

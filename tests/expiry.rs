@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     responder::Simulated,
-    session::{Attachment, Created, Draft, ErrorKind, Event, Gateway, Settings},
+    session::{Created, ErrorKind, Event, Gateway, NewMessage, Settings, Subscription},
     store::MemoryStore,
 };
 use tokio::time::{Instant, advance, sleep};
@@ -21,12 +21,12 @@ async fn gateway() -> (Gateway, Created) {
     (gateway, created)
 }
 
-fn draft(text: &str) -> Draft {
-    Draft::parse(text, None, 100).unwrap()
+fn draft(text: &str) -> NewMessage {
+    NewMessage::parse(text, None, 100).unwrap()
 }
 
 /// How the stream ends, and how long after now.
-async fn end(attachment: &mut Attachment) -> (ErrorKind, Duration) {
+async fn end(attachment: &mut Subscription) -> (ErrorKind, Duration) {
     let from = Instant::now();
     loop {
         if let Err(error) = attachment.next().await {

@@ -1,6 +1,6 @@
 //! Promise 3: one gapless number per session, the same log through every door.
 
-use duologue::session::{self, Attachment, ErrorKind};
+use duologue::session::{self, ErrorKind, Subscription};
 use futures_util::future::join_all;
 
 use crate::support::{
@@ -132,7 +132,7 @@ async fn a_reply_that_overtakes_a_message_is_told_before_the_next_one_begins() {
 
 /// The numbers of the next six messages. Each reply of them says this, in its deltas and in
 /// its message, and none begins before the one before it is told.
-async fn numbers_of_whole_replies(attachment: &mut Attachment, text: &str) -> Vec<u32> {
+async fn numbers_of_whole_replies(attachment: &mut Subscription, text: &str) -> Vec<u32> {
     let (mut said, mut numbers) = (String::new(), Vec::new());
     while numbers.len() < 6 {
         match soon("an event", attachment.next()).await.unwrap() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Attachment, Chunk, Gateway, History, Outcome, Prompt, Reply, Responder, Status, Token,
+    Chunk, Gateway, History, Outcome, Prompt, Reply, Responder, Status, Subscription, Token,
 };
 use futures_util::{StreamExt as _, stream};
 
@@ -51,7 +51,7 @@ impl Responder for Panics {
 
 async fn reply_to(
     gateway: &Gateway,
-    (attachment, token): &mut (Attachment, Token),
+    (attachment, token): &mut (Subscription, Token),
     text: &str,
 ) -> (Status, String) {
     gateway.send(token, draft(text)).await.unwrap();

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     responder::Simulated,
-    session::{Attachment, Chunk, Event, History, Outcome, Prompt, Reply, Responder, Status},
+    session::{Chunk, Event, History, Outcome, Prompt, Reply, Responder, Status, Subscription},
 };
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
@@ -22,7 +22,7 @@ fn sizes(store: &Late) -> Vec<usize> {
 }
 
 /// Reads until this much of the reply was said.
-async fn until_said(attachment: &mut Attachment, size: usize) {
+async fn until_said(attachment: &mut Subscription, size: usize) {
     let mut said = 0;
     let reading = async {
         while said < size {

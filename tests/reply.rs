@@ -5,8 +5,8 @@ use std::time::Duration;
 use duologue::{
     responder::Simulated,
     session::{
-        Checkpoint, Created, Draft, ErrorKind, History, Position, Prompt, Reply, Responder, Status,
-        Store as _,
+        Checkpoint, Created, ErrorKind, History, NewMessage, Position, Prompt, Reply, Responder,
+        Status, Store as _,
     },
 };
 use tokio::time::Instant;
@@ -163,7 +163,7 @@ async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
     let gateway = core(&store, Simulated::new("{text}", Duration::from_secs(1))).await;
     let token = gateway.create_token("Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
-    gateway.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
+    gateway.send(&token, NewMessage::parse("hello", None, 100).unwrap()).await.unwrap();
     let began = Instant::now();
     let (full, fault) = (ErrorKind::StoreFull, ErrorKind::Internal);
     store.refuse_appends.lock().unwrap().extend([vec![fault; 70], vec![full; 10]].concat());
@@ -177,7 +177,7 @@ async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
     let (store, log) = (Late::new(), Log::begin());
     let before = core(&store, Scripted::new(&[Step::Hang]).0).await;
     let Created { token, session } = before.create_token("Ada").await.unwrap();
-    before.send(&token, Draft::parse("hello", None, 100).unwrap()).await.unwrap();
+    before.send(&token, NewMessage::parse("hello", None, 100).unwrap()).await.unwrap();
     let died = Checkpoint { seq: 1, attempt: 2, text: "seen".into() };
     store.checkpoint(session.id, session.created_at, died).await.unwrap();
     store.refuse_appends.lock().unwrap().extend([ErrorKind::StoreFull; 3]);
@@ -210,7 +210,7 @@ async fn a_panic_of_the_responder_is_logged_and_quotes_no_text() {
     let gateway = core(&Late::new(), Clumsy).await;
     let token = gateway.create_token("Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
-    gateway.send(&token, Draft::parse("a canary", None, 100).unwrap()).await.unwrap();
+    gateway.send(&token, NewMessage::parse("a canary", None, 100).unwrap()).await.unwrap();
     let reply = next_reply(&mut attachment).await;
     assert!(matches!(status(&reply), Status::Failed(_)));
     let log = log.text();

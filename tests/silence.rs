@@ -144,7 +144,7 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     let text = "x".repeat(60 << 10);
     let mut reader = crate::support::Door::Sse.open(&server, &token, None).await;
     for _ in 0..200 {
-        let draft = duologue::session::Draft::parse(text.as_str(), None, 1 << 20).unwrap();
+        let draft = duologue::session::NewMessage::parse(text.as_str(), None, 1 << 20).unwrap();
         server.gateway.send(&secret, draft).await.unwrap();
         reader.reply().await;
     }

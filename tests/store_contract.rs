@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        Appended, Checkpoint, Entry, Epoch, ErrorKind, Failure, MessageId, Name, NewSession, Page,
-        Result, Session, SessionId, Status, Store, Swept, Terms, Timestamp, Token, Usage,
+        AppendLimits, Appended, Checkpoint, Entry, Epoch, ErrorKind, Failure, MessageId, Name,
+        NewSession, Page, Result, Session, SessionId, Status, Store, Swept, Timestamp, Token,
+        Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -25,8 +26,13 @@ fn stores() -> Vec<Arc<dyn Store>> {
     vec![Arc::new(MemoryStore::new(1000, 1 << 20)), Arc::new(sqlite)]
 }
 
-fn terms() -> Terms {
-    Terms { now: NOW, expires_at: later(100), max_queued_turns: 4, max_session_messages: 100 }
+fn terms() -> AppendLimits {
+    AppendLimits {
+        now: NOW,
+        expires_at: later(100),
+        max_queued_turns: 4,
+        max_session_messages: 100,
+    }
 }
 
 fn new_session() -> (NewSession, Token) {
@@ -95,7 +101,7 @@ async fn a_session_is_gone_at_its_deadline_for_every_operation() {
         assert_eq!(kind(store.renew(id, at, later(90)).await), ErrorKind::SessionExpired);
         assert_eq!(kind(store.revoke(id, at).await), ErrorKind::SessionExpired);
         assert_eq!(kind(store.read(id, at, ALL).await), ErrorKind::SessionExpired);
-        let late = Terms { now: at, ..terms() };
+        let late = AppendLimits { now: at, ..terms() };
         assert_eq!(kind(store.append(id, user("x", None), late).await), ErrorKind::SessionExpired);
     }
 }
@@ -190,7 +196,7 @@ async fn an_entry_is_appended_once_whatever_the_terms() {
     for store in stores() {
         let (session, _) = created(&*store).await;
         let first = store.append(session.id, user("x", Some("k")), terms()).await.unwrap();
-        let full = Terms { max_queued_turns: 0, max_session_messages: 0, ..terms() };
+        let full = AppendLimits { max_queued_turns: 0, max_session_messages: 0, ..terms() };
         let again = store.append(session.id, user("x", Some("k")), full).await.unwrap();
         assert!(again.duplicate && again.message == first.message && again.reply_seq.is_none());
         assert_eq!(
@@ -272,7 +278,7 @@ async fn retries_at_the_same_time_append_once() {
 async fn terms_refuse_a_full_queue_and_a_full_log() {
     for store in stores() {
         let (session, _) = created(&*store).await;
-        let narrow = Terms { max_queued_turns: 2, max_session_messages: 4, ..terms() };
+        let narrow = AppendLimits { max_queued_turns: 2, max_session_messages: 4, ..terms() };
         let first = store.append(session.id, user("1", None), narrow).await.unwrap();
         let second = store.append(session.id, user("2", None), narrow).await.unwrap();
         assert_eq!(
@@ -297,7 +303,7 @@ async fn terms_refuse_a_full_queue_and_a_full_log() {
 async fn a_user_message_renews_the_session_and_a_refused_one_does_not() {
     for store in stores() {
         let (session, token) = created(&*store).await;
-        let none = Terms { max_queued_turns: 0, ..terms() };
+        let none = AppendLimits { max_queued_turns: 0, ..terms() };
         assert!(store.append(session.id, user("x", None), none).await.is_err());
         assert_eq!(store.find(&token.hash(), NOW).await.unwrap().expires_at, later(60));
         let appended = store.append(session.id, user("x", None), terms()).await.unwrap();
@@ -425,7 +431,7 @@ async fn what_expired_gives_its_space_back() {
 async fn a_log_that_takes_several_steps_to_delete_is_deleted() {
     for store in stores() {
         let (session, _) = created(&*store).await;
-        let wide = Terms { max_queued_turns: 1000, max_session_messages: 10_000, ..terms() };
+        let wide = AppendLimits { max_queued_turns: 1000, max_session_messages: 10_000, ..terms() };
         for number in 0..300 {
             store.append(session.id, user(&format!("{number}"), None), wide).await.unwrap();
         }
@@ -487,7 +493,7 @@ async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
         let (id, epoch) = (new.session.id, new.session.epoch.clone());
         store.create(new).await.unwrap();
         for text in ["one", "two"] {
-            store.append(id, user(text, None), Terms { now, ..terms() }).await.unwrap();
+            store.append(id, user(text, None), AppendLimits { now, ..terms() }).await.unwrap();
         }
         let responder = Arc::new(Simulated::new("{text}!", Duration::ZERO));
         let gateway =

@@ -10,7 +10,7 @@ use std::{
 
 use duologue::{
     session::{
-        Entry, Epoch, MessageId, Name, NewSession, Session, SessionId, Status, Store, Terms,
+        AppendLimits, Entry, Epoch, MessageId, Name, NewSession, Session, SessionId, Status, Store,
         Timestamp, Token,
     },
     store::{Durability, MemoryStore, SqliteStore},
@@ -100,7 +100,7 @@ impl Keeper {
             }
             Self::Store(store) => {
                 let now = Timestamp::of_wall_clock();
-                let terms = Terms {
+                let terms = AppendLimits {
                     now,
                     expires_at: now.plus(Duration::from_secs(3600)),
                     max_queued_turns: 16,

@@ -1,18 +1,18 @@
 //! What answers.
 
-mod admission;
-mod authorities;
-mod discretion;
+mod backoff;
 mod failure;
 pub mod grpc;
+mod limiter;
 mod metrics;
 pub mod openai;
-mod retry;
+mod redact;
+mod sanitize;
 mod settings;
 mod simulated;
-mod words;
+mod tls_roots;
 
-pub use admission::Capacity;
 pub use failure::Reason;
+pub use limiter::Capacity;
 pub use settings::{Settings, connect};
 pub use simulated::Simulated;

@@ -39,10 +39,10 @@ use tower::Service;
 
 use super::{
     Settings,
-    patience::Patient,
-    stream::Stream,
+    maybe_tls::MaybeTls,
+    stalled::{StalledBodies, TrackedBody},
     tls::Tls,
-    unread::{Unread, Watched},
+    write_timeout::WriteTimeout,
 };
 use crate::transport::InUse;
 
@@ -104,13 +104,13 @@ impl Connections {
     }
 
     /// The connection's bytes, after the handshake if there is one.
-    async fn open(&self, stream: TcpStream) -> Option<Stream> {
-        let patience = self.write_timeout;
+    async fn open(&self, stream: TcpStream) -> Option<MaybeTls> {
+        let write_timeout = self.write_timeout;
         let Some(tls) = &self.tls else {
-            return Some(Stream::Plain(Patient::new(stream, patience)));
+            return Some(MaybeTls::Plain(WriteTimeout::new(stream, write_timeout)));
         };
         // Boxed, since a connection that lives does not need it any more.
-        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream, patience)));
+        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream, write_timeout)));
         let shaken = self.draining.run_until_cancelled(handshake).await?;
         match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => Some(stream),
@@ -165,7 +165,7 @@ impl Connections {
                     if quiet && (closing || requests == 0) {
                         return;
                     }
-                    if activity.unread.exceeds(self.write_timeout) {
+                    if activity.stalled.exceeds(self.write_timeout) {
                         tracing::info!("a connection does not take its answers, and is cut");
                         return;
                     }
@@ -204,12 +204,12 @@ impl Drop for Open {
 struct Activity {
     in_use: InUse,
     requests: Arc<AtomicU64>,
-    unread: Arc<Unread>,
+    stalled: Arc<StalledBodies>,
 }
 
 impl Activity {
     fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self { in_use: InUse::new(permit), requests: Arc::default(), unread: Arc::default() }
+        Self { in_use: InUse::new(permit), requests: Arc::default(), stalled: Arc::default() }
     }
 
     /// Requests that ever came.
@@ -229,7 +229,7 @@ impl Activity {
             service,
             in_use: self.in_use.clone(),
             requests: Arc::clone(&self.requests),
-            unread: Arc::clone(&self.unread),
+            stalled: Arc::clone(&self.stalled),
         }
     }
 }
@@ -240,7 +240,7 @@ struct Tracked<S> {
     service: S,
     in_use: InUse,
     requests: Arc<AtomicU64>,
-    unread: Arc<Unread>,
+    stalled: Arc<StalledBodies>,
 }
 
 impl<S> Service<Request<Incoming>> for Tracked<S>
@@ -252,9 +252,9 @@ where
             Future: Send + 'static,
         >,
 {
-    type Response = Response<Watched>;
+    type Response = Response<TrackedBody>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Response<Watched>, Infallible>>;
+    type Future = BoxFuture<'static, Result<Response<TrackedBody>, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.service.poll_ready(cx)
@@ -266,9 +266,9 @@ where
         // For those who take the connection over.
         request.extensions_mut().insert(in_use.clone());
         let call = self.service.call(request);
-        let unread = Arc::clone(&self.unread);
+        let stalled = Arc::clone(&self.stalled);
         let watch =
-            |response: Response<Body>| response.map(|body| Watched::new(body, unread, in_use));
+            |response: Response<Body>| response.map(|body| TrackedBody::new(body, stalled, in_use));
         call.map(move |answer| answer.map(watch)).boxed()
     }
 }

@@ -4,12 +4,12 @@
 //! and neither tells gRPC from HTTP on one port.
 
 mod connection;
+mod dispatch;
+mod maybe_tls;
 mod operations;
-mod patience;
-mod stream;
-mod switch;
+mod stalled;
 mod tls;
-mod unread;
+mod write_timeout;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{Drained, Gateway},
-    transport::{self, Doors},
+    transport::{self, TransportContext},
 };
 use connection::Connections;
 pub use operations::Operations;
@@ -34,7 +34,7 @@ use tls::Tls;
 pub use tls::TlsFiles;
 
 /// Connections that are told at a time that there is no room for them.
-const MAX_FAREWELLS: usize = 256;
+const MAX_REJECTIONS: usize = 256;
 
 /// Limits and deadlines of the port.
 #[derive(Clone, Debug)]
@@ -128,29 +128,29 @@ impl Server {
         settings: transport::Settings,
         shutdown: impl Future<Output = ()>,
     ) -> Result<Drained, Box<dyn std::error::Error + Send + Sync>> {
-        let doors = Doors {
+        let context = TransportContext {
             gateway: gateway.clone(),
             settings: Arc::new(settings),
             draining: CancellationToken::new(),
         };
-        let service = switch::service(&doors)?;
-        let connections = Connections::new(&self.settings, self.tls, doors.draining.clone());
+        let service = dispatch::service(&context)?;
+        let connections = Connections::new(&self.settings, self.tls, context.draining.clone());
         let max_connections = self.settings.max_connections;
-        let places = Arc::new(Semaphore::new(max_connections));
-        let farewells = Arc::new(Semaphore::new(MAX_FAREWELLS));
+        let permits = Arc::new(Semaphore::new(max_connections));
+        let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
         let accept = async {
             loop {
                 let Some(stream) = accept(&self.listener).await else { continue };
-                match Arc::clone(&places).try_acquire_owned() {
-                    Ok(place) => {
-                        tokio::spawn(connections.clone().serve(stream, service.clone(), place));
+                match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => {
+                        tokio::spawn(connections.clone().serve(stream, service.clone(), permit));
                     }
                     // Those beyond even this many see a close.
                     Err(_) => {
                         counter!("duologue_connections_refused_total").increment(1);
-                        if let Ok(permit) = Arc::clone(&farewells).try_acquire_owned() {
+                        if let Ok(permit) = Arc::clone(&rejections).try_acquire_owned() {
                             tokio::spawn(async move {
-                                turn_away(stream).await;
+                                reject(stream).await;
                                 drop(permit);
                             });
                         }
@@ -165,9 +165,9 @@ impl Server {
         drop(self.listener);
         tracing::info!("draining");
         let deadline = Instant::now() + self.settings.drain_timeout;
-        doors.draining.cancel();
+        context.draining.cancel();
         let drained = gateway.drain(deadline).await;
-        finish_connections(&places, max_connections, deadline).await;
+        finish_connections(&permits, max_connections, deadline).await;
         tracing::info!(?drained, "drained");
         Ok(drained)
     }
@@ -176,13 +176,13 @@ impl Server {
 /// The sessions have let go of their streams: what is left is closing handshakes, and
 /// peers that do not read. A connection is over when all shares in its place are gone: the
 /// streams of HTTP/2 are tasks of their own, which outlive it by a moment.
-async fn finish_connections(places: &Semaphore, all: usize, deadline: Instant) {
-    const FAREWELL: Duration = Duration::from_secs(5);
+async fn finish_connections(permits: &Semaphore, all: usize, deadline: Instant) {
+    const REJECTION: Duration = Duration::from_secs(5);
     let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
-    let farewell = deadline.min(Instant::now() + FAREWELL);
-    let every_place = places.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
-    if timeout_at(farewell, every_place).await.is_err() {
-        let left = all.saturating_sub(places.available_permits());
+    let rejections = deadline.min(Instant::now() + REJECTION);
+    let all_permits = permits.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
+    if timeout_at(rejections, all_permits).await.is_err() {
+        let left = all.saturating_sub(permits.available_permits());
         tracing::warn!(left, "connections were cut");
     }
 }
@@ -216,7 +216,7 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
 
 /// Says why, to those who speak HTTP/1.1 and to people; the others see a close, and so
 /// does everyone where a certificate is used: a handshake costs too much for this.
-async fn turn_away(mut stream: TcpStream) {
+async fn reject(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 5\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
         {\"detail\":\"The gateway has no connection left\"}";

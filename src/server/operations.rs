@@ -14,7 +14,7 @@ use tokio::{
     time::interval,
 };
 
-use super::{accept, listen, patience::Patient};
+use super::{accept, listen, write_timeout::WriteTimeout};
 use crate::{session::Gateway, telemetry::Metrics, transport::detail};
 
 /// Connections at a time. A scraper needs one.
@@ -55,7 +55,7 @@ impl Operations {
 
     /// Serves for as long as the process lives: also while it drains.
     pub async fn serve(self, gateway: Gateway) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut sum_up = interval(SUM_UP_INTERVAL);
         loop {
             let stream = tokio::select! {
@@ -65,13 +65,13 @@ impl Operations {
                     continue;
                 }
             };
-            let (Some(stream), Ok(place)) = (stream, Arc::clone(&places).try_acquire_owned())
+            let (Some(stream), Ok(permit)) = (stream, Arc::clone(&permits).try_acquire_owned())
             else {
                 continue;
             };
             let served = serve_connection(stream, gateway.clone(), self.metrics.clone());
             tokio::spawn(async move {
-                let _place = place;
+                let _place = permit;
                 served.await;
             });
         }
@@ -83,7 +83,7 @@ async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics)
         let answer = answer(&request, &gateway, &metrics);
         async { Ok::<_, Infallible>(answer) }
     });
-    let io = TokioIo::new(Patient::new(stream, WRITE_TIMEOUT));
+    let io = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     if let Err(error) = builder.serve_connection(io, answer).await {

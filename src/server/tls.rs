@@ -24,7 +24,7 @@ use tokio_rustls::{
     },
 };
 
-use super::{patience::Patient, stream::Stream};
+use super::{maybe_tls::MaybeTls, write_timeout::WriteTimeout};
 
 /// First byte of every TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -179,16 +179,17 @@ impl Tls {
     pub(super) async fn accept(
         &self,
         mut stream: TcpStream,
-        patience: Duration,
-    ) -> io::Result<Stream> {
+        write_timeout: Duration,
+    ) -> io::Result<MaybeTls> {
         let mut first = [0];
         if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
             super::answer_and_close(&mut stream, WRONG_SCHEME).await?;
             return Err(io::Error::other("the client does not speak TLS"));
         }
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let accepted = TlsAcceptor::from(current).accept(Patient::new(stream, patience)).await?;
-        Ok(Stream::Tls(Box::new(accepted)))
+        let accepted =
+            TlsAcceptor::from(current).accept(WriteTimeout::new(stream, write_timeout)).await?;
+        Ok(MaybeTls::Tls(Box::new(accepted)))
     }
 }
 

@@ -16,7 +16,10 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{Checkpoint, Result, gateway::Gateway, live::Turn, panic::caught, registry::LiveRef};
+use super::{
+    Checkpoint, Result, active_session::Turn, gateway::Gateway, panic::caught,
+    registry::SessionHandle,
+};
 
 /// Progress is kept when it is this much further, in bytes …
 const SIZE: usize = 4096;
@@ -27,11 +30,11 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// See the module.
 pub(super) struct Checkpointer<'a> {
     gateway: &'a Gateway,
-    live: &'a LiveRef,
+    handle: &'a SessionHandle,
     seq: u32,
     attempt: u32,
     /// Bytes in the last checkpoint …
-    kept: usize,
+    partial: usize,
     /// … and those that came since.
     behind: usize,
     /// If there are any, they are kept at this time at the latest.
@@ -43,13 +46,13 @@ pub(super) struct Checkpointer<'a> {
 }
 
 impl<'a> Checkpointer<'a> {
-    pub(super) fn new(gateway: &'a Gateway, live: &'a LiveRef, turn: &Turn) -> Self {
+    pub(super) fn new(gateway: &'a Gateway, handle: &'a SessionHandle, turn: &Turn) -> Self {
         Self {
             gateway,
-            live,
+            handle,
             seq: turn.message.seq,
             attempt: turn.attempt,
-            kept: 0,
+            partial: 0,
             behind: 0,
             due: Instant::now(),
             timer: None,
@@ -86,16 +89,16 @@ impl<'a> Checkpointer<'a> {
     }
 
     fn begin(&mut self, cx: &mut Context<'_>) {
-        self.kept += self.behind;
+        self.partial += self.behind;
         self.behind = 0;
-        self.writing = Some(self.write(self.live.reply_text()));
+        self.writing = Some(self.write(self.handle.reply_text()));
         // One that needs no waiting is over at once.
         let _written = self.poll_writing(cx);
     }
 
     fn write(&self, text: Arc<str>) -> BoxFuture<'a, Result<()>> {
         let at = Checkpoint { seq: self.seq, attempt: self.attempt, text };
-        let (session, now) = (self.live.session().id, self.gateway.clock().now());
+        let (session, now) = (self.handle.session().id, self.gateway.clock().now());
         caught(self.gateway.store().checkpoint(session, now, at)).boxed()
     }
 
@@ -112,13 +115,13 @@ impl<'a> Checkpointer<'a> {
     /// Failing at it is no reason to end the reply.
     fn report(&self, written: &Result<()>) {
         if let Err(error) = written {
-            tracing::warn!(session = %self.live.session().id, %error, "a reply's progress was not noted");
+            tracing::warn!(session = %self.handle.session().id, %error, "a reply's progress was not noted");
         }
     }
 
     /// The more there is, the more must be new: each time the whole text is written.
     fn is_large(&self) -> bool {
-        self.behind >= SIZE.max(self.kept / 4)
+        self.behind >= SIZE.max(self.partial / 4)
     }
 
     fn is_late(&mut self, cx: &mut Context<'_>) -> bool {

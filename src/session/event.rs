@@ -41,18 +41,18 @@ impl Event {
 
 /// What a watcher wants to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Interest {
+pub(super) enum EventFilter {
     /// Everything.
-    Everything,
+    All,
     /// Committed replies, and when to leave.
     Replies,
 }
 
-impl Interest {
+impl EventFilter {
     /// Whether an event is of interest.
-    pub(super) fn covers(self, event: &Event) -> bool {
+    pub(super) fn accepts(self, event: &Event) -> bool {
         match (self, event) {
-            (Self::Everything, _) | (Self::Replies, Event::GoAway(_)) => true,
+            (Self::All, _) | (Self::Replies, Event::GoAway(_)) => true,
             (Self::Replies, Event::Message(message)) => message.in_reply_to().is_some(),
             (Self::Replies, Event::ReplyStarted(_) | Event::Delta { .. }) => false,
         }

@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Accepted, Attachment, Clock, Draft, Entry, Epoch, ErrorKind, MessageId, Name, NewSession,
-    Opened, Page, Position, Responder, Result, Session, SessionId, Settings, Snapshot, Store,
-    Terms, Timestamp, Token, TokenHash,
-    event::Interest,
-    live::{Live, Published},
-    mailbox::Capacity,
+    Accepted, AppendLimits, Clock, Entry, Epoch, ErrorKind, MessageId, Name, NewMessage,
+    NewSession, Opened, Page, Position, Responder, Result, Session, SessionId, Settings, Snapshot,
+    Store, Subscription, Timestamp, Token, TokenHash,
+    active_session::{ActiveSession, Published},
+    event::EventFilter,
     metrics::Metrics,
-    registry::{LiveRef, Registry},
+    registry::{Registry, SessionHandle},
+    subscriber_queue::Capacity,
 };
 
 /// The session and the number of its last message.
@@ -94,8 +94,8 @@ impl Gateway {
         let expires_at = now.plus(self.settings().session_ttl);
         match self.store().renew(session.id, now, expires_at).await {
             Ok(renewed) => {
-                if let Some(live) = self.core.registry.peek(session.id) {
-                    live.renewed(renewed.expires_at);
+                if let Some(handle) = self.core.registry.get(session.id) {
+                    handle.renewed(renewed.expires_at);
                 }
             }
             // No room even to note the deadline, or no more writes before the end: what is
@@ -124,19 +124,19 @@ impl Gateway {
     pub async fn revoke_token(&self, token: &Token) -> Result<()> {
         let id = self.authenticate(token).await?.id;
         let gateway = self.clone();
-        start(async move { gateway.revoke(id).await }).end().await
+        spawn_eager(async move { gateway.revoke(id).await }).end().await
     }
 
-    pub(super) fn note_revoked(&self, id: SessionId) {
+    pub(super) fn record_revoked(&self, id: SessionId) {
         self.core.metrics.session_ended(ErrorKind::SessionRevoked);
         tracing::info!(session = %id, reason = "revoked", "session ended");
     }
 
     async fn revoke(&self, id: SessionId) -> Result<()> {
         self.store().revoke(id, self.clock().now()).await?;
-        let live = self.core.registry.settled(id).await;
-        if live.is_none_or(|live| live.revoke()) {
-            self.note_revoked(id);
+        let handle = self.core.registry.get_once_loaded(id).await;
+        if handle.is_none_or(|handle| handle.revoke()) {
+            self.record_revoked(id);
         }
         Ok(())
     }
@@ -157,35 +157,35 @@ impl Gateway {
         &self,
         token: &Token,
         position: Option<&Position>,
-    ) -> Result<(Attachment, Opened)> {
-        self.watch(token, position, Interest::Everything).await
+    ) -> Result<(Subscription, Opened)> {
+        self.subscribe(token, position, EventFilter::All).await
     }
 
     /// As [`Self::attach`] from now on, but to be told of committed replies alone.
     ///
     /// # Errors
     /// As [`Self::attach`].
-    pub async fn attach_for_replies(&self, token: &Token) -> Result<(Attachment, Opened)> {
-        self.watch(token, None, Interest::Replies).await
+    pub async fn attach_replies_only(&self, token: &Token) -> Result<(Subscription, Opened)> {
+        self.subscribe(token, None, EventFilter::Replies).await
     }
 
-    async fn watch(
+    async fn subscribe(
         &self,
         token: &Token,
         position: Option<&Position>,
-        interest: Interest,
-    ) -> Result<(Attachment, Opened)> {
+        filter: EventFilter,
+    ) -> Result<(Subscription, Opened)> {
         self.check_serving()?;
-        let live = self.enter(&token.hash()).await?;
+        let handle = self.open_session(&token.hash()).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.
-            while live.is_behind(position) && self.catch_up(&live).await? {}
+            while handle.is_behind(position) && self.catch_up(&handle).await? {}
         }
         let settings = self.settings();
         let capacity =
             Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
-        let watch = live.watch(position, interest, capacity, settings.max_session_streams)?;
-        let attached = Attachment::new(self.clone(), live, watch);
+        let watch = handle.subscribe(position, filter, capacity, settings.max_session_streams)?;
+        let attached = Subscription::new(self.clone(), handle, watch);
         // A drain that began meanwhile may not have seen this watcher.
         self.check_serving()?;
         Ok(attached)
@@ -197,10 +197,10 @@ impl Gateway {
     /// # Errors
     /// `SessionExpired`, `MessageIdReused`, `QueueFull`, `SessionFull`, `StoreFull`,
     /// `Draining`.
-    pub async fn send(&self, token: &Token, draft: Draft) -> Result<Accepted> {
+    pub async fn send(&self, token: &Token, draft: NewMessage) -> Result<Accepted> {
         self.check_serving()?;
-        let live = self.enter(&token.hash()).await?;
-        self.send_live(&live, draft).end().await
+        let handle = self.open_session(&token.hash()).await?;
+        self.send_live(&handle, draft).end().await
     }
 
     /// Stops the reply in progress, or the next one. False if there is none.
@@ -209,8 +209,8 @@ impl Gateway {
     /// `SessionExpired`.
     pub async fn stop(&self, token: &Token) -> Result<bool> {
         let session = self.authenticate(token).await?;
-        let live = self.core.registry.peek(session.id);
-        Ok(live.is_some_and(|live| live.stop()))
+        let handle = self.core.registry.get(session.id);
+        Ok(handle.is_some_and(|handle| handle.stop()))
     }
 
     /// The core's limits.
@@ -235,10 +235,10 @@ impl Gateway {
         &self.core.tasks
     }
 
-    pub(super) fn terms(&self) -> Terms {
+    pub(super) fn append_limits(&self) -> AppendLimits {
         let settings = self.settings();
         let now = self.clock().now();
-        Terms {
+        AppendLimits {
             now,
             expires_at: now.plus(settings.session_ttl),
             max_queued_turns: settings.max_queued_turns,
@@ -247,41 +247,45 @@ impl Gateway {
     }
 
     /// [`Self::send`] for those who are attached already.
-    pub(super) fn send_live(&self, live: &LiveRef, draft: Draft) -> Started<Result<Accepted>> {
+    pub(super) fn send_live(
+        &self,
+        handle: &SessionHandle,
+        draft: NewMessage,
+    ) -> EagerTask<Result<Accepted>> {
         // Counted before it is checked: a drain waits for it, or it is refused.
         let working = self.tasks().token();
-        if let Err(error) = live.check_open().and_then(|()| self.check_serving()) {
-            return Started::Done(Err(error));
+        if let Err(error) = handle.check_open().and_then(|()| self.check_serving()) {
+            return EagerTask::Done(Err(error));
         }
-        let (gateway, live) = (self.clone(), live.clone());
-        start(async move {
+        let (gateway, handle) = (self.clone(), handle.clone());
+        spawn_eager(async move {
             let _working = working;
-            gateway.commit(&live, draft).await
+            gateway.commit(&handle, draft).await
         })
     }
 
-    async fn commit(&self, live: &LiveRef, draft: Draft) -> Result<Accepted> {
-        let Draft { text, client_message_id } = draft;
+    async fn commit(&self, handle: &SessionHandle, draft: NewMessage) -> Result<Accepted> {
+        let NewMessage { text, client_message_id } = draft;
         let entry = Entry::User { id: MessageId::generate(), text, client_message_id };
-        let appended = self.store().append(live.session().id, entry, self.terms()).await;
+        let appended = self.store().append(handle.session().id, entry, self.append_limits()).await;
         let appended = match appended {
             Ok(appended) => appended,
             Err(error) => {
                 // It may be in the log all the same.
                 if error.kind() == ErrorKind::Internal {
-                    self.try_to_catch_up(live).await;
+                    self.try_to_catch_up(handle).await;
                 }
                 return Err(error);
             }
         };
         self.core.metrics.message(appended.duplicate);
-        live.renewed(appended.expires_at);
-        let published = live.publish(Arc::clone(&appended.message));
-        self.run_turns(live, published);
+        handle.renewed(appended.expires_at);
+        let published = handle.publish(Arc::clone(&appended.message));
+        self.run_turns(handle, published);
         // One who begins to run turns catches up first; one who does already may be at a
         // long reply.
-        if published == Published::Done && live.lacks_messages() {
-            self.try_to_catch_up(live).await;
+        if published == Published::Done && handle.has_gap() {
+            self.try_to_catch_up(handle).await;
         }
         Ok(Accepted {
             message: appended.message,
@@ -291,25 +295,25 @@ impl Gateway {
     }
 
     /// Once: whoever runs the turns tries again.
-    async fn try_to_catch_up(&self, live: &LiveRef) {
-        if let Err(error) = self.catch_up(live).await {
-            tracing::error!(session = %live.session().id, %error, cause = ?error, "the log could not be caught up with");
+    async fn try_to_catch_up(&self, handle: &SessionHandle) {
+        if let Err(error) = self.catch_up(handle).await {
+            tracing::error!(session = %handle.session().id, %error, cause = ?error, "the log could not be caught up with");
         }
     }
 
     /// Publishes what is in the log and was not published: an append whose answer was
     /// lost leaves a gap, behind which everything would wait. False if there was nothing.
-    pub(super) async fn catch_up(&self, live: &LiveRef) -> Result<bool> {
+    pub(super) async fn catch_up(&self, handle: &SessionHandle) -> Result<bool> {
         let page = Page {
-            after: Some(live.head_seq()),
+            after: Some(handle.head_seq()),
             until: u32::MAX,
             limit: self.settings().max_page_messages,
             max_size: self.settings().max_page_size,
         };
-        let snapshot = self.store().read(live.session().id, self.clock().now(), page).await?;
+        let snapshot = self.store().read(handle.session().id, self.clock().now(), page).await?;
         let found = !snapshot.messages.is_empty();
         for message in snapshot.messages {
-            self.run_turns(live, live.publish(message));
+            self.run_turns(handle, handle.publish(message));
         }
         Ok(found)
     }
@@ -333,22 +337,22 @@ impl Gateway {
 
     fn check_serving(&self) -> Result<()> {
         if self.core.draining.is_cancelled() {
-            return Err(super::Error::from(ErrorKind::Draining).retry_after(come_back()));
+            return Err(super::Error::from(ErrorKind::Draining).retry_after(reconnect_delay()));
         }
         Ok(())
     }
 
-    async fn enter(&self, token: &TokenHash) -> Result<LiveRef> {
+    async fn open_session(&self, token: &TokenHash) -> Result<SessionHandle> {
         let session = self.store().find(token, self.clock().now()).await?;
-        self.enter_found(session.id).await
+        self.load_session(session.id).await
     }
 
-    pub(super) async fn enter_found(&self, id: SessionId) -> Result<LiveRef> {
+    pub(super) async fn load_session(&self, id: SessionId) -> Result<SessionHandle> {
         let load = async {
             let snapshot = self.store().read(id, self.clock().now(), HEAD).await?;
-            Ok(Live::new(snapshot.session, snapshot.head_seq))
+            Ok(ActiveSession::new(snapshot.session, snapshot.head_seq))
         };
-        self.core.registry.enter(id, load).await
+        self.core.registry.get_or_load(id, load).await
     }
 }
 
@@ -359,7 +363,7 @@ impl fmt::Debug for Gateway {
 }
 
 /// When a client should come back to a gateway that shuts down: not all at once.
-pub(super) fn come_back() -> Duration {
+pub(super) fn reconnect_delay() -> Duration {
     Duration::from_millis(rand::rng().random_range(500..5000))
 }
 
@@ -367,14 +371,14 @@ pub(super) fn come_back() -> Duration {
 /// durable must be published.
 #[derive(Debug)]
 #[must_use]
-pub enum Started<T> {
+pub enum EagerTask<T> {
     /// It had nothing to wait for.
     Done(T),
     /// A task does the rest.
     Running(JoinHandle<T>),
 }
 
-impl<T> Started<Result<T>> {
+impl<T> EagerTask<Result<T>> {
     /// Waits for its end.
     ///
     /// # Errors
@@ -388,13 +392,13 @@ impl<T> Started<Result<T>> {
 }
 
 /// Starts work. What need not wait costs no task.
-pub(super) fn start<T: Send + 'static>(
+pub(super) fn spawn_eager<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
-) -> Started<T> {
+) -> EagerTask<T> {
     let mut work = Box::pin(work);
     // The task polls it again: until then nobody needs waking.
     match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(done) => Started::Done(done),
-        Poll::Pending => Started::Running(tokio::spawn(work)),
+        Poll::Ready(done) => EagerTask::Done(done),
+        Poll::Pending => EagerTask::Running(tokio::spawn(work)),
     }
 }

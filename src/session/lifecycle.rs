@@ -8,10 +8,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     Clock, Error, ErrorKind, Event, Responder, Result, Settings, Snapshot, Store, Timestamp,
     Unfinished,
-    gateway::{Core, Gateway, HEAD, come_back},
-    live::{Live, Turn},
+    active_session::{ActiveSession, Turn},
+    gateway::{Core, Gateway, HEAD, reconnect_delay},
     metrics::Metrics,
-    registry::LiveRef,
+    registry::SessionHandle,
 };
 
 /// How often expired sessions are looked for. A stream outlives its session by this
@@ -64,17 +64,17 @@ impl Gateway {
         /// How long an interrupted reply may take to be committed.
         const COMMIT_GRACE: Duration = Duration::from_secs(2);
         self.core.draining.cancel();
-        let live = self.core.registry.all();
-        for live in live {
-            live.drain(|| Event::GoAway(come_back()));
+        let handles = self.core.registry.all();
+        for handle in handles {
+            handle.drain(|| Event::GoAway(reconnect_delay()));
         }
         self.tasks().close();
         if timeout_at(deadline, self.tasks().wait()).await.is_ok() {
             self.close_store().await;
             return Drained::Finished;
         }
-        for live in self.core.registry.all() {
-            live.interrupt();
+        for handle in self.core.registry.all() {
+            handle.interrupt();
         }
         if timeout_at(Instant::now() + COMMIT_GRACE, self.tasks().wait()).await.is_err() {
             tracing::error!("replies could not be committed before the gateway's end");
@@ -100,33 +100,33 @@ impl Gateway {
         let mut after = None;
         // The session that the last batch ended in may have turns in the next one. It stays
         // live, since the head that a batch knows is older than the replies to its turns.
-        let mut _last: Option<LiveRef> = None;
+        let mut _last: Option<SessionHandle> = None;
         loop {
             let batch = self.store().unfinished(self.clock().now(), after, BATCH).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
             let mut lives = Vec::with_capacity(batch.len());
             for turn in &batch {
-                let live = Live::new(turn.session.clone(), turn.head_seq);
-                let load = async { Ok(live) };
-                lives.push(self.core.registry.enter(turn.session.id, load).await?);
+                let handle = ActiveSession::new(turn.session.clone(), turn.head_seq);
+                let load = async { Ok(handle) };
+                lives.push(self.core.registry.get_or_load(turn.session.id, load).await?);
             }
-            for (live, turn) in lives.iter().zip(batch) {
-                self.resume_turn(live, turn);
+            for (handle, turn) in lives.iter().zip(batch) {
+                self.resume_turn(handle, turn);
             }
             _last = lives.pop();
         }
     }
 
-    fn resume_turn(&self, live: &LiveRef, turn: Unfinished) {
+    fn resume_turn(&self, handle: &SessionHandle, turn: Unfinished) {
         // A shutdown that began meanwhile would not know of it.
         if self.is_draining() {
             return;
         }
         tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
         let Unfinished { message, attempt, text, .. } = turn;
-        let turn = Turn { message, attempt: attempt.saturating_add(1), kept: text.into() };
-        self.run_turns(live, live.resume(turn));
+        let turn = Turn { message, attempt: attempt.saturating_add(1), partial: text.into() };
+        self.run_turns(handle, handle.resume(turn));
     }
 
     async fn sweep_until_ended(self) {
@@ -139,17 +139,17 @@ impl Gateway {
 
     async fn sweep(&self) {
         let now = self.clock().now();
-        for live in self.core.registry.expired(now) {
+        for handle in self.core.registry.expired(now) {
             // A renewal may be durable and not known here yet.
-            match self.store().read(live.session().id, now, HEAD).await {
+            match self.store().read(handle.session().id, now, HEAD).await {
                 Ok(snapshot) => {
-                    live.renewed(snapshot.session.expires_at);
-                    self.core.registry.review(&live);
+                    handle.renewed(snapshot.session.expires_at);
+                    self.core.registry.review(&handle);
                 }
-                Err(error) if error.kind() == ErrorKind::SessionExpired => live.end(error.kind()),
+                Err(error) if error.kind() == ErrorKind::SessionExpired => handle.end(error.kind()),
                 Err(error) => {
                     tracing::error!(%error, cause = ?error, "a session could not be looked at");
-                    self.core.registry.review(&live);
+                    self.core.registry.review(&handle);
                 }
             }
         }
@@ -160,25 +160,26 @@ impl Gateway {
 
     /// Ends the live sessions that an operator has taken away: revoked, or revoked and put
     /// back as they were at an earlier time.
-    async fn end_what_is_gone(&self) {
-        for live in self.core.registry.all() {
-            let known = live.head_seq();
-            let gone = match self.store().read(live.session().id, self.clock().now(), HEAD).await {
+    async fn end_removed_sessions(&self) {
+        for handle in self.core.registry.all() {
+            let known = handle.head_seq();
+            let gone = match self.store().read(handle.session().id, self.clock().now(), HEAD).await
+            {
                 Ok(Snapshot { session, head_seq, .. }) => {
-                    session.epoch != live.session().epoch || head_seq < known
+                    session.epoch != handle.session().epoch || head_seq < known
                 }
                 Err(error) => error.kind() == ErrorKind::SessionExpired,
             };
             // What has expired meanwhile is for the next look at the deadlines.
-            let expired = live.expires_at() <= self.clock().now();
-            if gone && !expired && live.revoke() {
-                self.note_revoked(live.session().id);
+            let expired = handle.expires_at() <= self.clock().now();
+            if gone && !expired && handle.revoke() {
+                self.record_revoked(handle.session().id);
             }
         }
     }
 
     /// Takes up the turns of sessions that an operator has put there.
-    async fn take_up_what_came(&self) -> Result<()> {
+    async fn resume_imported_turns(&self) -> Result<()> {
         const BATCH: usize = 256;
         let mut after = None;
         loop {
@@ -186,7 +187,7 @@ impl Gateway {
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
             for turn in batch {
-                match self.take_up_if_nobody_runs_it(&turn).await {
+                match self.resume_if_unowned(&turn).await {
                     Err(error) if error.kind() == ErrorKind::SessionExpired => {}
                     taken_up => taken_up?,
                 }
@@ -196,19 +197,19 @@ impl Gateway {
 
     /// A turn that is published and neither waits nor runs has been answered here, or came
     /// from elsewhere; a second look at the store tells which.
-    async fn take_up_if_nobody_runs_it(&self, turn: &Unfinished) -> Result<()> {
+    async fn resume_if_unowned(&self, turn: &Unfinished) -> Result<()> {
         let id = turn.session.id;
-        if self.core.registry.peek(id).is_some_and(|live| !live.is_without(&turn.message)) {
+        if self.core.registry.get(id).is_some_and(|handle| !handle.needs_turn_for(&turn.message)) {
             return Ok(());
         }
-        let live = self.enter_found(id).await?;
-        if !live.is_without(&turn.message) {
+        let handle = self.load_session(id).await?;
+        if !handle.needs_turn_for(&turn.message) {
             return Ok(());
         }
         let before = Some((id, turn.message.seq - 1));
         let again = self.store().unfinished(self.clock().now(), before, 1).await?;
         if let Some(again) = again.into_iter().find(|again| again.message.id == turn.message.id) {
-            self.resume_turn(&live, again);
+            self.resume_turn(&handle, again);
         }
         Ok(())
     }
@@ -223,8 +224,8 @@ impl Gateway {
                 tracing::info!(session = %id, reason = "expired", "session ended");
             }
             if swept.changed_elsewhere && !self.core.draining.is_cancelled() {
-                self.end_what_is_gone().await;
-                self.take_up_what_came().await?;
+                self.end_removed_sessions().await;
+                self.resume_imported_turns().await?;
             }
             if !swept.more || Instant::now() >= until || self.core.ended.is_cancelled() {
                 return Ok(());

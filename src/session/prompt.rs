@@ -4,29 +4,33 @@ use std::sync::Arc;
 
 use super::{
     History, Message, MessageId, Page, Prompt, Result,
+    active_session::{ActiveSession, Turn},
     gateway::Gateway,
-    live::{Live, Turn},
 };
 
 impl Gateway {
     pub(super) async fn prompt(
         &self,
-        live: &Live,
+        handle: &ActiveSession,
         turn: &Turn,
         reply: MessageId,
     ) -> Result<Prompt> {
-        let session = live.session();
+        let session = handle.session();
         Ok(Prompt {
             session: session.id,
             name: session.name.clone(),
             reply,
             attempt: turn.attempt,
-            history: self.history(live, &turn.message).await?,
+            history: self.history(handle, &turn.message).await?,
             message: Arc::clone(&turn.message),
         })
     }
 
-    async fn history(&self, live: &Live, message: &Message) -> Result<Vec<Arc<Message>>> {
+    async fn history(
+        &self,
+        handle: &ActiveSession,
+        message: &Message,
+    ) -> Result<Vec<Arc<Message>>> {
         let wanted = self.responder().history();
         if wanted.messages == 0 || message.seq == 1 {
             return Ok(Vec::new());
@@ -42,7 +46,7 @@ impl Gateway {
             max_size: wanted.size.saturating_add(waiting as usize * settings.max_message_size),
         };
         let now = self.clock().now();
-        let mut log = self.store().read(live.session().id, now, page).await?.messages;
+        let mut log = self.store().read(handle.session().id, now, page).await?.messages;
         log.retain(|other| other.seq < message.seq || other.in_reply_to().is_some());
         Ok(newest(log, wanted))
     }

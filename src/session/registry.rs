@@ -1,6 +1,6 @@
 //! Which sessions are live in this process, and which of them expires next.
 //!
-//! A session is here only while somebody holds a [`LiveRef`]: a watcher, a call in
+//! A session is here only while somebody holds a [`SessionHandle`]: a watcher, a call in
 //! progress, the task that runs its turns. An idle session that nobody watches costs
 //! nothing outside its store.
 
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::{Error, ErrorKind, Result, SessionId, Timestamp, live::Live};
+use super::{Error, ErrorKind, Result, SessionId, Timestamp, active_session::ActiveSession};
 
 /// The live sessions.
 #[derive(Debug, Default)]
@@ -40,22 +40,22 @@ struct Slot {
 struct Entry {
     id: SessionId,
     registry: Arc<Registry>,
-    live: OnceCell<Live>,
+    live: OnceCell<ActiveSession>,
 }
 
 /// A share in a live session: it stays live as long as one exists.
 #[derive(Clone, Debug)]
-pub(super) struct LiveRef {
+pub(super) struct SessionHandle {
     entry: Arc<Entry>,
 }
 
 impl Registry {
     /// Shares the session, loading it if nobody has.
-    pub(super) async fn enter(
+    pub(super) async fn get_or_load(
         self: &Arc<Self>,
         id: SessionId,
-        load: impl Future<Output = Result<Live>>,
-    ) -> Result<LiveRef> {
+        load: impl Future<Output = Result<ActiveSession>>,
+    ) -> Result<SessionHandle> {
         let entry = self.entry(id);
         let mut loaded = false;
         let load = async || {
@@ -64,7 +64,7 @@ impl Registry {
             live
         };
         entry.live.get_or_try_init(load).await?;
-        let live = LiveRef { entry };
+        let live = SessionHandle { entry };
         // Not before it can be seen: a sweep would find nothing, and not look again.
         if loaded {
             self.review(&live);
@@ -73,21 +73,21 @@ impl Registry {
     }
 
     /// Shares the session if it is live.
-    pub(super) fn peek(&self, id: SessionId) -> Option<LiveRef> {
+    pub(super) fn get(&self, id: SessionId) -> Option<SessionHandle> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
-        LiveRef::of_loaded(entry)
+        SessionHandle::if_loaded(entry)
     }
 
-    /// As [`Self::peek`], but waits for whoever is loading it.
-    pub(super) async fn settled(&self, id: SessionId) -> Option<LiveRef> {
+    /// As [`Self::get`], but waits for whoever is loading it.
+    pub(super) async fn get_once_loaded(&self, id: SessionId) -> Option<SessionHandle> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
-        let not_loaded = async || Err::<Live, Error>(ErrorKind::SessionExpired.into());
+        let not_loaded = async || Err::<ActiveSession, Error>(ErrorKind::SessionExpired.into());
         entry.live.get_or_try_init(not_loaded).await.ok()?;
-        Some(LiveRef { entry })
+        Some(SessionHandle { entry })
     }
 
     /// Looks at a session again when its deadline comes.
-    pub(super) fn review(&self, live: &LiveRef) {
+    pub(super) fn review(&self, live: &SessionHandle) {
         self.index().review(live.session().id, live.expires_at());
     }
 
@@ -97,19 +97,19 @@ impl Registry {
     }
 
     /// Every live session.
-    pub(super) fn all(&self) -> Vec<LiveRef> {
+    pub(super) fn all(&self) -> Vec<SessionHandle> {
         // Not dropped under the lock: an entry's end takes it.
         let index = self.index();
         let entries: Vec<_> =
             index.slots.values().filter_map(|slot| slot.entry.upgrade()).collect();
         drop(index);
-        entries.into_iter().filter_map(LiveRef::of_loaded).collect()
+        entries.into_iter().filter_map(SessionHandle::if_loaded).collect()
     }
 
     /// The live sessions whose deadline has come.
-    pub(super) fn expired(&self, now: Timestamp) -> Vec<LiveRef> {
+    pub(super) fn expired(&self, now: Timestamp) -> Vec<SessionHandle> {
         let due = self.index().take_due(now);
-        let live = due.into_iter().filter_map(|id| self.peek(id));
+        let live = due.into_iter().filter_map(|id| self.get(id));
         let (expired, renewed): (Vec<_>, Vec<_>) = live.partition(|live| live.expires_at() <= now);
         for live in renewed {
             self.index().review(live.session().id, live.expires_at());
@@ -169,21 +169,21 @@ impl Drop for Entry {
     }
 }
 
-impl LiveRef {
-    fn of_loaded(entry: Arc<Entry>) -> Option<Self> {
+impl SessionHandle {
+    fn if_loaded(entry: Arc<Entry>) -> Option<Self> {
         entry.live.initialized().then_some(Self { entry })
     }
 }
 
-impl Deref for LiveRef {
-    type Target = Live;
+impl Deref for SessionHandle {
+    type Target = ActiveSession;
 
-    fn deref(&self) -> &Live {
-        // A `LiveRef` is made only of a loaded entry, and an entry is never unloaded.
+    fn deref(&self) -> &ActiveSession {
+        // A `SessionHandle` is made only of a loaded entry, and an entry is never unloaded.
         self.entry
             .live
             .get()
-            .unwrap_or_else(|| unreachable!("a LiveRef of a session that was not loaded"))
+            .unwrap_or_else(|| unreachable!("a SessionHandle of a session that was not loaded"))
     }
 }
 
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
     use crate::session::{Epoch, Name, Session};
 
-    fn live(id: SessionId, expires_at: u64) -> Live {
+    fn live(id: SessionId, expires_at: u64) -> ActiveSession {
         let expires_at = Timestamp::from_millis(expires_at);
         let session = Session {
             id,
@@ -209,20 +209,20 @@ mod tests {
             expires_at,
             ends_at: expires_at.plus(Duration::from_secs(1000)),
         };
-        Live::new(session, 0)
+        ActiveSession::new(session, 0)
     }
 
     #[tokio::test]
     async fn a_session_is_loaded_once_and_forgotten_with_its_last_share() -> Result<()> {
         let registry = Arc::new(Registry::default());
         let id = SessionId::generate();
-        let first = registry.enter(id, async { Ok(live(id, 5)) }).await?;
-        let second = registry.enter(id, async { unreachable!("loaded already") }).await?;
-        assert!(registry.peek(id).is_some_and(|live| std::ptr::eq(&*live, &*first)));
+        let first = registry.get_or_load(id, async { Ok(live(id, 5)) }).await?;
+        let second = registry.get_or_load(id, async { unreachable!("loaded already") }).await?;
+        assert!(registry.get(id).is_some_and(|live| std::ptr::eq(&*live, &*first)));
         drop(first);
-        assert!(registry.peek(id).is_some());
+        assert!(registry.get(id).is_some());
         drop(second);
-        assert!(registry.peek(id).is_none());
+        assert!(registry.get(id).is_none());
         assert!(registry.index().slots.is_empty() && registry.index().reviews.is_empty());
         Ok(())
     }
@@ -230,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn a_failed_load_leaves_nothing() {
         let registry = Arc::new(Registry::default());
-        let failed = registry.enter(SessionId::generate(), async {
+        let failed = registry.get_or_load(SessionId::generate(), async {
             Err(crate::session::ErrorKind::Internal.into())
         });
         assert!(failed.await.is_err());
@@ -241,7 +241,7 @@ mod tests {
     async fn a_renewed_session_is_looked_at_again_at_its_new_deadline() -> Result<()> {
         let registry = Arc::new(Registry::default());
         let id = SessionId::generate();
-        let share = registry.enter(id, async { Ok(live(id, 10)) }).await?;
+        let share = registry.get_or_load(id, async { Ok(live(id, 10)) }).await?;
         share.renewed(Timestamp::from_millis(20));
         let expired = |now| registry.expired(Timestamp::from_millis(now)).len();
         assert_eq!([5, 10, 15, 20, 20].map(expired), [0, 0, 0, 1, 0]);
@@ -264,7 +264,7 @@ mod tests {
                 found
             });
             for id in std::iter::repeat_with(SessionId::generate).take(SESSIONS) {
-                shares.push(registry.enter(id, async { Ok(live(id, 10)) }).now_or_never());
+                shares.push(registry.get_or_load(id, async { Ok(live(id, 10)) }).now_or_never());
             }
             loading.store(false, Ordering::SeqCst);
             sweeping.join().unwrap_or_default()

@@ -82,7 +82,7 @@ impl Entry {
 
 /// Under which terms an entry may be appended.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct AppendLimits {
     /// The present: a session whose deadline has come is gone.
     pub now: Timestamp,
     /// What the session's idle deadline becomes, unless that is later or past its end.
@@ -226,7 +226,12 @@ pub trait Store: Send + Sync + 'static {
     /// `MessageIdReused` if its `client_message_id` stands for another text; `QueueFull`,
     /// `SessionFull` by the terms; `StoreFull` if there is no room. A reply is never
     /// refused by the terms.
-    async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended>;
+    async fn append(
+        &self,
+        id: SessionId,
+        entry: Entry,
+        append_limits: AppendLimits,
+    ) -> Result<Appended>;
 
     /// Notes how far the reply to a turn has come, in place of what was noted before. Of a
     /// turn that has been answered meanwhile there is nothing to note: a note that comes

@@ -9,8 +9,9 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Page, Result,
-    Session, SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished, Usage,
+    AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession,
+    Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
+    Usage,
 };
 
 /// What a message costs beside its text, in bytes, roughly.
@@ -132,7 +133,7 @@ impl Store for MemoryStore {
         Ok(Swept { sessions, more: true, changed_elsewhere: false })
     }
 
-    async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+    async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {
         let mut tables = self.tables();
         let size = tables.size;
         let row = tables.row(id, terms.now)?;
@@ -286,7 +287,7 @@ impl Row {
         self.unanswered.iter().position(is_it)
     }
 
-    fn check(&self, terms: &Terms) -> Result<()> {
+    fn check(&self, terms: &AppendLimits) -> Result<()> {
         let waiting = self.unanswered.len();
         if waiting >= terms.max_queued_turns as usize {
             return Err(ErrorKind::QueueFull.into());

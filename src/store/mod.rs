@@ -7,6 +7,6 @@ mod sqlite;
 pub use memory::MemoryStore;
 pub use settings::{Settings, open};
 pub use sqlite::{
-    Copied, Durability, Filter, Import, KeptLog, KeptSession, OpenError, SqliteFile, SqliteStore,
-    Waiting,
+    Copied, Durability, Filter, Import, OpenError, SqliteFile, SqliteStore, StoredLog,
+    StoredSession, Waiting,
 };

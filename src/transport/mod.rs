@@ -1,4 +1,4 @@
-//! The doors: each authenticates, decodes, calls the core and encodes. No rule of the
+//! The transports: each authenticates, decodes, calls the core and encodes. No rule of the
 //! conversation lives here, so that none can be missing in one of them.
 //!
 //! - `conversation` is what a stream does, whatever carries it; `ws`, `grpc` and `sse`
@@ -8,14 +8,14 @@
 
 mod auth;
 mod codec;
-mod conversation;
 mod grpc;
 mod origin;
 mod rest;
 mod settings;
 mod sse;
 mod status;
-mod stream_log;
+mod stream;
+mod stream_record;
 mod ws;
 
 pub use grpc::service as grpc_service;
@@ -32,10 +32,10 @@ use crate::session::Gateway;
 
 /// What every door needs; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Doors {
+pub struct TransportContext {
     /// The core.
     pub gateway: Gateway,
-    /// Deadlines, limits and switches of the doors.
+    /// Deadlines, limits and switches of the transports.
     pub settings: Arc<Settings>,
     /// Cancelled when the gateway begins to shut down.
     pub draining: CancellationToken,

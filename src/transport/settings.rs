@@ -1,4 +1,4 @@
-//! Deadlines, limits and switches of the doors.
+//! Deadlines, limits and switches of the transports.
 
 use std::time::Duration;
 

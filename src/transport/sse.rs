@@ -17,11 +17,11 @@ use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    Doors, codec,
-    conversation::{Conversation, ListenOnly, Output},
+    TransportContext, codec,
     rest::{Answer, Params, Refusal},
     status,
-    stream_log::{Close, StreamLog},
+    stream::{ClientStream, ListenOnly, Outbound},
+    stream_record::{Close, StreamRecord},
 };
 use crate::session::{Epoch, Event, Position};
 
@@ -39,19 +39,25 @@ use crate::session::{Epoch, Event, Position};
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn events(State(doors): State<Doors>, request: Request) -> Answer<Response> {
+pub(super) async fn events(
+    State(context): State<TransportContext>,
+    request: Request,
+) -> Answer<Response> {
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let position = position(&params, &request)?;
-    let (attachment, opened) = doors.gateway.attach(&token, position.as_ref()).await?;
+    let (subscription, opened) = context.gateway.attach(&token, position.as_ref()).await?;
 
-    let mut log = StreamLog::open("sse", "json");
+    let mut log = StreamRecord::open("sse", "json");
     log.attached(opened.session.id);
     let epoch = opened.session.epoch.clone();
-    let conversation =
-        Conversation::attached(doors.gateway.clone(), Arc::clone(&doors.settings), attachment);
-    let first = Some(Output::Opened(Box::new(opened)));
-    let feed = Feed { doors, conversation, epoch, first, log };
+    let conversation = ClientStream::attached(
+        context.gateway.clone(),
+        Arc::clone(&context.settings),
+        subscription,
+    );
+    let first = Some(Outbound::Opened(Box::new(opened)));
+    let feed = Feed { context, conversation, epoch, first, log };
     Ok(response(Body::from_stream(stream::unfold(Some(feed), |feed| async { feed?.next().await }))))
 }
 
@@ -75,50 +81,50 @@ fn response(body: Body) -> Response {
 }
 
 struct Feed {
-    doors: Doors,
-    conversation: Conversation,
+    context: TransportContext,
+    conversation: ClientStream,
     epoch: Epoch,
-    first: Option<Output>,
-    log: StreamLog,
+    first: Option<Outbound>,
+    log: StreamRecord,
 }
 
 impl Feed {
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Option<Self>)> {
-        let output = match self.first.take() {
-            Some(output) => output,
+        let outbound = match self.first.take() {
+            Some(outbound) => outbound,
             None => self.conversation.next(&mut ListenOnly).await,
         };
-        if let Output::End(end) = &output {
+        if let Outbound::End(end) = &outbound {
             let row = |kind| (status::told(kind).close, kind.code());
             let (code, reason) = end.as_ref().err().map_or((1000, "ok"), |error| row(error.kind()));
             self.log.closes(Close::Code(code, reason));
         }
-        let bytes = self.event(&output)?;
-        let over = matches!(output, Output::End(_));
+        let bytes = self.event(&outbound)?;
+        let over = matches!(outbound, Outbound::End(_));
         Some((Ok(bytes), (!over).then_some(self)))
     }
 
     /// The lines of an event; `None` if there is nothing left to say.
-    fn event(&mut self, output: &Output) -> Option<Bytes> {
-        if matches!(output, Output::Heartbeat) {
+    fn event(&mut self, outbound: &Outbound) -> Option<Bytes> {
+        if matches!(outbound, Outbound::Heartbeat) {
             return Some(Bytes::from_static(b": keep-alive\n\n"));
         }
         self.log.sent();
-        let limits = self.doors.gateway.settings();
-        let frame = codec::response(output, limits, self.doors.settings.heartbeat)?;
+        let limits = self.context.gateway.settings();
+        let frame = codec::response(outbound, limits, self.context.settings.heartbeat)?;
         let data = codec::json(&frame).ok()?;
-        let fields = self.fields(output);
+        let fields = self.fields(outbound);
         Some(Bytes::from(format!("{fields}data: {data}\n\n")))
     }
 
-    fn fields(&self, output: &Output) -> String {
-        match output {
-            Output::Opened(opened) => format!("id: {}\n", opened.position),
-            Output::Event(Event::Message(message)) => {
+    fn fields(&self, outbound: &Outbound) -> String {
+        match outbound {
+            Outbound::Opened(opened) => format!("id: {}\n", opened.position),
+            Outbound::Event(Event::Message(message)) => {
                 let position = Position { epoch: self.epoch.clone(), seq: message.seq };
                 format!("id: {position}\n")
             }
-            Output::Event(Event::GoAway(after)) => format!("retry: {}\n", after.as_millis()),
+            Outbound::Event(Event::GoAway(after)) => format!("retry: {}\n", after.as_millis()),
             _ => String::new(),
         }
     }

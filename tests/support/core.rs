@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Attachment, Draft, Event, Gateway, Message, Responder, Role, Settings, Status, Store, Token,
+    Event, Gateway, Message, NewMessage, Responder, Role, Settings, Status, Store, Subscription,
+    Token,
 };
 
 /// The core on this store, with this responder.
@@ -13,18 +14,18 @@ pub async fn core<S: Store>(store: &Arc<S>, responder: impl Responder) -> Gatewa
 }
 
 /// A new session, somebody who watches it, and its secret.
-pub async fn watched(gateway: &Gateway) -> (Attachment, Token) {
+pub async fn watched(gateway: &Gateway) -> (Subscription, Token) {
     let token = gateway.create_token("Ada").await.unwrap().token;
     (gateway.attach(&token, None).await.unwrap().0, token)
 }
 
 /// What a visitor says, under no id.
-pub fn draft(text: &str) -> Draft {
-    Draft::parse(text, None, 1000).unwrap()
+pub fn draft(text: &str) -> NewMessage {
+    NewMessage::parse(text, None, 1000).unwrap()
 }
 
 /// The next committed reply.
-pub async fn next_reply(attachment: &mut Attachment) -> Arc<Message> {
+pub async fn next_reply(attachment: &mut Subscription) -> Arc<Message> {
     loop {
         if let Event::Message(message) = attachment.next().await.unwrap()
             && message.in_reply_to().is_some()

@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use duologue::{
     session::{
-        Appended, Checkpoint, Entry, Error, ErrorKind, NewSession, Page, Result, Session,
-        SessionId, Snapshot, Store, Swept, Terms, Timestamp, TokenHash, Unfinished,
+        AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, NewSession, Page, Result,
+        Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
     },
     store::MemoryStore,
 };
@@ -150,7 +150,7 @@ impl Store for Late {
         self.inner.sweep(now, limit).await
     }
 
-    async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+    async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {
         self.may_panic(Call::Append);
         let refusal = self.refuse_appends.lock().unwrap().pop();
         if let Some(kind) = refusal {

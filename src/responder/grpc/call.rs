@@ -10,10 +10,10 @@ use proto::{respond_response::Event, responder_service_client::ResponderServiceC
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Streaming};
 
-use super::{MAX_FRAME, Shared, channel::Connection, failure::Failed};
+use super::{MAX_FRAME, Shared, channel::Connection, failure::UpstreamError};
 use crate::{
     proto,
-    responder::{Reason, admission::Place},
+    responder::{Reason, limiter::Permit},
 };
 
 /// A bot that has said its outcome gets so long to end the call by itself.
@@ -29,7 +29,7 @@ pub(super) struct Call {
     chunk_timeout: Duration,
     /// The reply has to be over by then.
     total: Instant,
-    _place: Place,
+    _permit: Permit,
 }
 
 type Frames = Streaming<proto::RespondResponse>;
@@ -47,8 +47,8 @@ impl Call {
         shared: &Shared,
         request: proto::RespondRequest,
         total: Instant,
-        place: Place,
-    ) -> Result<Self, Failed> {
+        permit: Permit,
+    ) -> Result<Self, UpstreamError> {
         let settings = &shared.settings;
         let (connection, taken) = Limit::total(total).within(shared.channel.connected()).await?;
         let mut answer = pin!(ask(shared, connection, request, total));
@@ -67,15 +67,16 @@ impl Call {
             None => Limit::first_content(due, total).within(answer).await?,
         };
         let chunk_timeout = settings.chunk_timeout;
-        Ok(Self { frames, spoke: false, due, chunk_timeout, total, _place: place })
+        Ok(Self { frames, spoke: false, due, chunk_timeout, total, _permit: permit })
     }
 
     /// What the bot says next; `None` is a sign of life.
-    pub(super) async fn next(&mut self) -> Result<Option<Event>, Failed> {
+    pub(super) async fn next(&mut self) -> Result<Option<Event>, UpstreamError> {
         let (limit, spoke) = (self.limit(), self.spoke);
-        let frame = self.frames.message().map_err(|status| Failed::of_status(&status, spoke));
+        let frame =
+            self.frames.message().map_err(|status| UpstreamError::of_status(&status, spoke));
         let Some(proto::RespondResponse { event }) = limit.within(frame).await? else {
-            return Err(Failed::new(Reason::Truncated, "the call ended without an outcome"));
+            return Err(UpstreamError::new(Reason::Truncated, "the call ended without an outcome"));
         };
         self.spoke |= matches!(&event, Some(Event::Delta(delta)) if !delta.text.is_empty());
         if self.spoke {
@@ -109,7 +110,7 @@ async fn ask(
     connection: Connection,
     request: proto::RespondRequest,
     total: Instant,
-) -> Result<Frames, Failed> {
+) -> Result<Frames, UpstreamError> {
     let mut request = Request::new(request);
     request.set_timeout(total.saturating_duration_since(Instant::now()));
     if let Some(authorization) = &shared.authorization {
@@ -118,7 +119,7 @@ async fn ask(
     let origin = shared.settings.endpoint.uri().clone();
     let client = ResponderServiceClient::with_origin(connection, origin);
     let answered = client.max_decoding_message_size(MAX_FRAME).respond(request).await;
-    Ok(answered.map_err(|status| Failed::of_status(&status, false))?.into_inner())
+    Ok(answered.map_err(|status| UpstreamError::of_status(&status, false))?.into_inner())
 }
 
 impl Limit {
@@ -141,8 +142,8 @@ impl Limit {
 
     pub(super) async fn within<T>(
         self,
-        work: impl Future<Output = Result<T, Failed>>,
-    ) -> Result<T, Failed> {
+        work: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
         match timeout_at(self.at, work).await {
             Ok(Ok(done)) => Ok(done),
             // A bot that knows how long it has may look at its clock before this does.
@@ -151,9 +152,9 @@ impl Limit {
         }
     }
 
-    fn passed(self) -> Failed {
+    fn passed(self) -> UpstreamError {
         let is_taken = self.otherwise != Reason::Overloaded;
         let cause = if is_taken { "the time is up" } else { "the bot takes no further call" };
-        Failed::new(self.otherwise, cause)
+        UpstreamError::new(self.otherwise, cause)
     }
 }

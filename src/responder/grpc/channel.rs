@@ -22,7 +22,7 @@ use tower::Service;
 
 use super::{
     connect::{Connector, Sender},
-    failure::Failed,
+    failure::UpstreamError,
     status,
 };
 
@@ -30,7 +30,7 @@ const OURSELVES: HeaderValue =
     HeaderValue::from_static(concat!("duologue/", env!("CARGO_PKG_VERSION")));
 
 /// An attempt to connect, under way or over.
-type Attempt = Shared<BoxFuture<'static, Result<Sender, Failed>>>;
+type Attempt = Shared<BoxFuture<'static, Result<Sender, UpstreamError>>>;
 
 /// See the module.
 pub(super) struct Channel {
@@ -44,7 +44,7 @@ impl Channel {
     }
 
     /// The connection for one call, once there is one; and what tells when the bot takes it.
-    pub(super) async fn connected(&self) -> Result<(Connection, Receiver<()>), Failed> {
+    pub(super) async fn connected(&self) -> Result<(Connection, Receiver<()>), UpstreamError> {
         let attempt = self.attempt();
         let (taken, tells) = oneshot::channel();
         Ok((Connection { sender: attempt.await?, taken: Some(taken) }, tells))
@@ -96,7 +96,7 @@ impl Service<Request<Body>> for Connection {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request.headers_mut().insert(USER_AGENT, OURSELVES);
         let taken = self.taken.take();
-        let request = request.map(|body| Body::new(Telling { body, taken }));
+        let request = request.map(|body| Body::new(ObservedBody { body, taken }));
         let answer = self.sender.send_request(request);
         async { Ok(status::checked(answer.await?)?) }.boxed()
     }
@@ -104,12 +104,12 @@ impl Service<Request<Body>> for Connection {
 
 /// A body that tells when it is asked for: HTTP/2 does so once the bot takes one stream more
 /// (RFC 9113, section 5.1.2) and has room for its first byte.
-struct Telling {
+struct ObservedBody {
     body: Body,
     taken: Option<oneshot::Sender<()>>,
 }
 
-impl http_body::Body for Telling {
+impl http_body::Body for ObservedBody {
     type Data = Bytes;
     type Error = Status;
 

@@ -23,8 +23,8 @@ use tokio_rustls::{
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
-use super::{Settings, failure::Failed};
-use crate::responder::{Reason, authorities};
+use super::{Settings, failure::UpstreamError};
+use crate::responder::{Reason, tls_roots};
 
 /// Many small frames that wait unread are counted against a budget which grows with it,
 /// and the connection is cut when that is used up.
@@ -79,11 +79,11 @@ impl Connector {
     }
 
     /// A new connection, within the connect timeout.
-    pub(super) async fn connect(&self) -> Result<Sender, Failed> {
+    pub(super) async fn connect(&self) -> Result<Sender, UpstreamError> {
         match timeout(self.timeout, self.attempt()).await {
             Ok(Ok(sender)) => Ok(sender),
-            Ok(Err(error)) => Err(Failed::of_connecting(&*error)),
-            Err(_) => Err(Failed::passing(Reason::ConnectTimeout, "the time is up")),
+            Ok(Err(error)) => Err(UpstreamError::of_connecting(&*error)),
+            Err(_) => Err(UpstreamError::passing(Reason::ConnectTimeout, "the time is up")),
         }
     }
 
@@ -133,8 +133,8 @@ fn tcp(timeout: Duration) -> HttpConnector {
 
 fn tls(settings: &Settings) -> Result<(TlsConnector, ServerName<'static>), String> {
     let roots = match &settings.ca_cert {
-        Some(path) => authorities::roots(path).map_err(|line| format!("--bot-ca-cert {line}"))?,
-        None => authorities::of_system()?,
+        Some(path) => tls_roots::roots(path).map_err(|line| format!("--bot-ca-cert {line}"))?,
+        None => tls_roots::of_system()?,
     };
     let host = settings.endpoint.uri().host().unwrap_or_default().trim_matches(['[', ']']);
     let name = ServerName::try_from(host.to_owned());

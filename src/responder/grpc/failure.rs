@@ -9,10 +9,9 @@ use tonic_types::StatusExt as _;
 use crate::{
     proto,
     responder::{
-        Reason,
-        discretion::{self, Vocabulary},
-        retry,
-        words::shorten,
+        Reason, backoff,
+        redact::{self, Vocabulary},
+        sanitize::shorten,
     },
     session::{Failure, Name},
 };
@@ -23,7 +22,7 @@ const MAX_SENTENCE: usize = 500;
 
 /// A call that failed.
 #[derive(Clone, Debug)]
-pub(super) struct Failed {
+pub(super) struct UpstreamError {
     pub(super) reason: Reason,
     /// In our words, for the log alone.
     pub(super) cause: String,
@@ -35,7 +34,7 @@ pub(super) struct Failed {
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Failed {
+impl UpstreamError {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
         let (cause, said) = (cause.to_string(), String::new());
         Self { reason, cause, said, passes: false, retry_after: None }
@@ -56,7 +55,7 @@ impl Failed {
     /// What a status comes to, of a call that had brought text or not.
     pub(super) fn of_status(status: &Status, spoke: bool) -> Self {
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let retry_after = asked.map(|asked| asked.min(retry::MAX_RETRY_AFTER));
+        let retry_after = asked.map(|asked| asked.min(backoff::MAX_RETRY_AFTER));
         // What the library says of a connection has a source, what the bot says has none.
         let lost = status.source();
         let (reason, passes) = match status.code() {
@@ -93,7 +92,7 @@ impl Failed {
         if self.said.is_empty() {
             return self.cause.clone();
         }
-        format!("{}: {}", self.cause, discretion::logged(&self.said, &Vocabulary::default()))
+        format!("{}: {}", self.cause, redact::logged(&self.said, &Vocabulary::default()))
     }
 }
 

@@ -10,7 +10,7 @@ mod call;
 mod channel;
 mod connect;
 mod failure;
-mod reply;
+mod reply_stream;
 mod settings;
 mod status;
 
@@ -22,12 +22,12 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
     proto,
-    responder::admission::Admission,
+    responder::limiter::Limiter,
     session::{History, Message, Prompt, Reply, Responder, estimate_tokens},
 };
 use channel::Channel;
 use connect::Connector;
-use reply::Answer;
+use reply_stream::ReplyStream;
 pub use settings::{Endpoint, Settings};
 
 /// Bytes of text of the messages that a bot is shown.
@@ -50,7 +50,7 @@ struct Shared {
     settings: Settings,
     channel: Channel,
     authorization: Option<MetadataValue<Ascii>>,
-    admission: Admission,
+    limiter: Limiter,
 }
 
 impl Bot {
@@ -69,9 +69,9 @@ impl Bot {
             value.set_sensitive(true);
             Ok::<_, String>(value)
         });
-        let admission = Admission::new(settings.capacity);
+        let limiter = Limiter::new(settings.capacity);
         let authorization = authorization.transpose()?;
-        Ok(Self(Arc::new(Shared { settings, channel, authorization, admission })))
+        Ok(Self(Arc::new(Shared { settings, channel, authorization, limiter })))
     }
 }
 
@@ -88,7 +88,7 @@ impl Responder for Bot {
             // A bot that wants no history remembers by itself.
             context_trimmed: is_trimmed(&prompt) && self.0.settings.history > 0,
             input_tokens: Some(tokens.fold(0, u32::saturating_add)),
-            chunks: Answer::new(&self.0, prompt).chunks(),
+            chunks: ReplyStream::new(&self.0, prompt).chunks(),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::responder::{Capacity, authorities, settings::check_timeouts};
+use crate::responder::{Capacity, settings::check_timeouts, tls_roots};
 
 /// A bot, and how it is called.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ impl Settings {
             .validate()
             .map_err(|(name, problem)| format!("--bot-{} {problem}", name.replace('_', "-")))?;
         if let Some(path) = self.ca_cert.as_ref().filter(|_| self.endpoint.is_tls()) {
-            authorities::read(path).map_err(|line| format!("--bot-ca-cert {line}"))?;
+            tls_roots::read(path).map_err(|line| format!("--bot-ca-cert {line}"))?;
         }
         if self.ca_cert.is_some() && !self.endpoint.is_tls() {
             return Err("--bot-ca-cert needs an https:// --bot-endpoint".into());

@@ -9,7 +9,8 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    answer::Answer, context::Line, failure::Failed, settings::Settings, upstream::Upstream,
+    context::ChatMessage, failure::UpstreamError, response::ResponseStream, settings::Settings,
+    upstream::Upstream,
 };
 use crate::{responder::Reason, session::estimate_tokens};
 
@@ -38,7 +39,7 @@ pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Res
         writeln!(out, "upstream `{}`: {}, model {model}", one.name, one.endpoint)?;
         let until = Instant::now() + settings.total_timeout;
         let probed = timeout_at(until, probe(&upstream, out)).await;
-        let too_late = || Failed::new(Reason::TotalTimeout, "the total timeout is over");
+        let too_late = || UpstreamError::new(Reason::TotalTimeout, "the total timeout is over");
         let verdict = match probed.unwrap_or_else(|_| Ok(Err(too_late())))? {
             Ok(findings) => findings.verdict(),
             Err(failed) => {
@@ -76,7 +77,7 @@ impl Findings {
     }
 }
 
-type Probed = io::Result<Result<Findings, Failed>>;
+type Probed = io::Result<Result<Findings, UpstreamError>>;
 
 async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
     let mut found = Findings::default();
@@ -152,9 +153,9 @@ struct Short {
 }
 
 impl Short {
-    async fn ask(upstream: &Upstream) -> Result<Self, Failed> {
+    async fn ask(upstream: &Upstream) -> Result<Self, UpstreamError> {
         let asked = Instant::now();
-        let (mut answer, first) = begin(upstream, SHORT).await?;
+        let (mut response_stream, first) = begin(upstream, SHORT).await?;
         let until_first = asked.elapsed();
         let mut last = Instant::now();
         let (mut size, mut estimate) = (0, 0_u32);
@@ -164,14 +165,14 @@ impl Short {
             size += more.len();
             estimate = estimate.saturating_add(estimate_tokens(&more));
             if size > MAX_ANSWER {
-                return Err(Failed::new(
+                return Err(UpstreamError::new(
                     Reason::Protocol,
                     "the answer to a short question is endless",
                 ));
             }
-            text = answer.next().await?;
+            text = response_stream.next().await?;
         }
-        let usage = answer.usage();
+        let usage = response_stream.usage();
         Ok(Self {
             until_first,
             saying: last.saturating_duration_since(asked + until_first),
@@ -179,7 +180,7 @@ impl Short {
             tokens: usage.map_or(estimate, |usage| usage.output_tokens),
             exact: usage.is_some(),
             input_tokens: usage.map_or(0, |usage| usage.input_tokens),
-            finish_reason: answer.finish_reason().map(|reason| reason.as_ref().into()),
+            finish_reason: response_stream.finish_reason().map(|reason| reason.as_ref().into()),
         })
     }
 
@@ -210,24 +211,27 @@ struct Stop {
     whole: bool,
 }
 
-async fn stop(upstream: &Upstream) -> Result<Stop, Failed> {
-    let (answer, first) = begin(upstream, LONG).await?;
+async fn stop(upstream: &Upstream) -> Result<Stop, UpstreamError> {
+    let (response_stream, first) = begin(upstream, LONG).await?;
     let whole = first.is_none();
-    drop(answer);
+    drop(response_stream);
     let again = Instant::now();
     begin(upstream, SHORT).await?;
     Ok(Stop { again: again.elapsed(), whole })
 }
 
-async fn begin(upstream: &Upstream, text: &str) -> Result<(Answer, Option<String>), Failed> {
-    let lines = [Line { role: "user", content: text.into() }];
-    let place = upstream.enter(Duration::ZERO).await;
-    let place = place.map_err(|refused| Failed::new(refused.reason(), refused))?;
+async fn begin(
+    upstream: &Upstream,
+    text: &str,
+) -> Result<(ResponseStream, Option<String>), UpstreamError> {
+    let lines = [ChatMessage { role: "user", content: text.into() }];
+    let permit = upstream.acquire(Duration::ZERO).await;
+    let permit = permit.map_err(|refused| UpstreamError::new(refused.reason(), refused))?;
     // The whole check has the limit of a reply.
     let total = Instant::now() + A_DAY;
-    let mut answer = upstream.ask(&lines, total, place, false).await?;
-    let first = answer.next().await?;
-    Ok((answer, first))
+    let mut response_stream = upstream.ask(&lines, total, permit, false).await?;
+    let first = response_stream.next().await?;
+    Ok((response_stream, first))
 }
 
 const fn advice(reason: Reason) -> &'static str {
@@ -251,7 +255,7 @@ const fn advice(reason: Reason) -> &'static str {
         Reason::Failed => "it reports an error",
         Reason::Protocol => "it does not stream chat completions as OpenAI does",
         Reason::ContextTooLong => "its context is too small for a single sentence",
-        Reason::Overloaded => "no place became free",
+        Reason::Overloaded => "no permit became free",
     }
 }
 

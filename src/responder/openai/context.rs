@@ -17,7 +17,7 @@ const PER_MESSAGE: u32 = 4;
 
 /// A message as the model reads it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Line<'a> {
+pub(super) struct ChatMessage<'a> {
     pub(super) role: &'static str,
     pub(super) content: Cow<'a, str>,
 }
@@ -94,16 +94,16 @@ impl Context {
     }
 
     /// What is sent.
-    pub(super) fn lines(&self) -> Vec<Line<'_>> {
+    pub(super) fn lines(&self) -> Vec<ChatMessage<'_>> {
         let mut lines = Vec::with_capacity(2 * (self.turns.len() - self.from) + 2);
         if let Some(system) = &self.system {
-            lines.push(Line { role: "system", content: system.as_str().into() });
+            lines.push(ChatMessage { role: "system", content: system.as_str().into() });
         }
         for (turn, _) in &self.turns[self.from..] {
-            lines.push(Line { role: "user", content: turn.question.text.as_ref().into() });
-            lines.push(Line { role: "assistant", content: turn.reply.text.as_ref().into() });
+            lines.push(ChatMessage { role: "user", content: turn.question.text.as_ref().into() });
+            lines.push(ChatMessage { role: "assistant", content: turn.reply.text.as_ref().into() });
         }
-        lines.push(Line { role: "user", content: self.last.text.as_ref().into() });
+        lines.push(ChatMessage { role: "user", content: self.last.text.as_ref().into() });
         lines
     }
 
@@ -158,11 +158,11 @@ mod tests {
     /// Questions and replies; the last question has none yet.
     fn prompt(turns: &[(&str, &str)], last: &str) -> Prompt {
         let mut history = Vec::new();
-        for (question, answer) in turns {
+        for (question, response_stream) in turns {
             let seq = u32::try_from(history.len()).unwrap() + 1;
             let question = user(seq, question);
             history.push(Arc::clone(&question));
-            history.push(reply(seq + 1, answer, &question, Status::Complete));
+            history.push(reply(seq + 1, response_stream, &question, Status::Complete));
         }
         let message = user(u32::try_from(history.len()).unwrap() + 1, last);
         Prompt {

@@ -12,12 +12,12 @@ use std::{
 use super::wire::ErrorBody;
 use crate::responder::{
     Reason,
-    discretion::{self, Vocabulary},
+    redact::{self, Vocabulary},
 };
 
 /// An attempt that failed.
 #[derive(Clone, Debug)]
-pub(super) struct Failed {
+pub(super) struct UpstreamError {
     pub(super) reason: Reason,
     /// In our words, for the log alone.
     pub(super) cause: String,
@@ -33,7 +33,7 @@ pub(super) struct Failed {
     pub(super) is_lost: bool,
 }
 
-impl Failed {
+impl UpstreamError {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
         let (cause, said) = (cause.to_string(), String::new());
         Self { reason, cause, said, retry_after: None, is_empty: false, is_lost: false }
@@ -50,7 +50,7 @@ impl Failed {
         let is_lost = reason == Reason::Unavailable && causes(&error).any(is_lost_connection);
         // What a server says while it goes away stands in it, too.
         let said = in_full(&error.without_url());
-        Self { said, is_lost, ..Self::new(reason, "the exchange failed") }
+        Self { said, is_lost, ..Self::new(reason, "the attempts failed") }
     }
 
     /// What an upstream's own words come to.
@@ -70,7 +70,7 @@ impl Failed {
         if self.said.is_empty() {
             return self.cause.clone();
         }
-        format!("{}: {}", self.cause, discretion::logged(&self.said, own))
+        format!("{}: {}", self.cause, redact::logged(&self.said, own))
     }
 
     /// The same upstream may answer if it is asked again.
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn reason(status: Option<u16>, body: &str) -> Reason {
-        Failed::of_upstream(status, &ErrorBody::read(body.as_bytes())).reason
+        UpstreamError::of_upstream(status, &ErrorBody::read(body.as_bytes())).reason
     }
 
     #[test]

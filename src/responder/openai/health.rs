@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::responder::{Reason, retry};
+use crate::responder::{Reason, backoff};
 
 /// An upstream that fails for a reason which does not pass is left alone for so long, if
 /// there is another.
@@ -55,7 +55,7 @@ impl Health {
             | Reason::Protocol => {
                 state.answered = false;
                 state.failures = state.failures.saturating_add(1);
-                retry::back_off(state.failures)
+                backoff::jittered(state.failures)
             }
         };
         state.avoid_until = state.avoid_until.max(Some(Instant::now() + avoid));
@@ -75,7 +75,7 @@ impl Health {
     pub(super) fn probe(&self) {
         let mut state = self.state();
         if state.failures > 0 {
-            let until = Instant::now() + retry::back_off(state.failures);
+            let until = Instant::now() + backoff::jittered(state.failures);
             state.avoid_until = state.avoid_until.max(Some(until));
         }
     }

@@ -3,9 +3,9 @@
 //!
 //! - `settings`, `file`: which upstreams, and how they are used.
 //! - `context`: which part of the conversation is sent.
-//! - `exchange`: one reply (attempts, the next upstream, giving up). `health`: what is
+//! - `attempts`: one reply (attempts, the next upstream, giving up). `health`: what is
 //!   remembered of an upstream.
-//! - `upstream`: one upstream and its connections. `answer`, `alarm`: one
+//! - `upstream`: one upstream and its connections. `answer`, `timer`: one
 //!   answer of it (timeouts, its end). `sse`, `wire`: bytes into events, events into pieces.
 //! - `failure`: what its errors come to. `report`: the log.
 //! - `check`: tries an upstream and says how it behaves.
@@ -13,15 +13,15 @@
 //! The client is our own rather than one of the ready-made: those ask again by themselves,
 //! also after half an answer, or take an end for a good one.
 
-mod alarm;
-mod answer;
+mod attempts;
 mod check;
 mod context;
-mod exchange;
+mod deadline_timer;
 mod failure;
 pub mod file;
 mod health;
 mod report;
+mod response;
 pub mod settings;
 mod sse;
 mod upstream;
@@ -35,8 +35,8 @@ pub use check::check;
 pub use settings::{Defaults, Endpoint, Settings, UpstreamSettings};
 
 use self::{
+    attempts::{Attempts, ReplyStream},
     context::{Budget, Context},
-    exchange::{Exchange, Speech},
     report::Report,
     upstream::Upstream,
 };
@@ -100,18 +100,18 @@ impl Responder for OpenAi {
         Reply {
             context_trimmed: context.is_trimmed(),
             input_tokens: Some(context.tokens()),
-            chunks: chunks(Exchange::new(Arc::clone(&self.pool), context, report)),
+            chunks: chunks(Attempts::new(Arc::clone(&self.pool), context, report)),
         }
     }
 }
 
 /// Dropping it drops what it holds at the time: a wait, a request, an answer.
-fn chunks(exchange: Exchange) -> Chunks {
-    let said = stream::once(exchange.begin()).flat_map(|(first, speech)| {
-        let rest = stream::unfold(speech.map(Box::new), async |speech| {
-            let mut speech: Box<Speech> = speech?;
-            let (chunk, is_over) = speech.next().await;
-            Some((chunk, (!is_over).then_some(speech)))
+fn chunks(attempts: Attempts) -> Chunks {
+    let said = stream::once(attempts.begin()).flat_map(|(first, reply)| {
+        let rest = stream::unfold(reply.map(Box::new), async |reply| {
+            let mut reply: Box<ReplyStream> = reply?;
+            let (chunk, is_over) = reply.next().await;
+            Some((chunk, (!is_over).then_some(reply)))
         });
         stream::iter(first).chain(rest)
     });

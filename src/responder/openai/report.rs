@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{answer::Answer, failure::Failed, upstream::Upstream};
+use super::{failure::UpstreamError, response::ResponseStream, upstream::Upstream};
 use crate::session::{MessageId, SessionId, estimate_tokens};
 
 /// Written to the log when it is dropped, which is when the reply ends, however it does.
@@ -47,7 +47,7 @@ impl Report {
     }
 
     /// An attempt has failed; not what becomes of the reply.
-    pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &Failed) {
+    pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &UpstreamError) {
         let cause = failed.in_log(upstream.vocabulary());
         tracing::warn!(
             session = %self.session,
@@ -71,9 +71,13 @@ impl Report {
     }
 
     /// The upstream came to an end.
-    pub(super) fn ended(&mut self, answer: &Answer, failed: Option<&Failed>) {
+    pub(super) fn ended(
+        &mut self,
+        response_stream: &ResponseStream,
+        failed: Option<&UpstreamError>,
+    ) {
         self.status = failed.map_or("complete", |failed| failed.reason.code());
-        if let Some(usage) = answer.usage() {
+        if let Some(usage) = response_stream.usage() {
             self.input_tokens = usage.input_tokens;
             self.output_tokens = usage.output_tokens;
             self.estimated = usage.estimated;
@@ -81,7 +85,7 @@ impl Report {
     }
 
     /// None did answer.
-    pub(super) fn gave_up(&mut self, failed: &Failed) {
+    pub(super) fn gave_up(&mut self, failed: &UpstreamError) {
         self.status = failed.reason.code();
     }
 }

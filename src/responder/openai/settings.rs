@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::wire::RESERVED;
 use crate::{
-    responder::{Capacity, authorities, settings::check_timeouts},
+    responder::{Capacity, settings::check_timeouts, tls_roots},
     session::Name,
 };
 
@@ -184,7 +184,7 @@ impl UpstreamSettings {
             return Err("ca_cert needs a base URL with https://".into());
         }
         if let Some(path) = &self.ca_cert {
-            authorities::read(path).map_err(|line| format!("ca_cert {line}"))?;
+            tls_roots::read(path).map_err(|line| format!("ca_cert {line}"))?;
         }
         if retries > 10 {
             return Err("retries must not be more than 10".into());

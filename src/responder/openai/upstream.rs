@@ -10,19 +10,18 @@ use reqwest::{Certificate, Client, Response, redirect, retry as client_retry};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    answer::{Answer, Limits},
-    context::Line,
-    failure::{self, Failed},
+    context::ChatMessage,
+    failure::{self, UpstreamError},
     health::Health,
+    response::{Limits, ResponseStream},
     settings::UpstreamSettings,
     wire::{self, ErrorBody, Parameters},
 };
 use crate::responder::{
-    Reason,
-    admission::{Admission, Place, Refused},
-    authorities,
-    discretion::Vocabulary,
-    retry,
+    Reason, backoff,
+    limiter::{Limiter, LimiterError, Permit},
+    redact::Vocabulary,
+    tls_roots,
 };
 
 /// As much of an error's body as is read.
@@ -39,7 +38,7 @@ pub(super) struct Upstream {
     client: Client,
     /// For requests on a connection of their own.
     fresh: Client,
-    admission: Admission,
+    limiter: Limiter,
     health: Health,
     vocabulary: Vocabulary,
 }
@@ -64,7 +63,7 @@ impl Upstream {
             },
             client,
             fresh,
-            admission: Admission::new(defaults.capacity),
+            limiter: Limiter::new(defaults.capacity),
             health: Health::default(),
             vocabulary: Vocabulary::of(names),
             settings,
@@ -81,7 +80,7 @@ impl Upstream {
 
     /// How long it wants to be left alone.
     pub(super) fn cooldown(&self) -> Duration {
-        self.admission.cooldown()
+        self.limiter.cooldown()
     }
 
     /// Another one should be asked, if there is one.
@@ -106,12 +105,12 @@ impl Upstream {
 
     /// It wants to be left alone for so long.
     pub(super) fn cool_down(&self, asked: Duration) {
-        self.admission.cool_down(asked);
+        self.limiter.cool_down(asked);
     }
 
     /// Waits this long, and for a place.
-    pub(super) async fn enter(&self, back_off: Duration) -> Result<Place, Refused> {
-        self.admission.enter(back_off).await
+    pub(super) async fn acquire(&self, backoff: Duration) -> Result<Permit, LimiterError> {
+        self.limiter.acquire(backoff).await
     }
 
     /// Asks, on a new connection or on one that was kept, and gives the answer once its head
@@ -119,11 +118,11 @@ impl Upstream {
     /// upstream at once, wherever it is.
     pub(super) async fn ask(
         &self,
-        lines: &[Line<'_>],
+        lines: &[ChatMessage<'_>],
         total: Instant,
-        place: Place,
+        permit: Permit,
         reconnects: bool,
-    ) -> Result<Answer, Failed> {
+    ) -> Result<ResponseStream, UpstreamError> {
         self.health.probe();
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
         let client = if reconnects { &self.fresh } else { &self.client };
@@ -134,27 +133,28 @@ impl Upstream {
             total,
             accept_missing_finish_reason: self.settings.defaults.accept_missing_finish_reason,
         };
-        Ok(Answer::new(response, limits, place))
+        Ok(ResponseStream::new(response, limits, permit))
     }
 
     async fn post(
         &self,
         client: &Client,
-        lines: &[Line<'_>],
+        lines: &[ChatMessage<'_>],
         limit: Instant,
-    ) -> Result<Response, Failed> {
+    ) -> Result<Response, UpstreamError> {
         let body = wire::request(&self.parameters, lines)
-            .map_err(|error| Failed::new(Reason::Rejected, error))?;
-        let late = |_| Failed::new(Reason::FirstContentTimeout, "no status came");
+            .map_err(|error| UpstreamError::new(Reason::Rejected, error))?;
+        let late = |_| UpstreamError::new(Reason::FirstContentTimeout, "no status came");
         let sent = client.post(self.settings.endpoint.url().clone()).body(body).send();
         let response = timeout_at(limit, sent).await.map_err(late)?;
-        let response = response.map_err(|error| Failed::of_client(error, Reason::Unavailable))?;
+        let response =
+            response.map_err(|error| UpstreamError::of_client(error, Reason::Unavailable))?;
         let status = response.status();
         let is_json = is_of_type(&response, b"application/json");
         if status == 200 && !is_json {
             return if is_readable(&response) { Ok(response) } else { Err(no_stream()) };
         }
-        let retry_after = retry::asked_for(response.headers(), SystemTime::now());
+        let retry_after = backoff::asked_for(response.headers(), SystemTime::now());
         let patience = limit.min(Instant::now() + self.settings.defaults.chunk_timeout);
         let body = timeout_at(patience, beginning(response)).await.unwrap_or_default();
         let body = ErrorBody::read(&body);
@@ -162,7 +162,7 @@ impl Upstream {
             return Err(no_stream());
         }
         let status = (status != 200).then_some(status.as_u16());
-        Err(Failed { retry_after, ..Failed::of_upstream(status, &body) })
+        Err(UpstreamError { retry_after, ..UpstreamError::of_upstream(status, &body) })
     }
 
     /// The operator's words, which may stand in a log.
@@ -171,14 +171,14 @@ impl Upstream {
     }
 
     /// Sends what no server takes, to see how it refuses.
-    pub(super) async fn provoke(&self) -> Result<(u16, ErrorBody), Failed> {
+    pub(super) async fn provoke(&self) -> Result<(u16, ErrorBody), UpstreamError> {
         let nonsense = r#"{"model":"duologue-asks-for-no-model","messages":"none","stream":true}"#;
         let sent = self.client.post(self.settings.endpoint.url().clone()).body(nonsense).send();
         let patience = self.settings.defaults.first_content_timeout;
         let response = timeout(patience, sent).await;
         let response = response
-            .map_err(|_| Failed::new(Reason::FirstContentTimeout, "no status came"))?
-            .map_err(|error| Failed::of_client(error, Reason::Unavailable))?;
+            .map_err(|_| UpstreamError::new(Reason::FirstContentTimeout, "no status came"))?
+            .map_err(|error| UpstreamError::of_client(error, Reason::Unavailable))?;
         let status = response.status().as_u16();
         let body = timeout(patience, beginning(response)).await.unwrap_or_default();
         Ok((status, ErrorBody::read(&body)))
@@ -213,8 +213,8 @@ fn client(settings: &UpstreamSettings, idle: usize) -> Result<Client, String> {
         .map_err(|error| format!("no HTTP client can be made: {}", failure::in_full(&error)))
 }
 
-fn no_stream() -> Failed {
-    Failed::new(Reason::Protocol, "the answer is no stream of events")
+fn no_stream() -> UpstreamError {
+    UpstreamError::new(Reason::Protocol, "the answer is no stream of events")
 }
 
 fn is_of_type(response: &Response, name: &[u8]) -> bool {
@@ -245,7 +245,7 @@ fn headers(settings: &UpstreamSettings) -> Result<HeaderMap, String> {
 }
 
 fn authorities(path: &Path) -> Result<Vec<Certificate>, String> {
-    let pem = authorities::read(path).map_err(|line| format!("ca_cert {line}"))?;
+    let pem = tls_roots::read(path).map_err(|line| format!("ca_cert {line}"))?;
     Certificate::from_pem_bundle(&pem).map_err(|error| format!("ca_cert: {error}"))
 }
 

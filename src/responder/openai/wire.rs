@@ -11,10 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
-    context::Line,
+    context::ChatMessage,
     sse::{Event, Kind},
 };
-use crate::{responder::words, session::Usage};
+use crate::{responder::sanitize, session::Usage};
 
 /// What the operator adds to a request, and what is asked of the model.
 #[derive(Clone, Debug, Default)]
@@ -33,11 +33,11 @@ pub(super) const RESERVED: [&str; 3] = ["messages", "stream", "n"];
 /// The body of a request.
 pub(super) fn request(
     parameters: &Parameters,
-    lines: &[Line<'_>],
+    lines: &[ChatMessage<'_>],
 ) -> Result<Bytes, serde_json::Error> {
     #[derive(Serialize)]
     struct Request<'a> {
-        messages: &'a [Line<'a>],
+        messages: &'a [ChatMessage<'a>],
         stream: bool,
         #[serde(flatten)]
         others: Map<String, Value>,
@@ -66,7 +66,7 @@ pub(super) fn request(
 
 /// What one event says.
 #[derive(Debug, PartialEq)]
-pub(super) enum Said {
+pub(super) enum WireEvent {
     /// A piece of the answer, or of what surrounds it.
     Piece(Piece),
     /// The upstream reports an error.
@@ -101,17 +101,19 @@ impl Piece {
 }
 
 /// Reads an event.
-pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
+pub(super) fn read(event: &Event<'_>) -> Result<WireEvent, serde_json::Error> {
     if event.data.trim_ascii() == b"[DONE]" {
-        return Ok(Said::Done);
+        return Ok(WireEvent::Done);
     }
     if event.kind == Kind::Error {
-        return Ok(Said::Error(ErrorBody::read(event.data)));
+        return Ok(WireEvent::Error(ErrorBody::read(event.data)));
     }
     let chunk: Chunk<'_> = match serde_json::from_slice(event.data) {
         Ok(chunk) => chunk,
         // Signs of life, which have a name and say anything, or have nothing to say.
-        Err(_) if event.kind == Kind::Other || event.data.is_empty() => return Ok(Said::Nothing),
+        Err(_) if event.kind == Kind::Other || event.data.is_empty() => {
+            return Ok(WireEvent::Nothing);
+        }
         Err(error) => return Err(error),
     };
     let is_error = chunk.object.is_some_and(|object| object.get() == "\"error\"");
@@ -119,7 +121,7 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
         let body = ErrorBody::read(event.data);
         // Some servers write something for none.
         if is_error || body.says_something() {
-            return Ok(Said::Error(body));
+            return Ok(WireEvent::Error(body));
         }
     }
     let mut piece = Piece { usage: chunk.usage.and_then(tokens), ..Piece::default() };
@@ -135,7 +137,7 @@ pub(super) fn read(event: &Event<'_>) -> Result<Said, serde_json::Error> {
         piece.reasons = thinks(delta.reasoning_content) || thinks(delta.reasoning);
         piece.finish_reason = choice.finish_reason.and_then(reason);
     }
-    Ok(Said::Piece(piece))
+    Ok(WireEvent::Piece(piece))
 }
 
 // What is seldom there, or of no use, is not taken apart: one of these comes per token.
@@ -247,7 +249,7 @@ fn reason(json: &RawValue) -> Option<Arc<str>> {
         quoted if quoted.starts_with('"') => text(json).ok(),
         number => number.parse::<f64>().is_ok_and(|it| it != 0.0).then(|| number.into()),
     };
-    word.as_deref().and_then(words::finish_reason)
+    word.as_deref().and_then(sanitize::finish_reason)
 }
 
 fn tokens(json: &RawValue) -> Option<Usage> {
@@ -301,14 +303,14 @@ impl ErrorBody {
 mod tests {
     use super::*;
 
-    fn said(data: &str) -> Said {
+    fn said(data: &str) -> WireEvent {
         let event = Event { data: data.as_bytes(), kind: Kind::Message };
         read(&event).unwrap_or_else(|error| panic!("{data}: {error}"))
     }
 
     fn piece(data: &str) -> Piece {
         match said(data) {
-            Said::Piece(piece) => piece,
+            WireEvent::Piece(piece) => piece,
             other => panic!("{data}: {other:?}"),
         }
     }
@@ -385,7 +387,7 @@ mod tests {
         );
         let exact = Usage { input_tokens: 3, output_tokens: 4, estimated: false };
         assert_eq!(usage.usage, Some(exact));
-        assert_eq!(said(" [DONE] "), Said::Done);
+        assert_eq!(said(" [DONE] "), WireEvent::Done);
     }
 
     #[test]
@@ -398,9 +400,9 @@ mod tests {
         ] {
             let expected =
                 ErrorBody { message: message.into(), kind: kind.into(), code: code.into() };
-            assert_eq!(said(data), Said::Error(expected.clone()), "{data}");
+            assert_eq!(said(data), WireEvent::Error(expected.clone()), "{data}");
             let event = Event { data: data.as_bytes(), kind: Kind::Error };
-            assert_eq!(read(&event).ok(), Some(Said::Error(expected)), "{data}");
+            assert_eq!(read(&event).ok(), Some(WireEvent::Error(expected)), "{data}");
         }
         assert_eq!(ErrorBody::read(b"Bad Gateway").message, "Bad Gateway");
         assert_eq!(ErrorBody::read(br#"{"detail":"Not Found"}"#).message, "Not Found");
@@ -420,7 +422,7 @@ mod tests {
         }
         for (data, kind) in [("", Kind::Message), ("", Kind::Other), ("alive", Kind::Other)] {
             let event = Event { data: data.as_bytes(), kind };
-            assert_eq!(read(&event).ok(), Some(Said::Nothing), "{data}");
+            assert_eq!(read(&event).ok(), Some(WireEvent::Nothing), "{data}");
         }
     }
 
@@ -437,7 +439,7 @@ mod tests {
             max_tokens: Some(5),
             extra: extra.into(),
         };
-        let lines = [Line { role: "user", content: "Hi \"you\"".into() }];
+        let lines = [ChatMessage { role: "user", content: "Hi \"you\"".into() }];
         let body = request(&parameters, &lines).unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(
             body,

@@ -10,26 +10,26 @@ use crate::session::{Error, ErrorKind};
 /// Why something is not done: a rule, which concerns it alone, or a failure, which ends
 /// the whole transaction. A rule is looked at before anything is written.
 #[derive(Debug)]
-pub(super) enum Refused {
+pub(super) enum WriteError {
     ByRule(Error),
     Failed(rusqlite::Error),
 }
 
-pub(super) type Tried<T> = Result<T, Refused>;
+pub(super) type WriteResult<T> = Result<T, WriteError>;
 
-impl From<rusqlite::Error> for Refused {
+impl From<rusqlite::Error> for WriteError {
     fn from(error: rusqlite::Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<Error> for Refused {
+impl From<Error> for WriteError {
     fn from(error: Error) -> Self {
         Self::ByRule(error)
     }
 }
 
-impl From<ErrorKind> for Refused {
+impl From<ErrorKind> for WriteError {
     fn from(kind: ErrorKind) -> Self {
         Self::ByRule(kind.into())
     }
@@ -60,9 +60,9 @@ pub(super) fn is_final(error: &rusqlite::Error) -> bool {
 
 /// Whether the file can be trusted to keep what is written and to say what was written.
 #[derive(Clone, Debug)]
-pub(super) struct Trust(watch::Sender<Option<Arc<str>>>);
+pub(super) struct FailureSignal(watch::Sender<Option<Arc<str>>>);
 
-impl Trust {
+impl FailureSignal {
     pub(super) fn new() -> Self {
         Self(watch::Sender::new(None))
     }

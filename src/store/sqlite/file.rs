@@ -32,7 +32,7 @@ pub struct SqliteFile {
 
 /// A session as it is kept, without its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptSession {
+pub struct StoredSession {
     /// The session.
     pub session: Session,
     /// The hash of the token that opens it.
@@ -65,7 +65,7 @@ pub struct Filter {
     pub now: Timestamp,
 }
 
-/// Columns of [`kept`] after those of [`rows::session`].
+/// Columns of [`stored`] after those of [`rows::session`].
 const KEPT: &str = "token, head_seq, coalesce((SELECT messages.created_at FROM messages
      WHERE messages.session = sessions.id AND messages.seq = sessions.head_seq), created_at)";
 
@@ -73,8 +73,8 @@ const KEPT: &str = "token, head_seq, coalesce((SELECT messages.created_at FROM m
 const CHOSEN: &str = "WHERE (expires_at <= :now) = :expired
      AND (:name IS NULL OR instr(lower(name), lower(:name)) > 0)";
 
-fn kept(row: &Row<'_>) -> rusqlite::Result<KeptSession> {
-    Ok(KeptSession {
+fn stored(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
+    Ok(StoredSession {
         session: rows::session(row)?,
         token: TokenHash::from_bytes(row.get(6)?),
         messages: row.get(7)?,
@@ -132,7 +132,7 @@ impl SqliteFile {
         filter: &Filter,
         after: Option<SessionId>,
         limit: u32,
-    ) -> Result<Vec<KeptSession>, OpenError> {
+    ) -> Result<Vec<StoredSession>, OpenError> {
         // No bytes come before any.
         let after = after.as_ref().map_or(&[][..], |id| id.as_bytes());
         let sql = format!(
@@ -146,7 +146,7 @@ impl SqliteFile {
                     ":after": after, ":now": At(filter.now), ":expired": filter.expired,
                     ":name": filter.name, ":limit": limit,
                 },
-                kept,
+                stored,
             )?;
             found.collect::<rusqlite::Result<_>>()
         };
@@ -180,7 +180,7 @@ impl SqliteFile {
     ///
     /// # Errors
     /// One sentence for the operator.
-    pub fn session(&self, id: SessionId) -> Result<Option<KeptSession>, OpenError> {
+    pub fn session(&self, id: SessionId) -> Result<Option<StoredSession>, OpenError> {
         find(&self.connection, id).map_err(|error| self.told(&error))
     }
 
@@ -255,9 +255,9 @@ impl SqliteFile {
     }
 }
 
-pub(super) fn find(db: &Connection, id: SessionId) -> rusqlite::Result<Option<KeptSession>> {
+pub(super) fn find(db: &Connection, id: SessionId) -> rusqlite::Result<Option<StoredSession>> {
     let sql = format!("SELECT {}, {KEPT} FROM sessions WHERE id = ?1", rows::SESSION);
-    db.prepare_cached(&sql)?.query_row([Id(id)], kept).optional()
+    db.prepare_cached(&sql)?.query_row([Id(id)], stored).optional()
 }
 
 pub(super) fn page(

@@ -25,14 +25,14 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    Appended, Checkpoint, Entry, NewSession, Page, Result, Session, SessionId, Snapshot, Store,
-    Swept, Terms, Timestamp, TokenHash, Unfinished,
+    AppendLimits, Appended, Checkpoint, Entry, NewSession, Page, Result, Session, SessionId,
+    Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
 };
 pub use backup::Copied;
-pub use file::{Filter, KeptSession, SqliteFile, Waiting};
+pub use file::{Filter, SqliteFile, StoredSession, Waiting};
 pub use schema::OpenError;
-pub use transfer::{Import, KeptLog};
-use {failure::Trust, reader::Readers, writer::Writer};
+pub use transfer::{Import, StoredLog};
+use {failure::FailureSignal, reader::Readers, writer::Writer};
 
 /// When an acknowledged write is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct SqliteStore {
     max_sessions: u64,
     /// See [`schema::data_version`].
     data_version: AtomicI64,
-    trust: Trust,
+    trust: FailureSignal,
 }
 
 impl SqliteStore {
@@ -87,7 +87,7 @@ impl SqliteStore {
         let opened = schema::open(path, durability)?;
         let data_version = schema::data_version(&opened.connection)
             .map_err(|error| OpenError::new(path, schema::explain(&error)))?;
-        let trust = Trust::new();
+        let trust = FailureSignal::new();
         let readers = Readers::open(path, trust.clone())?;
         let writer = Writer::start(opened, trust.clone());
         let writer = writer.map_err(|error| OpenError::new(path, error))?;
@@ -139,7 +139,7 @@ impl Store for SqliteStore {
         Ok(Swept { changed_elsewhere, ..swept })
     }
 
-    async fn append(&self, id: SessionId, entry: Entry, terms: Terms) -> Result<Appended> {
+    async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {
         self.writer.write(move |tx| writer::append(tx, id, &entry, &terms)).await
     }
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, named_params, params};
 use tokio::sync::Semaphore;
 
 use super::{
-    failure::{Refused, Tried, Trust, failure, is_final},
+    failure::{FailureSignal, WriteError, WriteResult, failure, is_final},
     rows::{self, At, Id},
     schema::{self, OpenError},
 };
@@ -25,16 +25,16 @@ const READERS: usize = 4;
 pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
-    trust: Trust,
+    trust: FailureSignal,
 }
 
 /// A connection that comes back however the read ends, also by a panic.
-struct Lent {
+struct PooledConnection {
     connection: Option<Connection>,
     idle: Arc<Mutex<Vec<Connection>>>,
 }
 
-impl Drop for Lent {
+impl Drop for PooledConnection {
     fn drop(&mut self) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.extend(self.connection.take());
@@ -42,7 +42,7 @@ impl Drop for Lent {
 }
 
 impl Readers {
-    pub(super) fn open(path: &Path, trust: Trust) -> Result<Self, OpenError> {
+    pub(super) fn open(path: &Path, trust: FailureSignal) -> Result<Self, OpenError> {
         let idle = (0..READERS).map(|_| schema::open_reader(path)).collect::<Result<_, _>>()?;
         Ok(Self {
             idle: Arc::new(Mutex::new(idle)),
@@ -54,7 +54,7 @@ impl Readers {
     /// Reads on a thread that may block, in one transaction.
     pub(super) async fn read<T: Send + 'static>(
         &self,
-        read: impl FnOnce(&Connection) -> Tried<T> + Send + 'static,
+        read: impl FnOnce(&Connection) -> WriteResult<T> + Send + 'static,
     ) -> Result<T> {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
         let idle = Arc::clone(&self.idle);
@@ -62,15 +62,15 @@ impl Readers {
             // Given back after the connection is.
             let _permit = permit;
             let connection = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let mut lent = Lent { connection, idle };
+            let mut lent = PooledConnection { connection, idle };
             let missing = || Error::internal("a reader is missing");
             let connection = lent.connection.as_mut().ok_or_else(missing)?;
             let transaction = connection.transaction()?;
             read(&transaction)
         });
         reading.await.map_err(Error::internal)?.map_err(|refused| match refused {
-            Refused::ByRule(error) => error,
-            Refused::Failed(error) => {
+            WriteError::ByRule(error) => error,
+            WriteError::Failed(error) => {
                 if is_final(&error) {
                     self.trust.lose(&error.to_string());
                 }
@@ -80,24 +80,29 @@ impl Readers {
     }
 }
 
-pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> Tried<Session> {
+pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> WriteResult<Session> {
     let sql =
         format!("SELECT {} FROM sessions WHERE token = ?1 AND expires_at > ?2", rows::SESSION);
     one(db, &sql, params![token.as_bytes(), At(now)])
 }
 
 /// A session that lives.
-pub(super) fn session(db: &Connection, id: SessionId, now: Timestamp) -> Tried<Session> {
+pub(super) fn session(db: &Connection, id: SessionId, now: Timestamp) -> WriteResult<Session> {
     let sql = format!("SELECT {} FROM sessions WHERE id = ?1 AND expires_at > ?2", rows::SESSION);
     one(db, &sql, params![Id(id), At(now)])
 }
 
-fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> Tried<Session> {
+fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> WriteResult<Session> {
     let found = db.prepare_cached(sql)?.query_row(params, rows::session).optional()?;
     found.ok_or_else(|| ErrorKind::SessionExpired.into())
 }
 
-pub(super) fn read(db: &Connection, id: SessionId, now: Timestamp, page: Page) -> Tried<Snapshot> {
+pub(super) fn read(
+    db: &Connection,
+    id: SessionId,
+    now: Timestamp,
+    page: Page,
+) -> WriteResult<Snapshot> {
     let session = session(db, id, now)?;
     let (head_seq, usage) = head(db, id)?;
     let (messages, has_more) = messages(db, id, page)?;
@@ -154,7 +159,7 @@ pub(super) fn unfinished(
     now: Timestamp,
     after: Option<(SessionId, u32)>,
     limit: usize,
-) -> Tried<Vec<Unfinished>> {
+) -> WriteResult<Vec<Unfinished>> {
     let (first, seq) = after.unwrap_or((SessionId::from_bytes([0; 16]), 0));
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let list = || {
@@ -194,12 +199,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("duologue.db");
         schema::open(&path, super::super::Durability::Full).unwrap();
-        let readers = Readers::open(&path, Trust::new()).unwrap();
+        let readers = Readers::open(&path, FailureSignal::new()).unwrap();
         for _ in 0..2 * READERS {
-            let panicked = readers.read(|_| -> Tried<()> { panic!("as the test wants it") }).await;
+            let panicked =
+                readers.read(|_| -> WriteResult<()> { panic!("as the test wants it") }).await;
             assert!(panicked.is_err());
         }
-        let tables = |db: &Connection| -> Tried<u32> {
+        let tables = |db: &Connection| -> WriteResult<u32> {
             Ok(db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?)
         };
         assert!(readers.read(tables).await.unwrap() > 0);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{
-    file::{self, KeptSession, SqliteFile, Waiting},
+    file::{self, SqliteFile, StoredSession, Waiting},
     rows::{At, Id},
     schema::OpenError,
     writer,
@@ -14,9 +14,9 @@ use crate::session::{Message, Timestamp, Usage};
 
 /// A session with all that is kept of it.
 #[derive(Clone, Debug)]
-pub struct KeptLog {
+pub struct StoredLog {
     /// The session.
-    pub kept: KeptSession,
+    pub stored: StoredSession,
     /// Its log, without gaps.
     pub messages: Vec<Arc<Message>>,
     /// What waits for a reply.
@@ -41,11 +41,11 @@ impl SqliteFile {
     ///
     /// # Errors
     /// One sentence for the operator; none of them is kept then.
-    pub fn import(&mut self, logs: &[KeptLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
+    pub fn import(&mut self, logs: &[StoredLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
         self.try_import(logs, now).map_err(|error| self.told(&error))
     }
 
-    fn try_import(&mut self, logs: &[KeptLog], now: Timestamp) -> rusqlite::Result<Vec<Import>> {
+    fn try_import(&mut self, logs: &[StoredLog], now: Timestamp) -> rusqlite::Result<Vec<Import>> {
         // Compared before the write lock is taken: a gateway waits for that.
         let known =
             logs.iter().map(|log| self.compare(log, now)).collect::<rusqlite::Result<Vec<_>>>()?;
@@ -66,8 +66,8 @@ impl SqliteFile {
     }
 
     /// What becomes of it without a write, if that can be told.
-    fn compare(&self, log: &KeptLog, now: Timestamp) -> rusqlite::Result<Option<Import>> {
-        let KeptSession { session, token, messages, .. } = &log.kept;
+    fn compare(&self, log: &StoredLog, now: Timestamp) -> rusqlite::Result<Option<Import>> {
+        let StoredSession { session, token, messages, .. } = &log.stored;
         let moment = self.moment()?;
         if let Some(there) = file::find(&moment, session.id)? {
             // Its idle deadline and its newest messages may have come since.
@@ -90,8 +90,8 @@ impl SqliteFile {
     }
 }
 
-fn insert(tx: &Transaction<'_>, log: &KeptLog) -> rusqlite::Result<Import> {
-    let KeptSession { session, token, messages, .. } = &log.kept;
+fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
+    let StoredSession { session, token, messages, .. } = &log.stored;
     let costs = log.messages.iter().map(|message| message.cost());
     let usage = costs.fold(Usage::default(), Usage::plus);
     // Of two sessions with one id or token, the one that is there stays.

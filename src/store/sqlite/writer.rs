@@ -19,14 +19,14 @@ use rusqlite::{
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    failure::{Refused, Tried, Trust, failure, is_final},
+    failure::{FailureSignal, WriteError, WriteResult, failure, is_final},
     reader,
     rows::{self, At, Id},
     schema::{self, Opened},
 };
 use crate::session::{
-    Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession, Result, Role,
-    Session, SessionId, Status, Swept, Terms, Timestamp,
+    AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession,
+    Result, Role, Session, SessionId, Status, Swept, Timestamp,
 };
 
 /// Writes that may wait; those who bring more wait with them.
@@ -65,7 +65,7 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn start(opened: Opened, trust: Trust) -> io::Result<Self> {
+    pub(super) fn start(opened: Opened, trust: FailureSignal) -> io::Result<Self> {
         let (queue, waiting) = mpsc::channel(QUEUE);
         let write = move || {
             let write = AssertUnwindSafe(|| write_until_closed(opened, waiting, &trust));
@@ -80,14 +80,14 @@ impl Writer {
     /// Writes; returns when it is durable.
     pub(super) async fn write<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&Transaction<'_>) -> Tried<T> + Send + 'static,
+        write: impl FnOnce(&Transaction<'_>) -> WriteResult<T> + Send + 'static,
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let job: Write = Box::new(move |transaction| {
             let (result, broken) = match transaction.map(write) {
                 Some(Ok(value)) => (Ok(value), None),
-                Some(Err(Refused::ByRule(error))) => (Err(error), None),
-                Some(Err(Refused::Failed(error))) => (Err(failure(&error)), Some(error)),
+                Some(Err(WriteError::ByRule(error))) => (Err(error), None),
+                Some(Err(WriteError::Failed(error))) => (Err(failure(&error)), Some(error)),
                 None => (Err(Error::internal("the transaction did not get this far")), None),
             };
             let answer = Box::new(move |failed: Option<&rusqlite::Error>| {
@@ -117,7 +117,7 @@ const WRITE_BACK_PAGES: i32 = 4000;
 fn write_until_closed(
     Opened { mut connection, lock }: Opened,
     mut waiting: mpsc::Receiver<Job>,
-    trust: &Trust,
+    trust: &FailureSignal,
 ) {
     let lose_trust = |connection: &Connection, error: &rusqlite::Error| {
         // Closing it would write the log of changes back, with one more fsync.
@@ -205,10 +205,10 @@ fn commit(connection: &mut Connection, group: impl Iterator<Item = Write>) -> ru
     result
 }
 
-pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) -> Tried<()> {
-    let kept: i64 =
+pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) -> WriteResult<()> {
+    let stored: i64 =
         tx.prepare_cached("SELECT sessions FROM totals")?.query_row([], |row| row.get(0))?;
-    if kept.unsigned_abs() >= max_sessions {
+    if stored.unsigned_abs() >= max_sessions {
         let full = "The gateway has no room for more sessions";
         return Err(Error::new(ErrorKind::Overloaded, full).into());
     }
@@ -234,7 +234,7 @@ pub(super) fn renew(
     id: SessionId,
     now: Timestamp,
     expires_at: Timestamp,
-) -> Tried<Session> {
+) -> WriteResult<Session> {
     let session = reader::session(tx, id, now)?;
     let expires_at = session.expires_at.max(expires_at).min(session.ends_at);
     if expires_at != session.expires_at {
@@ -244,7 +244,7 @@ pub(super) fn renew(
     Ok(Session { expires_at, ..session })
 }
 
-pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> Tried<()> {
+pub(super) fn revoke(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> WriteResult<()> {
     reader::session(tx, id, now)?;
     Ok(delete(tx, id)?)
 }
@@ -259,7 +259,7 @@ const SWEEP_SESSIONS: usize = 128;
 /// Messages that are deleted between two looks at the time.
 const SWEEP_MESSAGES: u32 = 4;
 
-pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Tried<Swept> {
+pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> WriteResult<Swept> {
     let until = Instant::now() + SWEEP_TIME;
     let limit = limit.min(SWEEP_SESSIONS);
     let due: Vec<(SessionId, u32)> = tx
@@ -336,7 +336,7 @@ pub(super) fn checkpoint(
     id: SessionId,
     now: Timestamp,
     at: &Checkpoint,
-) -> Tried<()> {
+) -> WriteResult<()> {
     reader::session(tx, id, now)?;
     tx.prepare_cached("UPDATE turns SET attempt = ?3, text = ?4 WHERE session = ?1 AND seq = ?2")?
         .execute(params![Id(id), at.seq, at.attempt, at.text.as_ref()])?;
@@ -347,8 +347,8 @@ pub(super) fn append(
     tx: &Transaction<'_>,
     id: SessionId,
     entry: &Entry,
-    terms: &Terms,
-) -> Tried<Appended> {
+    terms: &AppendLimits,
+) -> WriteResult<Appended> {
     let session = reader::session(tx, id, terms.now)?;
     if let Some((message, reply_seq)) = appended_before(tx, id, entry)? {
         return Ok(Appended {
@@ -392,7 +392,7 @@ pub(super) fn append(
     Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
 }
 
-fn check(tx: &Transaction<'_>, id: SessionId, head: u32, terms: &Terms) -> Tried<()> {
+fn check(tx: &Transaction<'_>, id: SessionId, head: u32, terms: &AppendLimits) -> WriteResult<()> {
     let waiting: u32 = tx
         .prepare_cached("SELECT count(*) FROM turns WHERE session = ?1")?
         .query_row([Id(id)], |row| row.get(0))?;
@@ -410,7 +410,7 @@ fn appended_before(
     tx: &Transaction<'_>,
     id: SessionId,
     entry: &Entry,
-) -> Tried<Option<(Arc<Message>, Option<u32>)>> {
+) -> WriteResult<Option<(Arc<Message>, Option<u32>)>> {
     match entry {
         Entry::User { client_message_id: None, .. } => Ok(None),
         Entry::User { client_message_id: Some(key), text, .. } => {
@@ -493,9 +493,10 @@ mod tests {
     async fn a_write_that_panics_is_the_end_of_the_store_and_told() {
         let folder = tempfile::tempdir().unwrap();
         let opened = schema::open(&folder.path().join("duologue.db"), Durability::Full).unwrap();
-        let trust = Trust::new();
+        let trust = FailureSignal::new();
         let writer = Writer::start(opened, trust.clone()).unwrap();
-        let panicked = writer.write(|_| -> Tried<()> { panic!("as the test wants it") }).await;
+        let panicked =
+            writer.write(|_| -> WriteResult<()> { panic!("as the test wants it") }).await;
         assert!(panicked.is_err());
         let cause = trust.lost().await;
         assert_eq!(cause.kind(), ErrorKind::Internal);

@@ -10,7 +10,7 @@ use crate::{
         Accepted, Epoch, Error, ErrorKind, Event, Opened, Position, ReplyStarted, Result, Session,
         Settings, Snapshot, Timestamp,
     },
-    transport::conversation::{Ask, Output},
+    transport::stream::{ClientRequest, Outbound},
 };
 
 /// What a request frame asks.
@@ -18,21 +18,21 @@ use crate::{
 /// # Errors
 /// `BadFrame` if it asks nothing that is known, `InvalidArgument` if a position is
 /// malformed.
-pub(in crate::transport) fn ask(request: proto::ChatRequest) -> Result<Ask> {
+pub(in crate::transport) fn ask(request: proto::ChatRequest) -> Result<ClientRequest> {
     let Some(request) = request.request else {
         let message = "The frame holds none of open, send, stop, ping";
         return Err(Error::new(ErrorKind::BadFrame, message));
     };
     Ok(match request {
-        Request::Open(proto::Open { token, position: at }) => Ask::Open {
+        Request::Open(proto::Open { token, position: at }) => ClientRequest::Open {
             token: token.filter(|token| !token.is_empty()),
             position: at.map(position).transpose()?,
         },
         Request::Send(proto::Send { text, client_message_id }) => {
-            Ask::Send { text, client_message_id }
+            ClientRequest::Send { text, client_message_id }
         }
-        Request::Stop(proto::Stop {}) => Ask::Stop,
-        Request::Ping(proto::Ping {}) => Ask::Ping,
+        Request::Stop(proto::Stop {}) => ClientRequest::Stop,
+        Request::Ping(proto::Ping {}) => ClientRequest::Ping,
     })
 }
 
@@ -47,20 +47,20 @@ pub(in crate::transport) fn position(at: proto::Position) -> Result<Position> {
 /// The frame for an output; `None` for the end of a stream without an error, which
 /// has no frame.
 pub(in crate::transport) fn response(
-    output: &Output,
+    outbound: &Outbound,
     limits: &Settings,
     heartbeat: Duration,
 ) -> Option<proto::ChatResponse> {
-    let event = match output {
-        Output::Opened(open) => Wire::Opened(opened(open, limits, heartbeat)),
-        Output::Accepted(accept) => Wire::Accepted(accepted(accept)),
-        Output::Event(event) => wire_event(event),
-        Output::Refused { error, client_message_id } => {
+    let event = match outbound {
+        Outbound::Opened(open) => Wire::Opened(opened(open, limits, heartbeat)),
+        Outbound::Accepted(accept) => Wire::Accepted(accepted(accept)),
+        Outbound::Event(event) => wire_event(event),
+        Outbound::Refused { error, client_message_id } => {
             Wire::Error(refusal(error, client_message_id.clone(), false))
         }
-        Output::Pong | Output::Heartbeat => Wire::Pong(proto::Pong {}),
-        Output::End(Err(error)) => Wire::Error(refusal(error, None, true)),
-        Output::End(Ok(())) => return None,
+        Outbound::Pong | Outbound::Heartbeat => Wire::Pong(proto::Pong {}),
+        Outbound::End(Err(error)) => Wire::Error(refusal(error, None, true)),
+        Outbound::End(Ok(())) => return None,
     };
     Some(proto::ChatResponse { event: Some(event) })
 }

@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 pub(super) use convert::{accepted, ask, position, response, session, snapshot, wire_position};
 
-use super::conversation::Ask;
+use super::stream::ClientRequest;
 use crate::{
     proto,
     session::{Error, ErrorKind, Result},
@@ -65,10 +65,10 @@ impl Codec {
     /// # Errors
     /// `WrongFrameType`, after which the stream must end; `BadFrame`, after which it
     /// may go on.
-    pub(super) fn decode(self, frame: &Message) -> Result<Ask> {
+    pub(super) fn decode(self, frame: &Message) -> Result<ClientRequest> {
         match (self, frame) {
             (Self::Plain, Message::Text(text)) => {
-                Ok(Ask::Send { text: text.as_str().into(), client_message_id: None })
+                Ok(ClientRequest::Send { text: text.as_str().into(), client_message_id: None })
             }
             (Self::Json, Message::Text(text)) => {
                 let request = serde_json::from_str::<proto::ChatRequest>(text);
@@ -125,7 +125,7 @@ mod tests {
         for (codec, frame) in [(Codec::Json, json), (Codec::Proto, binary)] {
             let ask = codec.decode(&frame);
             assert!(
-                matches!(&ask, Ok(Ask::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
+                matches!(&ask, Ok(ClientRequest::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
                 "{codec:?}: {ask:?}"
             );
         }

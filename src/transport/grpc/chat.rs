@@ -11,30 +11,29 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::failure;
 use crate::{
     proto::{self, chat_service_server::ChatService},
-    session::{Draft, Error, ErrorKind, Position, Result, Token},
+    session::{Error, ErrorKind, NewMessage, Position, Result, Token},
     transport::{
-        Doors, auth, codec,
-        conversation::{Conversation, Frames, Input, ListenOnly, Output},
-        status,
-        stream_log::{Close, StreamLog},
+        TransportContext, auth, codec, status,
+        stream::{ClientStream, Frames, Inbound, ListenOnly, Outbound},
+        stream_record::{Close, StreamRecord},
     },
 };
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct ChatRpc {
-    doors: Doors,
+    context: TransportContext,
 }
 
 type ResponseStream = BoxStream<'static, std::result::Result<proto::ChatResponse, Status>>;
 
 impl ChatRpc {
-    pub(super) const fn new(doors: Doors) -> Self {
-        Self { doors }
+    pub(super) const fn new(context: TransportContext) -> Self {
+        Self { context }
     }
 
     async fn create(&self, name: &str) -> Result<proto::CreateTokenResponse> {
-        let created = self.doors.gateway.create_token(name).await?;
+        let created = self.context.gateway.create_token(name).await?;
         let start = Position { epoch: created.session.epoch.clone(), seq: 0 };
         Ok(proto::CreateTokenResponse {
             token: created.token.expose(),
@@ -49,7 +48,7 @@ impl ChatRpc {
         request: &proto::RefreshTokenRequest,
     ) -> Result<proto::RefreshTokenResponse> {
         let (after, limit) = (request.after, request.limit);
-        let snapshot = self.doors.gateway.refresh_token(token, after, limit).await?;
+        let snapshot = self.context.gateway.refresh_token(token, after, limit).await?;
         Ok(codec::snapshot(&snapshot, after))
     }
 
@@ -58,22 +57,23 @@ impl ChatRpc {
         token: &Token,
         request: proto::SendMessageRequest,
     ) -> Result<proto::SendMessageResponse> {
-        let gateway = &self.doors.gateway;
+        let gateway = &self.context.gateway;
         let max_size = gateway.settings().max_message_size;
-        let draft = Draft::parse(request.text, request.client_message_id.as_deref(), max_size)?;
+        let draft =
+            NewMessage::parse(request.text, request.client_message_id.as_deref(), max_size)?;
         let accepted = gateway.send(token, draft).await?;
         Ok(proto::SendMessageResponse { accepted: Some(codec::accepted(&accepted)) })
     }
 
     async fn watch(&self, token: &Token, at: Option<proto::Position>) -> Result<ResponseStream> {
         let at = at.map(codec::position).transpose()?;
-        let gateway = self.doors.gateway.clone();
-        let (attachment, opened) = gateway.attach(token, at.as_ref()).await?;
-        let settings = Arc::clone(&self.doors.settings);
-        let conversation = Conversation::attached(gateway, settings, attachment);
-        let first = Some(Output::Opened(Box::new(opened)));
-        let log = StreamLog::open("grpc", "subscribe");
-        Ok(Call { doors: self.doors.clone(), conversation, frames: ListenOnly, first, log }
+        let gateway = self.context.gateway.clone();
+        let (subscription, opened) = gateway.attach(token, at.as_ref()).await?;
+        let settings = Arc::clone(&self.context.settings);
+        let conversation = ClientStream::attached(gateway, settings, subscription);
+        let first = Some(Outbound::Opened(Box::new(opened)));
+        let log = StreamRecord::open("grpc", "subscribe");
+        Ok(Call { context: self.context.clone(), conversation, frames: ListenOnly, first, log }
             .responses())
     }
 }
@@ -103,7 +103,7 @@ impl ChatService for ChatRpc {
         request: Request<proto::RevokeTokenRequest>,
     ) -> Result<Response<proto::RevokeTokenResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        let revoked = self.doors.gateway.revoke_token(&token).await;
+        let revoked = self.context.gateway.revoke_token(&token).await;
         answer(revoked.map(|()| proto::RevokeTokenResponse {}))
     }
 
@@ -120,7 +120,7 @@ impl ChatService for ChatRpc {
         request: Request<proto::StopReplyRequest>,
     ) -> Result<Response<proto::StopReplyResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        let stopped = self.doors.gateway.stop(&token).await;
+        let stopped = self.context.gateway.stop(&token).await;
         answer(stopped.map(|stopped| proto::StopReplyResponse { stopped }))
     }
 
@@ -137,12 +137,12 @@ impl ChatService for ChatRpc {
         request: Request<Streaming<proto::ChatRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
         let credential = token(request.metadata(), "").map_err(|error| failure::status(&error))?;
-        let log = StreamLog::open("grpc", "chat");
-        let doors = self.doors.clone();
-        let settings = Arc::clone(&doors.settings);
-        let conversation = Conversation::new(doors.gateway.clone(), settings, credential);
+        let log = StreamRecord::open("grpc", "chat");
+        let context = self.context.clone();
+        let settings = Arc::clone(&context.settings);
+        let conversation = ClientStream::new(context.gateway.clone(), settings, credential);
         let frames = Requests(request.into_inner());
-        answer(Ok(Call { doors, conversation, frames, first: None, log }.responses()))
+        answer(Ok(Call { context, conversation, frames, first: None, log }.responses()))
     }
 }
 
@@ -165,11 +165,13 @@ fn required_token(metadata: &MetadataMap, field: &str) -> Result<Token, Status> 
 struct Requests(Streaming<proto::ChatRequest>);
 
 impl Frames for Requests {
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Inbound> {
         self.0.poll_next_unpin(cx).map(|request| match request {
-            Some(Ok(request)) => codec::ask(request).map_or_else(Input::Refused, Input::Ask),
-            None => Input::HalfClosed,
-            Some(Err(status)) => Input::Gone(undecodable(&status)),
+            Some(Ok(request)) => {
+                codec::ask(request).map_or_else(Inbound::Refused, Inbound::Request)
+            }
+            None => Inbound::HalfClosed,
+            Some(Err(status)) => Inbound::Gone(undecodable(&status)),
         })
     }
 }
@@ -187,11 +189,11 @@ fn undecodable(status: &Status) -> Option<Error> {
 
 /// One call that streams responses.
 struct Call<F> {
-    doors: Doors,
-    conversation: Conversation,
+    context: TransportContext,
+    conversation: ClientStream,
     frames: F,
-    first: Option<Output>,
-    log: StreamLog,
+    first: Option<Outbound>,
+    log: StreamRecord,
 }
 
 impl<F: Frames + Send + 'static> Call<F> {
@@ -200,11 +202,11 @@ impl<F: Frames + Send + 'static> Call<F> {
     fn responses(self) -> ResponseStream {
         let endings = stream::unfold(Some(self), |call| async {
             let mut call = call?;
-            let output = match call.first.take() {
-                Some(output) => output,
+            let outbound = match call.first.take() {
+                Some(outbound) => outbound,
                 None => call.conversation.next(&mut call.frames).await,
             };
-            let (items, over) = call.respond(&output);
+            let (items, over) = call.respond(&outbound);
             Some((stream::iter(items), (!over).then_some(call)))
         });
         endings.flatten().boxed()
@@ -213,25 +215,25 @@ impl<F: Frames + Send + 'static> Call<F> {
     /// What goes out for an output, and whether it is the last.
     fn respond(
         &mut self,
-        output: &Output,
+        outbound: &Outbound,
     ) -> (Vec<std::result::Result<proto::ChatResponse, Status>>, bool) {
-        match output {
-            Output::Opened(opened) => self.log.attached(opened.session.id),
-            Output::Accepted(_) => self.log.received(),
-            Output::Refused { error, .. } => self.log.refused(error.kind()),
-            Output::Event(_) => self.log.sent(),
-            Output::Pong | Output::Heartbeat | Output::End(_) => {}
+        match outbound {
+            Outbound::Opened(opened) => self.log.attached(opened.session.id),
+            Outbound::Accepted(_) => self.log.received(),
+            Outbound::Refused { error, .. } => self.log.refused(error.kind()),
+            Outbound::Event(_) => self.log.sent(),
+            Outbound::Pong | Outbound::Heartbeat | Outbound::End(_) => {}
         }
-        let limits = self.doors.gateway.settings();
-        let frame = codec::response(output, limits, self.doors.settings.heartbeat);
+        let limits = self.context.gateway.settings();
+        let frame = codec::response(outbound, limits, self.context.settings.heartbeat);
         let mut items: Vec<_> = frame.into_iter().map(Ok).collect();
-        if let Output::End(end) = output {
+        if let Outbound::End(end) = outbound {
             if let Err(error) = end {
                 items.push(Err(failure::status(error)));
             }
             self.log.closes(ending(end));
         }
-        (items, matches!(output, Output::End(_)))
+        (items, matches!(outbound, Outbound::End(_)))
     }
 }
 

@@ -10,7 +10,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tonic_web::GrpcWebLayer;
 use tower::{Layer as _, Service};
 
-use super::{Doors, codec::Codec};
+use super::{TransportContext, codec::Codec};
 use crate::proto::{DESCRIPTORS, chat_service_server::ChatServiceServer};
 use chat::ChatRpc;
 use deadline::DeadlineLayer;
@@ -25,7 +25,7 @@ const SERVICE: &str = "duologue.v1.ChatService";
 /// # Errors
 /// If the descriptors that reflection serves are broken, which a build cannot produce.
 pub fn service<B>(
-    doors: &Doors,
+    context: &TransportContext,
 ) -> Result<
     impl Service<
         http::Request<B>,
@@ -41,12 +41,12 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
 {
-    let max_frame = Codec::Proto.max_frame(doors.gateway.settings().max_message_size);
+    let max_frame = Codec::Proto.max_frame(context.gateway.settings().max_message_size);
     let chat =
-        ChatServiceServer::new(ChatRpc::new(doors.clone())).max_decoding_message_size(max_frame);
+        ChatServiceServer::new(ChatRpc::new(context.clone())).max_decoding_message_size(max_frame);
     let mut routes =
-        Routes::new(chat).add_service(HealthServer::new(Health::new(doors.draining.clone())));
-    if doors.settings.reflection {
+        Routes::new(chat).add_service(HealthServer::new(Health::new(context.draining.clone())));
+    if context.settings.reflection {
         let reflection = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -55,6 +55,6 @@ where
         routes =
             routes.add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     }
-    let limited = DeadlineLayer::new(doors.settings.call_timeout).layer(routes.prepare());
+    let limited = DeadlineLayer::new(context.settings.call_timeout).layer(routes.prepare());
     Ok(GrpcWebLayer::new().layer(limited))
 }

@@ -5,7 +5,7 @@ use axum::{Router, http::header, routing::get};
 use utoipa::openapi::{InfoBuilder, LicenseBuilder, OpenApi, OpenApiBuilder};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::transport::Doors;
+use crate::transport::TransportContext;
 
 /// WebSocket and its frames. OpenAPI has no word for them.
 const ASYNCAPI: &str = include_str!("asyncapi.yaml");
@@ -21,7 +21,7 @@ pub(super) fn description() -> OpenApi {
     OpenApiBuilder::new().info(info).build()
 }
 
-pub(super) fn router(description: OpenApi) -> Router<Doors> {
+pub(super) fn router(description: OpenApi) -> Router<TransportContext> {
     let config = Config::default().validator_url("none");
     let ui = SwaggerUi::new("/docs").url("/openapi.json", description).config(config);
     let asyncapi = async || ([(header::CONTENT_TYPE, "application/yaml")], ASYNCAPI);

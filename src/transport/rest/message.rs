@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 
 use super::{Answer, Params, Refusal};
 use crate::{
-    session::{Draft, ErrorKind},
-    transport::{Doors, codec::Codec},
+    session::{ErrorKind, NewMessage},
+    transport::{TransportContext, codec::Codec},
 };
 
 /// Something to say.
@@ -62,18 +62,18 @@ pub(super) struct Stopped {
     )
 )]
 pub(super) async fn send(
-    State(doors): State<Doors>,
+    State(context): State<TransportContext>,
     request: Request,
 ) -> Answer<(StatusCode, Json<Accepted>)> {
     let (parts, body) = request.into_parts();
     let params = Params::of(&parts.uri);
     let token = params.token(&parts.headers)?;
-    let said = said(&doors, &params, &parts.headers, body).await?;
+    let said = said(&context, &params, &parts.headers, body).await?;
     let text = said.text.ok_or(Refusal::Missing("body", "text"))?;
 
-    let max_size = doors.gateway.settings().max_message_size;
-    let draft = Draft::parse(text, said.client_message_id.as_deref(), max_size)?;
-    let accepted = doors.gateway.send(&token, draft).await?;
+    let max_size = context.gateway.settings().max_message_size;
+    let draft = NewMessage::parse(text, said.client_message_id.as_deref(), max_size)?;
+    let accepted = context.gateway.send(&token, draft).await?;
     let message = &accepted.message;
     let answer = Accepted {
         message_id: message.id.to_string(),
@@ -94,15 +94,23 @@ pub(super) async fn send(
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn stop(State(doors): State<Doors>, request: Request) -> Answer<Json<Stopped>> {
+pub(super) async fn stop(
+    State(context): State<TransportContext>,
+    request: Request,
+) -> Answer<Json<Stopped>> {
     let token = Params::of(request.uri()).token(request.headers())?;
-    let stopped = doors.gateway.stop(&token).await?;
+    let stopped = context.gateway.stop(&token).await?;
     Ok(Json(Stopped { stopped }))
 }
 
 /// What is said: in a JSON body, or, where there is none, in the query.
-async fn said(doors: &Doors, params: &Params, headers: &HeaderMap, body: Body) -> Answer<Said> {
-    let body = read(doors, body).await?;
+async fn said(
+    context: &TransportContext,
+    params: &Params,
+    headers: &HeaderMap,
+    body: Body,
+) -> Answer<Said> {
+    let body = read(context, body).await?;
     if body.is_empty() {
         return Ok(Said {
             text: Some(params.text("text")?.into()),
@@ -117,9 +125,9 @@ async fn said(doors: &Doors, params: &Params, headers: &HeaderMap, body: Body) -
     serde_json::from_slice(&body).map_err(|error| Refusal::BadJson(error.to_string()))
 }
 
-async fn read(doors: &Doors, body: Body) -> Answer<Bytes> {
-    let limit = Codec::Json.max_frame(doors.gateway.settings().max_message_size);
-    match timeout(doors.settings.call_timeout, to_bytes(body, limit)).await {
+async fn read(context: &TransportContext, body: Body) -> Answer<Bytes> {
+    let limit = Codec::Json.max_frame(context.gateway.settings().max_message_size);
+    match timeout(context.settings.call_timeout, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => Err(ErrorKind::FrameTooLarge.into()),
         Err(_) => Err(ErrorKind::DeadlineExceeded.into()),

@@ -21,10 +21,10 @@ pub use answer::detail;
 pub(super) use answer::{Answer, Refusal, answer, method_not_allowed};
 pub(super) use params::Params;
 
-use super::{Doors, sse, ws};
+use super::{TransportContext, sse, ws};
 
 /// Every path that is not gRPC.
-pub fn router(doors: &Doors) -> Router {
+pub fn router(context: &TransportContext) -> Router {
     let (api, description) = OpenApiRouter::with_openapi(documentation::description())
         .routes(routes!(probe::test))
         .routes(routes!(token::create, token::revoke))
@@ -35,14 +35,15 @@ pub fn router(doors: &Doors) -> Router {
         .routes(routes!(probe::healthz))
         .routes(routes!(probe::readyz))
         .split_for_parts();
-    let api = if doors.settings.docs { api.merge(documentation::router(description)) } else { api };
+    let api =
+        if context.settings.docs { api.merge(documentation::router(description)) } else { api };
     api.route("/chat", any(ws::upgrade))
         .route("/favicon.ico", get(async || StatusCode::NO_CONTENT))
         .fallback(not_found)
         .method_not_allowed_fallback(wrong_method)
         // Handlers that read a body limit it by themselves, to the size of a message.
         .layer(DefaultBodyLimit::disable())
-        .with_state(doors.clone())
+        .with_state(context.clone())
 }
 
 async fn not_found() -> Response {

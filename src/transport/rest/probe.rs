@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{answer, detail};
-use crate::{session::ErrorKind, transport::Doors};
+use crate::{session::ErrorKind, transport::TransportContext};
 
 /// `GET /test`.
 #[derive(Serialize, ToSchema)]
@@ -29,8 +29,8 @@ pub(super) async fn healthz() -> Response {
 
 /// May it be given work? Not while it shuts down.
 #[utoipa::path(get, path = "/readyz", tag = "service", responses((status = 200), (status = 503)))]
-pub(super) async fn readyz(State(doors): State<Doors>) -> Response {
-    if doors.draining.is_cancelled() {
+pub(super) async fn readyz(State(context): State<TransportContext>) -> Response {
+    if context.draining.is_cancelled() {
         return answer(&ErrorKind::Draining.into());
     }
     detail(StatusCode::OK, "ready")

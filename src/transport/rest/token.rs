@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::{Answer, Params};
 use crate::{
     session::{Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
-    transport::Doors,
+    transport::TransportContext,
 };
 
 /// A new session.
@@ -115,9 +115,12 @@ impl From<Usage> for Tokens {
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn create(State(doors): State<Doors>, request: Request) -> Answer<Json<Created>> {
+pub(super) async fn create(
+    State(context): State<TransportContext>,
+    request: Request,
+) -> Answer<Json<Created>> {
     let params = Params::of(request.uri());
-    let created = doors.gateway.create_token(params.required("name")?).await?;
+    let created = context.gateway.create_token(params.required("name")?).await?;
     Ok(Json(Created {
         name: created.session.name.as_str().into(),
         token: created.token.expose(),
@@ -141,7 +144,10 @@ pub(super) async fn create(State(doors): State<Doors>, request: Request) -> Answ
         (status = 422, description = "A parameter is missing or no number"),
     )
 )]
-pub(super) async fn refresh(state: State<Doors>, request: Request) -> Answer<Json<Refreshed>> {
+pub(super) async fn refresh(
+    state: State<TransportContext>,
+    request: Request,
+) -> Answer<Json<Refreshed>> {
     renew(state, request).await
 }
 
@@ -160,17 +166,20 @@ pub(super) async fn refresh(state: State<Doors>, request: Request) -> Answer<Jso
     )
 )]
 pub(super) async fn refresh_by_get(
-    state: State<Doors>,
+    state: State<TransportContext>,
     request: Request,
 ) -> Answer<Json<Refreshed>> {
     renew(state, request).await
 }
 
-async fn renew(State(doors): State<Doors>, request: Request) -> Answer<Json<Refreshed>> {
+async fn renew(
+    State(context): State<TransportContext>,
+    request: Request,
+) -> Answer<Json<Refreshed>> {
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let (after, limit) = (params.number("after")?, params.number("limit")?);
-    let snapshot = doors.gateway.refresh_token(&token, after, limit).await?;
+    let snapshot = context.gateway.refresh_token(&token, after, limit).await?;
     Ok(Json(Refreshed::new(token.expose(), &snapshot, after)))
 }
 
@@ -184,9 +193,12 @@ async fn renew(State(doors): State<Doors>, request: Request) -> Answer<Json<Refr
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn revoke(State(doors): State<Doors>, request: Request) -> Answer<StatusCode> {
+pub(super) async fn revoke(
+    State(context): State<TransportContext>,
+    request: Request,
+) -> Answer<StatusCode> {
     let token = Params::of(request.uri()).token(request.headers())?;
-    doors.gateway.revoke_token(&token).await?;
+    context.gateway.revoke_token(&token).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

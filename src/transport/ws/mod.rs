@@ -23,16 +23,19 @@ use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    Doors, InUse, auth,
+    InUse, TransportContext, auth,
     codec::Codec,
-    conversation::Conversation,
     rest::{self, Params},
+    stream::ClientStream,
 };
 use crate::session::{Error, ErrorKind, Result, Token};
 
 /// The handler of `/chat`, whatever the method: over HTTP/2 it is CONNECT.
-pub(super) async fn upgrade(State(doors): State<Doors>, mut request: Request) -> Response {
-    match handshake(&doors, &mut request).await {
+pub(super) async fn upgrade(
+    State(context): State<TransportContext>,
+    mut request: Request,
+) -> Response {
+    match handshake(&context, &mut request).await {
         Ok(response) => response,
         Err(refusal) => *refusal,
     }
@@ -41,26 +44,26 @@ pub(super) async fn upgrade(State(doors): State<Doors>, mut request: Request) ->
 /// Boxed, since most handshakes succeed.
 type Refusal = Box<Response>;
 
-async fn handshake(doors: &Doors, request: &mut Request) -> Result<Response, Refusal> {
+async fn handshake(context: &TransportContext, request: &mut Request) -> Result<Response, Refusal> {
     let accept = check_upgrade(request)?;
-    if !doors.settings.origins.allow(request.headers(), request.uri()) {
+    if !context.settings.origins.allow(request.headers(), request.uri()) {
         return Err(forbidden(&ErrorKind::OriginForbidden.into()));
     }
     let offers = Offers::read(request.headers());
     let query = Params::of(request.uri());
     let token = auth::one_of([query.get("token"), auth::bearer(request.headers()), offers.token]);
     let codec = offers.codec;
-    let conversation = conversation(doors, codec, token).await?;
+    let conversation = conversation(context, codec, token).await?;
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let on_upgrade =
         on_upgrade.ok_or_else(|| upgrade_required("This connection cannot be upgraded"))?;
 
-    let doors = doors.clone();
+    let context = context.clone();
     let in_use = request.extensions_mut().remove::<InUse>();
     tokio::spawn(async move {
         let _in_use = in_use;
         match on_upgrade.await {
-            Ok(connection) => socket::run(connection, &doors, conversation, codec).await,
+            Ok(connection) => socket::run(connection, &context, conversation, codec).await,
             Err(error) => tracing::debug!(%error, "a client left during the handshake"),
         }
     });
@@ -70,23 +73,23 @@ async fn handshake(doors: &Doors, request: &mut Request) -> Result<Response, Ref
 /// What the handshake's token opens. In the structured modes a bad one is told in a
 /// frame, since a browser cannot see the status of a handshake.
 async fn conversation(
-    doors: &Doors,
+    context: &TransportContext,
     codec: Codec,
     token: Result<Option<Token>>,
-) -> Result<Conversation, Refusal> {
-    let (gateway, settings) = (doors.gateway.clone(), doors.settings.clone());
+) -> Result<ClientStream, Refusal> {
+    let (gateway, settings) = (context.gateway.clone(), context.settings.clone());
     if codec != Codec::Plain {
         return Ok(match token {
-            Ok(token) => Conversation::new(gateway, settings, token),
-            Err(error) => Conversation::refused(gateway, settings, error),
+            Ok(token) => ClientStream::new(gateway, settings, token),
+            Err(error) => ClientStream::refused(gateway, settings, error),
         });
     }
     let attach = async {
         let token = token?.ok_or(ErrorKind::MissingToken)?;
-        gateway.attach_for_replies(&token).await
+        gateway.attach_replies_only(&token).await
     };
     match attach.await {
-        Ok((attachment, _)) => Ok(Conversation::attached(gateway, settings, attachment)),
+        Ok((subscription, _)) => Ok(ClientStream::attached(gateway, settings, subscription)),
         Err(error) => Err(match error.kind() {
             ErrorKind::MissingToken | ErrorKind::SessionExpired | ErrorKind::InvalidArgument => {
                 forbidden(&error)

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use crate::{
     session::{Event, Message, MessageId, Role},
-    transport::conversation::Output,
+    transport::stream::Outbound,
 };
 
 /// Answers that one connection may wait for. Beyond it the connection is not read: a
@@ -31,18 +31,18 @@ impl Awaited {
     }
 
     /// The texts to send now that this has happened.
-    pub(super) fn answers(&mut self, output: &Output) -> impl Iterator<Item = String> {
-        match output {
-            Output::Accepted(accepted) => self.answers.push_back(Answer::To(accepted.message.id)),
-            Output::Refused { error, .. } => {
+    pub(super) fn answers(&mut self, outbound: &Outbound) -> impl Iterator<Item = String> {
+        match outbound {
+            Outbound::Accepted(accepted) => self.answers.push_back(Answer::To(accepted.message.id)),
+            Outbound::Refused { error, .. } => {
                 self.answers.push_back(Answer::Ready(format!("Error: {error}")));
             }
-            Output::Event(Event::Message(message)) => self.answered(message),
-            Output::Event(Event::ReplyStarted(_) | Event::Delta { .. } | Event::GoAway(_))
-            | Output::Opened(_)
-            | Output::Pong
-            | Output::Heartbeat
-            | Output::End(_) => {}
+            Outbound::Event(Event::Message(message)) => self.answered(message),
+            Outbound::Event(Event::ReplyStarted(_) | Event::Delta { .. } | Event::GoAway(_))
+            | Outbound::Opened(_)
+            | Outbound::Pong
+            | Outbound::Heartbeat
+            | Outbound::End(_) => {}
         }
         std::iter::from_fn(|| {
             match self.answers.pop_front_if(|answer| matches!(answer, Answer::Ready(_)))? {

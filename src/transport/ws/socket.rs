@@ -27,11 +27,11 @@ use super::plain::Awaited;
 use crate::{
     session::{Error, ErrorKind, Result, Settings as Limits},
     transport::{
-        Doors,
+        TransportContext,
         codec::{self, Codec},
-        conversation::{Conversation, Frames, Input, Output},
         status,
-        stream_log::{Close, StreamLog},
+        stream::{ClientStream, Frames, Inbound, Outbound},
+        stream_record::{Close, StreamRecord},
     },
 };
 
@@ -47,14 +47,14 @@ const WRITE_BUFFER: usize = 4096;
 /// Serves a connection until it ends.
 pub(super) async fn run(
     connection: Upgraded,
-    doors: &Doors,
-    conversation: Conversation,
+    context: &TransportContext,
+    conversation: ClientStream,
     codec: Codec,
 ) {
     let io = TokioIo::new(connection);
-    let config = config(codec, doors.gateway.settings());
+    let config = config(codec, context.gateway.settings());
     let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-    let mut log = StreamLog::open("websocket", codec.name());
+    let mut log = StreamRecord::open("websocket", codec.name());
     if let Some(session) = conversation.session() {
         log.attached(session);
     }
@@ -70,7 +70,7 @@ pub(super) async fn run(
     };
     let mut socket = Socket {
         frames,
-        doors,
+        context,
         codec,
         awaited: Awaited::default(),
         pinged: None,
@@ -107,23 +107,23 @@ enum Ending {
 
 struct Socket<'a> {
     frames: Incoming,
-    doors: &'a Doors,
+    context: &'a TransportContext,
     codec: Codec,
     awaited: Awaited,
     pinged: Option<Instant>,
-    log: StreamLog,
+    log: StreamRecord,
     unflushed: bool,
 }
 
 impl Socket<'_> {
-    async fn converse(&mut self, mut conversation: Conversation) -> Ending {
+    async fn converse(&mut self, mut conversation: ClientStream) -> Ending {
         loop {
             self.frames.pause(self.awaited.is_full());
-            let Ok(output) = self.next(&mut conversation).await else { return Ending::Broken };
-            if let Output::Opened(opened) = &output {
+            let Ok(outbound) = self.next(&mut conversation).await else { return Ending::Broken };
+            if let Outbound::Opened(opened) = &outbound {
                 self.log.attached(opened.session.id);
             }
-            if let Some(ending) = self.tell(output).await {
+            if let Some(ending) = self.tell(outbound).await {
                 return ending;
             }
         }
@@ -132,12 +132,12 @@ impl Socket<'_> {
     /// The next output. What is ready is fed together and flushed once, before anything is
     /// waited for. A client that has asked since the last flush may have asked for more: to
     /// look costs a read, and is left out where it would only hold up a reply.
-    async fn next(&mut self, conversation: &mut Conversation) -> Result<Output, Unsent> {
+    async fn next(&mut self, conversation: &mut ClientStream) -> Result<Outbound, Unsent> {
         if self.unflushed {
             if self.frames.asked || conversation.has_more() {
                 let ready = poll_immediate(conversation.next(&mut self.frames)).await;
-                if let Some(output) = ready {
-                    return Ok(output);
+                if let Some(outbound) = ready {
+                    return Ok(outbound);
                 }
             }
             self.frames.asked = false;
@@ -147,22 +147,22 @@ impl Socket<'_> {
     }
 
     /// Sends what an output calls for.
-    async fn tell(&mut self, output: Output) -> Option<Ending> {
-        let sent = match (&output, self.codec) {
-            (Output::Heartbeat, _) => self.beat(&output).await,
-            (_, Codec::Plain) => self.answer(&output).await,
-            (_, Codec::Json | Codec::Proto) => self.frame(&output).await,
+    async fn tell(&mut self, outbound: Outbound) -> Option<Ending> {
+        let sent = match (&outbound, self.codec) {
+            (Outbound::Heartbeat, _) => self.beat(&outbound).await,
+            (_, Codec::Plain) => self.answer(&outbound).await,
+            (_, Codec::Json | Codec::Proto) => self.frame(&outbound).await,
         };
-        match (sent, output) {
-            (Ok(()), Output::End(Ok(()))) => Some(Ending::Theirs),
-            (Ok(()), Output::End(Err(error))) => Some(Ending::Ours(error)),
+        match (sent, outbound) {
+            (Ok(()), Outbound::End(Ok(()))) => Some(Ending::Theirs),
+            (Ok(()), Outbound::End(Err(error))) => Some(Ending::Ours(error)),
             (Ok(()), _) => None,
             (Err(Unsent::Refused(error)), _) => Some(Ending::Ours(error)),
             (Err(Unsent::Broken), _) => Some(Ending::Broken),
         }
     }
 
-    async fn beat(&mut self, output: &Output) -> Result<(), Unsent> {
+    async fn beat(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
         // Unheard since the last ping; a connection that is not read cannot be heard.
         let pinged = self.pinged.replace(Instant::now());
         if !self.frames.paused && pinged.is_some_and(|at| self.frames.heard < at) {
@@ -171,33 +171,33 @@ impl Socket<'_> {
         self.feed(Message::Ping(Bytes::new())).await?;
         match self.codec {
             Codec::Plain => Ok(()),
-            Codec::Json | Codec::Proto => self.frame(output).await,
+            Codec::Json | Codec::Proto => self.frame(outbound).await,
         }
     }
 
-    async fn answer(&mut self, output: &Output) -> Result<(), Unsent> {
-        let answers: Vec<_> = self.awaited.answers(output).collect();
+    async fn answer(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
+        let answers: Vec<_> = self.awaited.answers(outbound).collect();
         for text in answers {
             self.log.sent();
             self.feed(Message::text(text)).await?;
         }
-        match output {
-            Output::Accepted(_) => self.log.received(),
-            Output::Refused { error, .. } => self.log.refused(error.kind()),
+        match outbound {
+            Outbound::Accepted(_) => self.log.received(),
+            Outbound::Refused { error, .. } => self.log.refused(error.kind()),
             _ => {}
         }
         Ok(())
     }
 
-    async fn frame(&mut self, output: &Output) -> Result<(), Unsent> {
-        match output {
-            Output::Accepted(_) => self.log.received(),
-            Output::Refused { error, .. } => self.log.refused(error.kind()),
-            Output::Event(_) => self.log.sent(),
-            Output::Opened(_) | Output::Pong | Output::Heartbeat | Output::End(_) => {}
+    async fn frame(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
+        match outbound {
+            Outbound::Accepted(_) => self.log.received(),
+            Outbound::Refused { error, .. } => self.log.refused(error.kind()),
+            Outbound::Event(_) => self.log.sent(),
+            Outbound::Opened(_) | Outbound::Pong | Outbound::Heartbeat | Outbound::End(_) => {}
         }
-        let limits = self.doors.gateway.settings();
-        match codec::response(output, limits, self.doors.settings.heartbeat) {
+        let limits = self.context.gateway.settings();
+        match codec::response(outbound, limits, self.context.settings.heartbeat) {
             Some(response) => self.feed(self.codec.encode(&response)?).await,
             None => Ok(()),
         }
@@ -206,13 +206,13 @@ impl Socket<'_> {
     async fn feed(&mut self, message: Message) -> Result<(), Unsent> {
         self.unflushed = true;
         let send = self.frames.stream.feed(message);
-        within(self.doors.settings.send_timeout, send).await
+        within(self.context.settings.send_timeout, send).await
     }
 
     async fn flush(&mut self) -> Result<(), Unsent> {
         if std::mem::take(&mut self.unflushed) {
             let flush = self.frames.stream.flush();
-            within(self.doors.settings.send_timeout, flush).await?;
+            within(self.context.settings.send_timeout, flush).await?;
         }
         Ok(())
     }
@@ -225,7 +225,8 @@ impl Socket<'_> {
                 self.log.closes(close);
                 // Flushes the answer to the client's close frame.
                 let _gone =
-                    timeout(self.doors.settings.send_timeout, self.frames.stream.close(None)).await;
+                    timeout(self.context.settings.send_timeout, self.frames.stream.close(None))
+                        .await;
             }
             Ending::Ours(error) => self.close(&error).await,
             Ending::Broken => {}
@@ -246,7 +247,7 @@ impl Socket<'_> {
         self.log.closes(Close::Code(code, error.kind().code()));
         let frame = CloseFrame { code: code.into(), reason: error.kind().code().into() };
         let stream = &mut self.frames.stream;
-        let sent = timeout(self.doors.settings.send_timeout, stream.close(Some(frame))).await;
+        let sent = timeout(self.context.settings.send_timeout, stream.close(Some(frame))).await;
         if !matches!(sent, Ok(Ok(()))) {
             return;
         }
@@ -290,13 +291,13 @@ impl From<tokio::time::error::Elapsed> for Unsent {
 /// Waits for the peer to take what it is sent. A timer is made only if it does not at
 /// once, as it mostly does.
 async fn within(
-    patience: Duration,
+    limit: Duration,
     sending: impl Future<Output = Result<(), WsError>>,
 ) -> Result<(), Unsent> {
     let mut sending = pin!(sending);
     match poll_immediate(&mut sending).await {
         Some(sent) => Ok(sent?),
-        None => Ok(timeout(patience, sending).await??),
+        None => Ok(timeout(limit, sending).await??),
     }
 }
 
@@ -316,7 +317,7 @@ struct Incoming {
 }
 
 impl Frames for Incoming {
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input> {
+    fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Inbound> {
         if self.paused {
             return Poll::Pending;
         }
@@ -325,14 +326,14 @@ impl Frames for Incoming {
             // up for a client that does not read them.
             if self.answering {
                 if let Err(error) = ready!(self.stream.poll_flush_unpin(cx)) {
-                    return Poll::Ready(Input::Gone(refusal(&error)));
+                    return Poll::Ready(Inbound::Gone(refusal(&error)));
                 }
                 self.answering = false;
             }
             let frame = match ready!(self.stream.poll_next_unpin(cx)) {
                 Some(Ok(frame)) => frame,
-                Some(Err(error)) => return Poll::Ready(Input::Gone(refusal(&error))),
-                None => return Poll::Ready(Input::Gone(None)),
+                Some(Err(error)) => return Poll::Ready(Inbound::Gone(refusal(&error))),
+                None => return Poll::Ready(Inbound::Gone(None)),
             };
             self.heard = Instant::now();
             match frame {
@@ -359,11 +360,11 @@ impl Incoming {
         self.paused = paused;
     }
 
-    fn read(&self, frame: &Message) -> Input {
+    fn read(&self, frame: &Message) -> Inbound {
         match self.codec.decode(frame) {
-            Ok(ask) => Input::Ask(ask),
-            Err(error) if error.kind() == ErrorKind::WrongFrameType => Input::Gone(Some(error)),
-            Err(error) => Input::Refused(error),
+            Ok(ask) => Inbound::Request(ask),
+            Err(error) if error.kind() == ErrorKind::WrongFrameType => Inbound::Gone(Some(error)),
+            Err(error) => Inbound::Refused(error),
         }
     }
 }

@@ -13,9 +13,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Alarm(Pin<Box<Sleep>>);
+pub(super) struct DeadlineTimer(Pin<Box<Sleep>>);
 
-impl Alarm {
+impl DeadlineTimer {
     pub(super) fn at(first: Instant) -> Self {
         Self(Box::pin(sleep_until(first)))
     }
@@ -73,10 +73,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn it_rings_at_each_limit_sooner_or_later_than_the_one_before() {
         let begun = Instant::now();
-        let mut alarm = Alarm::at(begun + 10 * SECOND);
+        let mut timer = DeadlineTimer::at(begun + 10 * SECOND);
         for after in [2, 20, 21] {
             let limit = begun + after * SECOND;
-            assert_eq!(alarm.within(limit, pending::<()>()).await, None);
+            assert_eq!(timer.within(limit, pending::<()>()).await, None);
             assert_eq!(begun.elapsed(), after * SECOND);
         }
     }
@@ -92,16 +92,16 @@ mod tests {
             tokio::task::yield_now().await;
             tell.send(1)
         });
-        let said = Alarm::at(limit).within(limit, told).await;
+        let said = DeadlineTimer::at(limit).within(limit, told).await;
         assert_eq!(said, Some(Ok(1)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn it_ends_work_that_waits_and_work_that_is_always_ready() {
         let limit = Instant::now() + SECOND;
-        let mut alarm = Alarm::at(limit);
-        assert_eq!(alarm.within(limit, async { 1 }).await, Some(1));
+        let mut timer = DeadlineTimer::at(limit);
+        assert_eq!(timer.within(limit, async { 1 }).await, Some(1));
         tokio::time::advance(SECOND).await;
-        assert_eq!(alarm.within(limit, async { 1 }).await, None);
+        assert_eq!(timer.within(limit, async { 1 }).await, None);
     }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use super::print;
 use crate::{
     session::{Message, Role, SessionId, Status, Timestamp, TokenHash, Usage},
-    store::{KeptSession, Waiting},
+    store::{StoredSession, Waiting},
 };
 
 /// The version of the form.
@@ -152,8 +152,8 @@ impl Record {
         Self::Export(Header { format: FORMAT, exported_at, sessions })
     }
 
-    pub(super) fn session(kept: &KeptSession, token: Option<&TokenHash>) -> Self {
-        let KeptSession { session, messages, .. } = kept;
+    pub(super) fn session(stored: &StoredSession, token: Option<&TokenHash>) -> Self {
+        let StoredSession { session, messages, .. } = stored;
         Self::Session(SessionRecord {
             id: session.id.to_string(),
             name: session.name.as_str().into(),

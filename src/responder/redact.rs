@@ -9,7 +9,7 @@
 
 use std::{collections::HashSet, sync::LazyLock};
 
-use super::words::MAX_LOGGED;
+use super::sanitize::MAX_LOGGED;
 
 /// What stands where words were left out.
 const ELLIPSIS: &str = "…";

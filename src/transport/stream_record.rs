@@ -12,7 +12,7 @@ use crate::session::{ErrorKind, SessionId};
 
 /// Counts what passes; writes the second line when it is dropped.
 #[derive(Debug)]
-pub(super) struct StreamLog {
+pub(super) struct StreamRecord {
     protocol: &'static str,
     codec: &'static str,
     session: Option<SessionId>,
@@ -31,7 +31,7 @@ pub(super) enum Close {
     Code(u16, &'static str),
 }
 
-impl StreamLog {
+impl StreamRecord {
     pub(super) fn open(protocol: &'static str, codec: &'static str) -> Self {
         tracing::info!(protocol, codec, "stream opened");
         gauge!("duologue_streams", "protocol" => protocol, "codec" => codec).increment(1);
@@ -62,7 +62,7 @@ impl StreamLog {
     }
 }
 
-impl Drop for StreamLog {
+impl Drop for StreamRecord {
     fn drop(&mut self) {
         let Self { protocol, codec, received, sent, .. } = *self;
         let (code, reason) = match self.close {

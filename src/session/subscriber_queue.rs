@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{ErrorKind, Event, event::Interest};
+use super::{ErrorKind, Event, event::EventFilter};
 
 /// Bytes up to which the pieces of a reply that wait in a mailbox become one.
 const MAX_COALESCED: usize = 16 << 10;
@@ -23,9 +23,9 @@ pub(super) struct Capacity {
 }
 
 #[derive(Debug)]
-pub(super) struct Mailbox {
+pub(super) struct SubscriberQueue {
     capacity: Capacity,
-    interest: Interest,
+    filter: EventFilter,
     // A std mutex: it is held for a few instructions and never across an await.
     state: Mutex<State>,
 }
@@ -38,20 +38,20 @@ struct State {
     reader: Option<Waker>,
 }
 
-impl Mailbox {
-    pub(super) fn new(capacity: Capacity, interest: Interest) -> Self {
-        Self { capacity, interest, state: Mutex::default() }
+impl SubscriberQueue {
+    pub(super) fn new(capacity: Capacity, filter: EventFilter) -> Self {
+        Self { capacity, filter, state: Mutex::default() }
     }
 
-    pub(super) const fn interest(&self) -> Interest {
-        self.interest
+    pub(super) const fn filter(&self) -> EventFilter {
+        self.filter
     }
 
     /// Adds an event that is of interest. A mailbox that is full is emptied and closed
     /// instead: its reader has the log to come back to, and the others must not wait for
     /// it.
     pub(super) fn push(&self, event: &Event) {
-        if self.interest.covers(event) {
+        if self.filter.accepts(event) {
             self.change(|state| state.add(event, self.capacity));
         }
     }
@@ -166,8 +166,8 @@ mod tests {
     use super::*;
     use crate::session::MessageId;
 
-    fn mailbox(events: usize, bytes: usize) -> Mailbox {
-        Mailbox::new(Capacity { events, bytes }, Interest::Everything)
+    fn queue(events: usize, bytes: usize) -> SubscriberQueue {
+        SubscriberQueue::new(Capacity { events, bytes }, EventFilter::All)
     }
 
     fn delta(reply: MessageId, text: &str) -> Event {
@@ -178,21 +178,21 @@ mod tests {
         Event::GoAway(Duration::ZERO)
     }
 
-    fn next(mailbox: &Mailbox) -> Option<Result<Event, ErrorKind>> {
-        poll_fn(|cx| mailbox.poll_next(cx)).now_or_never()
+    fn next(queue: &SubscriberQueue) -> Option<Result<Event, ErrorKind>> {
+        poll_fn(|cx| queue.poll_next(cx)).now_or_never()
     }
 
     #[test]
     fn a_full_mailbox_gives_its_memory_back_and_says_so() {
-        for mailbox in [mailbox(3, usize::MAX), mailbox(usize::MAX, 3 * event().cost())] {
+        for queue in [queue(3, usize::MAX), queue(usize::MAX, 3 * event().cost())] {
             for _ in 0..3 {
-                mailbox.push(&event());
+                queue.push(&event());
             }
-            assert!(matches!(next(&mailbox), Some(Ok(_))));
-            mailbox.push(&event());
-            mailbox.push(&event());
-            assert!(matches!(next(&mailbox), Some(Err(ErrorKind::SlowConsumer))));
-            assert_eq!(mailbox.state().events.capacity(), 0);
+            assert!(matches!(next(&queue), Some(Ok(_))));
+            queue.push(&event());
+            queue.push(&event());
+            assert!(matches!(next(&queue), Some(Err(ErrorKind::SlowConsumer))));
+            assert_eq!(queue.state().events.capacity(), 0);
         }
     }
 
@@ -200,15 +200,15 @@ mod tests {
     fn pieces_of_one_reply_that_wait_become_one() {
         let (first, second) = (MessageId::generate(), MessageId::generate());
         let large = "x".repeat(MAX_COALESCED);
-        let mailbox = mailbox(8, usize::MAX);
+        let queue = queue(8, usize::MAX);
         let shared = delta(first, "a");
-        mailbox.push(&shared);
+        queue.push(&shared);
         for text in ["b", "ä", &large] {
-            mailbox.push(&delta(first, text));
+            queue.push(&delta(first, text));
         }
-        mailbox.push(&delta(second, "c"));
+        queue.push(&delta(second, "c"));
         let mut texts = Vec::new();
-        while let Some(Ok(Event::Delta { text, .. })) = next(&mailbox) {
+        while let Some(Ok(Event::Delta { text, .. })) = next(&queue) {
             texts.push(text);
         }
         assert_eq!(
@@ -216,30 +216,31 @@ mod tests {
             ["abä", &large, "c"]
         );
         assert!(matches!(shared, Event::Delta { text, .. } if *text == "a"), "it was shared");
-        assert_eq!(mailbox.state().bytes, 0);
+        assert_eq!(queue.state().bytes, 0);
     }
 
     #[test]
     fn who_waits_for_replies_is_told_nothing_else() {
-        let mailbox = Mailbox::new(Capacity { events: 1, bytes: usize::MAX }, Interest::Replies);
+        let queue =
+            SubscriberQueue::new(Capacity { events: 1, bytes: usize::MAX }, EventFilter::Replies);
         for _ in 0..3 {
-            mailbox.push(&delta(MessageId::generate(), "x"));
+            queue.push(&delta(MessageId::generate(), "x"));
         }
-        mailbox.push(&event());
-        assert!(matches!(next(&mailbox), Some(Ok(Event::GoAway(_)))));
-        assert!(next(&mailbox).is_none());
+        queue.push(&event());
+        assert!(matches!(next(&queue), Some(Ok(Event::GoAway(_)))));
+        assert!(next(&queue).is_none());
     }
 
     #[test]
     fn a_closed_mailbox_is_read_to_its_end_and_a_shut_one_is_not() {
-        let closed = mailbox(8, usize::MAX);
+        let closed = queue(8, usize::MAX);
         closed.push(&event());
         closed.close(ErrorKind::Draining);
         closed.push(&event());
         assert!(matches!(next(&closed), Some(Ok(_))));
         assert!(matches!(next(&closed), Some(Err(ErrorKind::Draining))));
 
-        let shut = mailbox(8, usize::MAX);
+        let shut = queue(8, usize::MAX);
         shut.push(&event());
         shut.shut(ErrorKind::SessionExpired);
         assert!(matches!(next(&shut), Some(Err(ErrorKind::SessionExpired))));
@@ -247,9 +248,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiting_reader_is_woken() {
-        let mailbox = mailbox(8, usize::MAX);
-        let (read, ()) = tokio::join!(poll_fn(|cx| mailbox.poll_next(cx)), async {
-            mailbox.push(&event());
+        let queue = queue(8, usize::MAX);
+        let (read, ()) = tokio::join!(poll_fn(|cx| queue.poll_next(cx)), async {
+            queue.push(&event());
         });
         assert!(read.is_ok());
     }

@@ -19,15 +19,15 @@ use tokio::{
 
 /// A socket whose writes fail when the peer takes nothing for a while. An idle one
 /// has no timer.
-pub(super) struct Patient {
+pub(super) struct WriteTimeout {
     stream: TcpStream,
-    patience: Duration,
+    write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl Patient {
-    pub(super) const fn new(stream: TcpStream, patience: Duration) -> Self {
-        Self { stream, patience, deadline: None }
+impl WriteTimeout {
+    pub(super) const fn new(stream: TcpStream, write_timeout: Duration) -> Self {
+        Self { stream, write_timeout, deadline: None }
     }
 
     /// What a write came to; one that must wait, until the deadline.
@@ -40,13 +40,13 @@ impl Patient {
             self.deadline = None;
             return written;
         }
-        let patience = self.patience;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(patience)));
+        let write_timeout = self.write_timeout;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(write_timeout)));
         deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for WriteTimeout {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl AsyncRead for Patient {
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for WriteTimeout {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -117,8 +117,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// Both ends of a connection that has shaken hands.
-    async fn connected() -> Result<(server::TlsStream<Patient>, client::TlsStream<TcpStream>), Error>
-    {
+    async fn connected()
+    -> Result<(server::TlsStream<WriteTimeout>, client::TlsStream<TcpStream>), Error> {
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["x".to_owned()])?;
         let secret = PrivateKeyDer::try_from(signing_key.serialize_der())?;
         let provider = Arc::new(default_provider());
@@ -135,7 +135,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (accepted, peer) =
             tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr()?));
-        let (accepted, peer) = (Patient::new(accepted?.0, PATIENCE), peer?);
+        let (accepted, peer) = (WriteTimeout::new(accepted?.0, PATIENCE), peer?);
         let (acceptor, connector) =
             (TlsAcceptor::from(Arc::new(config)), TlsConnector::from(Arc::new(trusting)));
         let shaken = tokio::try_join!(

@@ -51,11 +51,11 @@ impl Default for Capacity {
 }
 
 /// Shared by all replies of an upstream.
-pub(super) struct Admission {
+pub(super) struct Limiter {
     /// For those that are served, and those that wait for it.
     room: Arc<Semaphore>,
     /// For those that are served.
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     waiting_timeout: Duration,
     /// The upstream asked not to be asked before. Set in one go: a panic cannot leave it
     /// half done.
@@ -64,13 +64,13 @@ pub(super) struct Admission {
 
 /// A place among those that are served. Dropping it makes room for the next.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Permit {
     _permits: [OwnedSemaphorePermit; 2],
 }
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
+pub(super) enum LimiterError {
     /// Too many wait already.
     Full,
     /// None became free in time.
@@ -79,7 +79,7 @@ pub(super) enum Refused {
     Cooling,
 }
 
-impl Refused {
+impl LimiterError {
     /// What it comes to for the reply.
     pub(super) const fn reason(self) -> Reason {
         match self {
@@ -89,42 +89,42 @@ impl Refused {
     }
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for LimiterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Full => "the waiting room is full",
-            Self::Late => "no place became free in time",
+            Self::Late => "no permit became free in time",
             Self::Cooling => "the upstream is cooling down",
         })
     }
 }
 
-impl Admission {
+impl Limiter {
     pub(super) fn new(capacity: Capacity) -> Self {
-        let (places, waiting) = (capacity.concurrency as usize, capacity.waiting_room as usize);
+        let (permits, waiting) = (capacity.concurrency as usize, capacity.waiting_room as usize);
         Self {
-            room: Arc::new(Semaphore::new(places + waiting)),
-            places: Arc::new(Semaphore::new(places)),
+            room: Arc::new(Semaphore::new(permits + waiting)),
+            permits: Arc::new(Semaphore::new(permits)),
             waiting_timeout: capacity.waiting_timeout,
             not_before: Mutex::new(None),
         }
     }
 
-    /// Waits for `back_off`, then for a place. Dropping the future gives up at once.
-    pub(super) async fn enter(&self, back_off: Duration) -> Result<Place, Refused> {
-        let waiting = Arc::clone(&self.room).try_acquire_owned().map_err(|_| Refused::Full)?;
-        if !back_off.is_zero() {
-            sleep(back_off).await;
+    /// Waits for `backoff`, then for a place. Dropping the future gives up at once.
+    pub(super) async fn acquire(&self, backoff: Duration) -> Result<Permit, LimiterError> {
+        let waiting = Arc::clone(&self.room).try_acquire_owned().map_err(|_| LimiterError::Full)?;
+        if !backoff.is_zero() {
+            sleep(backoff).await;
         }
-        let free = Arc::clone(&self.places).acquire_owned();
-        let Ok(Ok(place)) = timeout(self.waiting_timeout, free).await else {
-            return Err(Refused::Late);
+        let free = Arc::clone(&self.permits).acquire_owned();
+        let Ok(Ok(permit)) = timeout(self.waiting_timeout, free).await else {
+            return Err(LimiterError::Late);
         };
         // While this one waited, another may have been told to wait.
         if self.cooldown().is_zero() {
-            Ok(Place { _permits: [waiting, place] })
+            Ok(Permit { _permits: [waiting, permit] })
         } else {
-            Err(Refused::Cooling)
+            Err(LimiterError::Cooling)
         }
     }
 
@@ -143,10 +143,10 @@ impl Admission {
     }
 }
 
-impl fmt::Debug for Admission {
+impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Admission")
-            .field("free_places", &self.places.available_permits())
+        f.debug_struct("Limiter")
+            .field("free_places", &self.permits.available_permits())
             .field("cooldown", &self.cooldown())
             .finish_non_exhaustive()
     }
@@ -160,40 +160,40 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
-    fn admission(concurrency: u32, waiting_room: u32) -> Admission {
+    fn limiter(concurrency: u32, waiting_room: u32) -> Limiter {
         let waiting_timeout = Duration::from_secs(3);
-        Admission::new(Capacity { concurrency, waiting_room, waiting_timeout })
+        Limiter::new(Capacity { concurrency, waiting_room, waiting_timeout })
     }
 
     #[tokio::test(start_paused = true)]
     async fn places_are_taken_waited_for_in_order_and_refused() {
-        let admission = admission(1, 1);
-        let place = admission.enter(NOW).await.unwrap();
-        let mut second = Box::pin(admission.enter(NOW));
+        let limiter = limiter(1, 1);
+        let permit = limiter.acquire(NOW).await.unwrap();
+        let mut second = Box::pin(limiter.acquire(NOW));
         assert!(second.as_mut().now_or_never().is_none());
-        assert_eq!(admission.enter(NOW).await.err(), Some(Refused::Full));
-        drop(place);
-        let place = second.await.unwrap();
-        assert_eq!(admission.enter(NOW).await.err(), Some(Refused::Late));
+        assert_eq!(limiter.acquire(NOW).await.err(), Some(LimiterError::Full));
+        drop(permit);
+        let permit = second.await.unwrap();
+        assert_eq!(limiter.acquire(NOW).await.err(), Some(LimiterError::Late));
         // Who gave up is not counted any more.
-        let third = Box::pin(admission.enter(NOW)).now_or_never();
+        let third = Box::pin(limiter.acquire(NOW)).now_or_never();
         assert!(third.is_none());
-        drop(place);
-        assert!(admission.enter(NOW).await.is_ok());
+        drop(permit);
+        assert!(limiter.acquire(NOW).await.is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_cooldown_holds_for_everybody_and_only_grows() {
-        let admission = admission(1, 1);
-        let place = admission.enter(NOW).await.unwrap();
-        let waiting = admission.enter(NOW);
-        admission.cool_down(Duration::from_secs(10));
-        admission.cool_down(Duration::from_secs(5));
-        admission.cool_down(Duration::MAX);
-        assert_eq!(admission.cooldown(), Duration::from_secs(10), "no clock shows the last");
-        drop(place);
-        assert_eq!(waiting.await.err(), Some(Refused::Cooling));
-        assert_eq!(admission.enter(NOW).await.err(), Some(Refused::Cooling));
-        assert!(admission.enter(Duration::from_secs(10)).await.is_ok());
+        let limiter = limiter(1, 1);
+        let permit = limiter.acquire(NOW).await.unwrap();
+        let waiting = limiter.acquire(NOW);
+        limiter.cool_down(Duration::from_secs(10));
+        limiter.cool_down(Duration::from_secs(5));
+        limiter.cool_down(Duration::MAX);
+        assert_eq!(limiter.cooldown(), Duration::from_secs(10), "no clock shows the last");
+        drop(permit);
+        assert_eq!(waiting.await.err(), Some(LimiterError::Cooling));
+        assert_eq!(limiter.acquire(NOW).await.err(), Some(LimiterError::Cooling));
+        assert!(limiter.acquire(Duration::from_secs(10)).await.is_ok());
     }
 }

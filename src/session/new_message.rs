@@ -9,12 +9,12 @@ const MAX_CLIENT_MESSAGE_ID: usize = 128;
 
 /// A user message that may be committed: its text and its sender's id for it.
 #[derive(Clone, Debug)]
-pub struct Draft {
+pub struct NewMessage {
     pub(super) text: Arc<str>,
     pub(super) client_message_id: Option<Arc<str>>,
 }
 
-impl Draft {
+impl NewMessage {
     /// Checks what a client sent. An empty `client_message_id` counts as none.
     ///
     /// # Errors
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str, id: Option<&str>) -> Option<ErrorKind> {
-        Draft::parse(text, id, 8).err().map(|error| error.kind())
+        NewMessage::parse(text, id, 8).err().map(|error| error.kind())
     }
 
     #[test]

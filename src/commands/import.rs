@@ -19,9 +19,10 @@ use super::{
 };
 use crate::{
     session::{
-        self, Draft, Epoch, Message, MessageId, Name, Role, Session, SessionId, Status, Timestamp,
+        self, Epoch, Message, MessageId, Name, NewMessage, Role, Session, SessionId, Status,
+        Timestamp,
     },
-    store::{Import, KeptLog, KeptSession, SqliteFile, Waiting},
+    store::{Import, SqliteFile, StoredLog, StoredSession, Waiting},
 };
 
 /// Sessions and messages that are kept in one transaction, for which a gateway waits.
@@ -74,7 +75,7 @@ pub(super) fn run(
         bar: bar.clone(),
     };
     let read = importing.all(&mut lines, limits, announced);
-    let kept = importing.keep();
+    let stored = importing.keep();
     bar.finish_and_clear();
     let Tally { imported, messages, there, differ, expired } = importing.tally;
     let summary = format!(
@@ -85,7 +86,7 @@ pub(super) fn run(
     );
     // What stands before a line that is wrong is kept: both are said.
     print::report(&summary);
-    kept?;
+    stored?;
     read?;
     match differ {
         0 => Ok(()),
@@ -97,7 +98,7 @@ pub(super) fn run(
 
 struct Importing {
     file: SqliteFile,
-    group: Vec<KeptLog>,
+    group: Vec<StoredLog>,
     /// In the group.
     messages: usize,
     tally: Tally,
@@ -141,7 +142,7 @@ impl Importing {
                 Import::Expired => self.tally.expired += 1,
                 Import::Differs => {
                     self.tally.differ += 1;
-                    let id = log.kept.session.id;
+                    let id = log.stored.session.id;
                     let line =
                         format!("duologue: session {id} differs from what is there: left alone");
                     self.bar.suspend(|| print::remark(&line));
@@ -223,17 +224,17 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next session with its messages, checked as if it had been said to a gateway.
-    fn session(&mut self, limits: &session::Settings) -> Result<Option<KeptLog>, Failure> {
+    fn session(&mut self, limits: &session::Settings) -> Result<Option<StoredLog>, Failure> {
         let Some(line) = self.next()? else { return Ok(None) };
         let Record::Session(record) = self.parse(&line)? else {
             return Err(self.wrong("a session is expected here"));
         };
-        let kept = kept_session(&record, limits).map_err(|problem| self.wrong(problem))?;
-        let id = kept.session.id;
+        let stored = stored_session(&record, limits).map_err(|problem| self.wrong(problem))?;
+        let id = stored.session.id;
         if !self.seen.insert(id) {
             return Err(self.wrong("the session was there already"));
         }
-        let mut log = Log::of(kept);
+        let mut log = Log::of(stored);
         while log.messages.len() < record.messages as usize {
             let missing = || format!("{} of {} messages", log.messages.len(), record.messages);
             let Some(line) = self.next()? else {
@@ -248,7 +249,10 @@ impl<R: BufRead> Lines<R> {
     }
 }
 
-fn kept_session(record: &SessionRecord, limits: &session::Settings) -> Result<KeptSession, String> {
+fn stored_session(
+    record: &SessionRecord,
+    limits: &session::Settings,
+) -> Result<StoredSession, String> {
     let id: SessionId = record.id.parse().map_err(|_| "the session's id is no UUID")?;
     // Sessions are listed by their ids, which is to be the order of their creation.
     if !id.is_version_7() {
@@ -272,12 +276,12 @@ fn kept_session(record: &SessionRecord, limits: &session::Settings) -> Result<Ke
         return Err(format!("more than {max} messages: see --max-session-messages"));
     }
     let session = Session { id, name, epoch, created_at, expires_at, ends_at };
-    Ok(KeptSession { session, token, messages: record.messages, last_activity: created_at })
+    Ok(StoredSession { session, token, messages: record.messages, last_activity: created_at })
 }
 
 /// A log that is being read.
 struct Log {
-    kept: KeptSession,
+    stored: StoredSession,
     messages: Vec<Arc<Message>>,
     ids: HashSet<MessageId>,
     client_ids: HashSet<Arc<str>>,
@@ -288,9 +292,9 @@ struct Log {
 }
 
 impl Log {
-    fn of(kept: KeptSession) -> Self {
+    fn of(stored: StoredSession) -> Self {
         Self {
-            kept,
+            stored,
             messages: Vec::new(),
             ids: HashSet::new(),
             client_ids: HashSet::new(),
@@ -300,7 +304,7 @@ impl Log {
     }
 
     fn add(&mut self, record: MessageRecord, limits: &session::Settings) -> Result<(), String> {
-        if record.session.parse() != Ok(self.kept.session.id) {
+        if record.session.parse() != Ok(self.stored.session.id) {
             return Err("a message of another session".into());
         }
         let seq = u32::try_from(self.messages.len() + 1).map_err(|_| "too many messages")?;
@@ -338,7 +342,7 @@ impl Log {
         if key == Some("") {
             return Err("client_message_id is empty".into());
         }
-        Draft::parse(record.text.as_str(), key, limits.max_message_size)
+        NewMessage::parse(record.text.as_str(), key, limits.max_message_size)
             .map_err(|error| error.message().to_owned())?;
         let client_message_id: Option<Arc<str>> = key.map(Into::into);
         if let Some(key) = &client_message_id
@@ -394,9 +398,9 @@ impl Log {
         })
     }
 
-    fn finish(self) -> KeptLog {
+    fn finish(self) -> StoredLog {
         let mut waiting: Vec<_> = self.unanswered.into_values().collect();
         waiting.sort_unstable_by_key(|waiting| waiting.seq);
-        KeptLog { kept: self.kept, messages: self.messages, waiting }
+        StoredLog { stored: self.stored, messages: self.messages, waiting }
     }
 }

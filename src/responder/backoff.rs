@@ -20,7 +20,7 @@ pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// How long to wait after so many failures in a row. A quarter of it, up or down, is
 /// chance: enough to spread those who failed together, and each wait is still longer than
 /// the one before.
-pub(super) fn back_off(failures: u32) -> Duration {
+pub(super) fn jittered(failures: u32) -> Duration {
     nominal(failures).mul_f64(rand::rng().random_range(0.75..1.25))
 }
 
@@ -65,13 +65,13 @@ mod tests {
     #[test]
     fn waits_grow_differ_and_have_an_end() {
         for _ in 0..100 {
-            let waits: Vec<_> = (1..5).map(back_off).collect();
+            let waits: Vec<_> = (1..5).map(jittered).collect();
             assert!(waits.windows(2).all(|pair| pair[0] < pair[1]), "{waits:?}");
-            assert_eq!(back_off(0), Duration::ZERO);
-            assert!(waits[0] >= BASE * 3 / 4 && back_off(u32::MAX) <= LONGEST * 5 / 4);
+            assert_eq!(jittered(0), Duration::ZERO);
+            assert!(waits[0] >= BASE * 3 / 4 && jittered(u32::MAX) <= LONGEST * 5 / 4);
             assert!(after(BASE) >= BASE);
         }
-        assert_ne!(back_off(3), back_off(3));
+        assert_ne!(jittered(3), jittered(3));
     }
 
     #[test]

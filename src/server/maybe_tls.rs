@@ -9,16 +9,16 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
-use super::patience::Patient;
+use super::write_timeout::WriteTimeout;
 
 /// See the module. An enum and not a parameter: what serves a connection is large, and
 /// would be compiled twice.
-pub(super) enum Stream {
-    Plain(Patient),
-    Tls(Box<TlsStream<Patient>>),
+pub(super) enum MaybeTls {
+    Plain(WriteTimeout),
+    Tls(Box<TlsStream<WriteTimeout>>),
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for MaybeTls {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -31,7 +31,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for MaybeTls {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

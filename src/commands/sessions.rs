@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     session::{Message, Role, SessionId, Status, Timestamp},
-    store::{Filter, KeptSession, SqliteFile},
+    store::{Filter, SqliteFile, StoredSession},
 };
 
 /// Sessions that are read at a time. A gateway's log of changes grows while a read goes on,
@@ -99,8 +99,8 @@ pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), Failure
     loop {
         let limit = PAGE.min(u32::try_from(left).unwrap_or(PAGE));
         let page = file.sessions(&filter, after, limit)?;
-        for kept in &page {
-            row(&mut out, kept, form)?;
+        for stored in &page {
+            row(&mut out, stored, form)?;
         }
         left -= page.len() as u64;
         match page.last() {
@@ -111,8 +111,8 @@ pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), Failure
     Ok(out.flush()?)
 }
 
-fn row(out: &mut impl Write, kept: &KeptSession, form: Form) -> io::Result<()> {
-    let KeptSession { session, messages, last_activity, .. } = kept;
+fn row(out: &mut impl Write, stored: &StoredSession, form: Form) -> io::Result<()> {
+    let StoredSession { session, messages, last_activity, .. } = stored;
     let row = Row {
         id: session.id.to_string(),
         name: session.name.as_str(),
@@ -142,15 +142,15 @@ fn row(out: &mut impl Write, kept: &KeptSession, form: Form) -> io::Result<()> {
 pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), Failure> {
     let file = SqliteFile::open(path)?;
     let id = arguments.id;
-    let kept = file.session(id)?.ok_or_else(|| no_session(id))?;
+    let stored = file.session(id)?.ok_or_else(|| no_session(id))?;
     let waiting = file.waiting(id)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if arguments.json {
-        print::json(&mut out, &record::Record::session(&kept, None))?;
+        print::json(&mut out, &record::Record::session(&stored, None))?;
     } else {
-        head(&mut out, &kept, waiting.len() as u64)?;
+        head(&mut out, &stored, waiting.len() as u64)?;
     }
-    let mut after = kept.messages.saturating_sub(arguments.limit.unwrap_or(u32::MAX));
+    let mut after = stored.messages.saturating_sub(arguments.limit.unwrap_or(u32::MAX));
     loop {
         let page = file.messages(id, after)?;
         let Some(last) = page.last() else { break };
@@ -167,8 +167,8 @@ pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), Failure
     Ok(out.flush()?)
 }
 
-fn head(out: &mut impl Write, kept: &KeptSession, waiting: u64) -> io::Result<()> {
-    let KeptSession { session, messages, last_activity, .. } = kept;
+fn head(out: &mut impl Write, stored: &StoredSession, waiting: u64) -> io::Result<()> {
+    let StoredSession { session, messages, last_activity, .. } = stored;
     let expired = session.expires_at <= Timestamp::of_wall_clock();
     writeln!(out, "session        {}", session.id)?;
     writeln!(out, "name           {}", Shown(session.name.as_str()))?;

@@ -9,14 +9,15 @@ use tokio::time::Instant;
 use super::{
     Shared,
     call::{Call, Limit},
-    failure::{self, Failed},
+    failure::{self, UpstreamError},
     request,
 };
 use crate::{
     proto,
     responder::{
-        admission::{Place, Refused},
-        metrics, retry, words,
+        backoff,
+        limiter::{LimiterError, Permit},
+        metrics, sanitize,
     },
     session::{Chunk, Chunks, Outcome, Prompt},
 };
@@ -25,7 +26,7 @@ use crate::{
 const METER: &str = "bot";
 
 /// See the module.
-pub(super) struct Answer {
+pub(super) struct ReplyStream {
     shared: Arc<Shared>,
     prompt: Prompt,
     /// It has brought text.
@@ -33,20 +34,20 @@ pub(super) struct Answer {
     /// Calls that failed.
     failures: u32,
     /// Before the next call.
-    back_off: Duration,
+    backoff: Duration,
     /// The reply has to be over by then.
     total: Instant,
     call: Option<Call>,
 }
 
-impl Answer {
+impl ReplyStream {
     pub(super) fn new(shared: &Arc<Shared>, prompt: Prompt) -> Self {
         Self {
             shared: Arc::clone(shared),
             prompt,
             spoke: false,
             failures: 0,
-            back_off: Duration::ZERO,
+            backoff: Duration::ZERO,
             total: Instant::now() + shared.settings.total_timeout,
             call: None,
         }
@@ -76,19 +77,19 @@ impl Answer {
                 metrics::attempt(METER, failed.reason.code());
             }
             if let Some(asked) = failed.retry_after {
-                self.shared.admission.cool_down(asked);
+                self.shared.limiter.cool_down(asked);
             }
             let again = self.again_after(&failed);
             self.report(&failed, again.is_some());
             match again {
-                Some(wait) => self.back_off = wait,
+                Some(wait) => self.backoff = wait,
                 None => return Chunk::End(failed.reason.outcome()),
             }
         }
     }
 
     /// Waits for the call, or for its next frame; `None` if that says nothing.
-    async fn step(&mut self) -> Result<Option<Chunk>, Failed> {
+    async fn step(&mut self) -> Result<Option<Chunk>, UpstreamError> {
         let Some(call) = &mut self.call else {
             self.call = Some(self.begin().await?);
             return Ok(None);
@@ -109,43 +110,43 @@ impl Answer {
         }
     }
 
-    async fn begin(&mut self) -> Result<Call, Failed> {
-        let place = Limit::total(self.total).within(self.place()).await?;
+    async fn begin(&mut self) -> Result<Call, UpstreamError> {
+        let permit = Limit::total(self.total).within(self.permit()).await?;
         let request = request(&self.prompt, self.shared.settings.max_reply_size);
-        Call::begin(&self.shared, request, self.total, place).await
+        Call::begin(&self.shared, request, self.total, permit).await
     }
 
     /// Waits for a place, also while the bot wants to be left alone.
-    async fn place(&self) -> Result<Place, Failed> {
-        let admission = &self.shared.admission;
-        let mut back_off = self.back_off;
+    async fn permit(&self) -> Result<Permit, UpstreamError> {
+        let limiter = &self.shared.limiter;
+        let mut backoff = self.backoff;
         loop {
-            let refused = match admission.enter(back_off).await {
-                Ok(place) => return Ok(place),
+            let refused = match limiter.acquire(backoff).await {
+                Ok(permit) => return Ok(permit),
                 Err(refused) => refused,
             };
-            let wait = retry::after(admission.cooldown());
+            let wait = backoff::after(limiter.cooldown());
             match refused {
-                Refused::Cooling if self.has_time_for(wait) => back_off = wait,
-                Refused::Cooling | Refused::Full | Refused::Late => {
-                    return Err(Failed::new(refused.reason(), refused));
+                LimiterError::Cooling if self.has_time_for(wait) => backoff = wait,
+                LimiterError::Cooling | LimiterError::Full | LimiterError::Late => {
+                    return Err(UpstreamError::new(refused.reason(), refused));
                 }
             }
         }
     }
 
     /// How long to wait before the call is made again; `None` if it is not.
-    fn again_after(&self, failed: &Failed) -> Option<Duration> {
+    fn again_after(&self, failed: &UpstreamError) -> Option<Duration> {
         if !failed.passes || self.failures > self.shared.settings.retries {
             return None;
         }
-        let asked = failed.retry_after.map_or(Duration::ZERO, retry::after);
-        let wait = retry::back_off(self.failures).max(asked);
+        let asked = failed.retry_after.map_or(Duration::ZERO, backoff::after);
+        let wait = backoff::jittered(self.failures).max(asked);
         self.has_time_for(wait).then_some(wait)
     }
 
     fn has_time_for(&self, wait: Duration) -> bool {
-        wait <= retry::MAX_WAIT && Instant::now() + wait < self.total
+        wait <= backoff::MAX_WAIT && Instant::now() + wait < self.total
     }
 
     /// The bot has answered, and no call is made any more: the history is not needed.
@@ -156,7 +157,7 @@ impl Answer {
         }
     }
 
-    fn report(&self, failed: &Failed, again: bool) {
+    fn report(&self, failed: &UpstreamError, again: bool) {
         let cause = failed.in_log();
         tracing::warn!(
             session = %self.prompt.session,
@@ -175,7 +176,7 @@ fn ending(outcome: proto::ReplyOutcome) -> Outcome {
     let proto::ReplyOutcome { finish_reason, usage, failure } = outcome;
     Outcome {
         failure: failure.as_ref().map(failure::shown),
-        finish_reason: finish_reason.as_deref().and_then(words::finish_reason),
+        finish_reason: finish_reason.as_deref().and_then(sanitize::finish_reason),
         usage: usage.map(Into::into),
     }
 }

@@ -9,13 +9,13 @@ use reqwest::Response;
 use tokio::time::{Instant, timeout};
 
 use super::{
-    alarm::Alarm,
-    failure::Failed,
+    deadline_timer::DeadlineTimer,
+    failure::UpstreamError,
     sse::Framer,
-    wire::{self, Piece, Said},
+    wire::{self, Piece, WireEvent},
 };
 use crate::{
-    responder::{Reason, admission::Place},
+    responder::{Reason, limiter::Permit},
     session::Usage,
 };
 
@@ -41,12 +41,12 @@ pub(super) struct Limits {
 
 /// An answer under way. Dropping it drops the connection.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct ResponseStream {
     /// `None` once the body is over.
     response: Option<Response>,
     framer: Framer,
     limits: Limits,
-    alarm: Alarm,
+    timer: DeadlineTimer,
     /// Since when nothing has come that counts.
     silent_since: Instant,
     has_content: bool,
@@ -58,16 +58,16 @@ pub(super) struct Answer {
     early_reason: Option<Arc<str>>,
     usage: Option<Usage>,
     /// Its place among those that the upstream serves.
-    _place: Place,
+    _permit: Permit,
 }
 
-impl Answer {
-    pub(super) fn new(response: Response, limits: Limits, place: Place) -> Self {
+impl ResponseStream {
+    pub(super) fn new(response: Response, limits: Limits, permit: Permit) -> Self {
         Self {
             response: Some(response),
             framer: Framer::default(),
             limits,
-            alarm: Alarm::at(limits.first_content),
+            timer: DeadlineTimer::at(limits.first_content),
             silent_since: Instant::now(),
             has_content: false,
             has_piece: false,
@@ -75,7 +75,7 @@ impl Answer {
             ended_at: None,
             early_reason: None,
             usage: None,
-            _place: place,
+            _permit: permit,
         }
     }
 
@@ -90,7 +90,7 @@ impl Answer {
     }
 
     /// More text, which is never empty; `None` at the end of an answer that is whole.
-    pub(super) async fn next(&mut self) -> Result<Option<String>, Failed> {
+    pub(super) async fn next(&mut self) -> Result<Option<String>, UpstreamError> {
         // Whoever asks may have been busy with something else: that was not the upstream's
         // silence.
         self.silent_since = Instant::now();
@@ -102,14 +102,16 @@ impl Answer {
                 Err(failed) => return Err(failed),
             };
             match said {
-                Some(Said::Piece(piece)) => {
+                Some(WireEvent::Piece(piece)) => {
                     if let Some(text) = self.take(piece) {
                         return Ok(Some(text));
                     }
                 }
-                Some(Said::Nothing) => {}
-                Some(Said::Error(body)) => return Err(Failed::of_upstream(None, &body)),
-                Some(Said::Done) => {
+                Some(WireEvent::Nothing) => {}
+                Some(WireEvent::Error(body)) => {
+                    return Err(UpstreamError::of_upstream(None, &body));
+                }
+                Some(WireEvent::Done) => {
                     self.let_finish();
                     self.finish_reason = self.finish_reason.take().or(self.early_reason.take());
                     let accepted = self.limits.accept_missing_finish_reason;
@@ -128,20 +130,20 @@ impl Answer {
         }
     }
 
-    fn event(&mut self) -> Result<Option<Said>, Failed> {
+    fn event(&mut self) -> Result<Option<WireEvent>, UpstreamError> {
         let (event, is_whole) = match self.framer.next() {
             Ok(None) if self.response.is_none() => (self.framer.finish(), false),
             Ok(event) => (event, true),
-            Err(_) => return Err(Failed::new(Reason::Protocol, "an event is too long")),
+            Err(_) => return Err(UpstreamError::new(Reason::Protocol, "an event is too long")),
         };
         let Some(event) = event else { return Ok(None) };
         let said = wire::read(&event).map_err(|error| {
             // Not the error's own words, which quote what it found.
             let (kind, column) = (error.classify(), error.column());
             let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
-            Failed::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
+            UpstreamError::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
         });
-        self.has_piece |= matches!(said, Ok(Said::Piece(_)));
+        self.has_piece |= matches!(said, Ok(WireEvent::Piece(_)));
         said.map(Some)
     }
 
@@ -162,18 +164,18 @@ impl Answer {
         (!piece.text.is_empty()).then_some(piece.text)
     }
 
-    fn ended(&self, accepted: bool, otherwise: &str) -> Result<Option<String>, Failed> {
+    fn ended(&self, accepted: bool, otherwise: &str) -> Result<Option<String>, UpstreamError> {
         if self.finish_reason.is_some() || accepted {
             return Ok(None);
         }
-        let mut failed = Failed::new(Reason::Truncated, otherwise);
+        let mut failed = UpstreamError::new(Reason::Truncated, otherwise);
         // How some servers say that a prompt is too long.
         failed.is_empty = !self.has_piece;
         Err(failed)
     }
 
     /// Reads more of the body, or its end.
-    async fn read(&mut self) -> Result<(), Failed> {
+    async fn read(&mut self) -> Result<(), UpstreamError> {
         // A body that is always ready must let a stop be heard.
         tokio::task::coop::consume_budget().await;
         let Some(response) = &mut self.response else { return Ok(()) };
@@ -185,7 +187,7 @@ impl Answer {
         };
         let total = (self.limits.total, Reason::TotalTimeout);
         let (limit, reason) = silence.min_by_time(next).min_by_time(total);
-        match self.alarm.within(limit, response.chunk()).await {
+        match self.timer.within(limit, response.chunk()).await {
             Some(Ok(Some(bytes))) => {
                 self.framer.push(&bytes);
                 // Before the first text, any byte is a sign of life; later only more of
@@ -199,8 +201,8 @@ impl Answer {
                 self.response = None;
                 Ok(())
             }
-            Some(Err(error)) => Err(Failed::of_client(error, Reason::Truncated)),
-            None => Err(Failed::new(reason, "the body stalled")),
+            Some(Err(error)) => Err(UpstreamError::of_client(error, Reason::Truncated)),
+            None => Err(UpstreamError::new(reason, "the body stalled")),
         }
     }
 
@@ -216,11 +218,11 @@ impl Answer {
 }
 
 /// The earlier of two limits.
-trait Earlier {
+trait Earliest {
     fn min_by_time(self, other: Self) -> Self;
 }
 
-impl Earlier for (Instant, Reason) {
+impl Earliest for (Instant, Reason) {
     fn min_by_time(self, other: Self) -> Self {
         if other.0 < self.0 { other } else { self }
     }

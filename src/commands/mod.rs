@@ -7,10 +7,10 @@
 mod backup;
 mod export;
 mod import;
-mod look;
 mod print;
 mod record;
 mod revoke;
+mod sessions;
 
 use std::{io, path::Path};
 
@@ -35,9 +35,9 @@ pub enum Administration {
 #[derive(Clone, Debug, Subcommand)]
 pub enum Sessions {
     /// List them, the oldest first: a table on a terminal, else lines with tabs between
-    List(look::ListArguments),
+    List(sessions::ListArguments),
     /// Print one with its messages
-    Show(look::ShowArguments),
+    Show(sessions::ShowArguments),
     /// Write them, all or some, as JSON Lines
     Export(export::Arguments),
     /// Keep those of an export that are not there
@@ -96,8 +96,8 @@ fn dispatch(
     limits: &session::Settings,
 ) -> Result<(), Failure> {
     match command {
-        Administration::Sessions(Sessions::List(arguments)) => look::list(arguments, path),
-        Administration::Sessions(Sessions::Show(arguments)) => look::show(arguments, path),
+        Administration::Sessions(Sessions::List(arguments)) => sessions::list(arguments, path),
+        Administration::Sessions(Sessions::Show(arguments)) => sessions::show(arguments, path),
         Administration::Sessions(Sessions::Export(arguments)) => export::run(arguments, path),
         Administration::Sessions(Sessions::Import(arguments)) => {
             import::run(arguments, path, limits)

@@ -8,14 +8,16 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout_at};
 
-use super::{Pool, answer::Answer, context::Context, failure::Failed, report::Report};
+use super::{
+    Pool, context::Context, failure::UpstreamError, report::Report, response::ResponseStream,
+};
 use crate::{
-    responder::{Reason, admission::Refused, metrics, retry},
+    responder::{Reason, backoff, limiter::LimiterError, metrics},
     session::{Chunk, Outcome},
 };
 
 /// A reply that is asked for.
-pub(super) struct Exchange {
+pub(super) struct Attempts {
     pool: Arc<Pool>,
     context: Context,
     /// For upstreams that found it too long.
@@ -39,17 +41,17 @@ struct Tries {
 }
 
 /// An answer with its first text; `None` if it is whole without any.
-type Begun = (Answer, Option<String>);
+type Begun = (ResponseStream, Option<String>);
 
 /// A reply that is being said.
-pub(super) struct Speech {
-    answer: Answer,
+pub(super) struct ReplyStream {
+    response_stream: ResponseStream,
     report: Report,
     pool: Arc<Pool>,
     upstream: usize,
 }
 
-impl Exchange {
+impl Attempts {
     pub(super) fn new(pool: Arc<Pool>, context: Context, report: Report) -> Self {
         let deadline = Instant::now() + pool.total_timeout;
         let tries = vec![Tries::default(); pool.upstreams.len()];
@@ -58,7 +60,7 @@ impl Exchange {
 
     /// Asks until an upstream answers: what comes before and with the first text, and
     /// what says the rest. Without the latter the reply is over.
-    pub(super) async fn begin(mut self) -> (Vec<Chunk>, Option<Speech>) {
+    pub(super) async fn begin(mut self) -> (Vec<Chunk>, Option<ReplyStream>) {
         let begun = self.attempts().await;
         let was_halved = match &begun {
             Ok((n, _)) => self.tries[*n].halved,
@@ -75,17 +77,17 @@ impl Exchange {
                 chunks.push(Chunk::End(failed.reason.outcome()));
                 (chunks, None)
             }
-            Ok((upstream, (answer, first))) => {
+            Ok((upstream, (response_stream, first))) => {
                 let Self { pool, report, .. } = self;
-                let mut speech = Speech { answer, report, pool, upstream };
-                let (chunk, is_over) = speech.chunk(Ok(first));
+                let mut reply = ReplyStream { response_stream, report, pool, upstream };
+                let (chunk, is_over) = reply.chunk(Ok(first));
                 chunks.push(chunk);
-                (chunks, (!is_over).then_some(speech))
+                (chunks, (!is_over).then_some(reply))
             }
         }
     }
 
-    async fn attempts(&mut self) -> Result<(usize, Begun), Failed> {
+    async fn attempts(&mut self) -> Result<(usize, Begun), UpstreamError> {
         let mut last = None;
         while let Some((n, wait)) = self.choose(&mut last) {
             let pool = Arc::clone(&self.pool);
@@ -118,28 +120,28 @@ impl Exchange {
 
     /// Asks an upstream after this long; `None` if it wants to be left alone by then, and
     /// another may be the better choice.
-    async fn attempt(&mut self, n: usize, wait: Duration) -> Result<Option<Begun>, Failed> {
+    async fn attempt(&mut self, n: usize, wait: Duration) -> Result<Option<Begun>, UpstreamError> {
         let pool = Arc::clone(&self.pool);
         let upstream = &pool.upstreams[n];
-        let place = match upstream.enter(wait).await {
-            Ok(place) => place,
-            Err(Refused::Cooling) => return Ok(None),
-            Err(refused @ (Refused::Full | Refused::Late)) => {
-                return Err(Failed::new(refused.reason(), refused));
+        let permit = match upstream.acquire(wait).await {
+            Ok(permit) => permit,
+            Err(LimiterError::Cooling) => return Ok(None),
+            Err(refused @ (LimiterError::Full | LimiterError::Late)) => {
+                return Err(UpstreamError::new(refused.reason(), refused));
             }
         };
         self.report.attempt(upstream);
         let Tries { halved, reconnects, .. } = self.tries[n];
         let context = self.halved.as_ref().filter(|_| halved).unwrap_or(&self.context);
         let lines = context.lines();
-        let mut answer = upstream.ask(&lines, self.deadline, place, reconnects).await?;
-        let first = answer.next().await?;
-        Ok(Some((answer, first)))
+        let mut response_stream = upstream.ask(&lines, self.deadline, permit, reconnects).await?;
+        let first = response_stream.next().await?;
+        Ok(Some((response_stream, first)))
     }
 
     /// The failure was no fault of the upstream, and is not to be expected again: the prompt
     /// was too long and is shorter now, or the connection had been kept for too long.
-    fn is_mended(&mut self, n: usize, failed: &Failed) -> bool {
+    fn is_mended(&mut self, n: usize, failed: &UpstreamError) -> bool {
         let tries = &mut self.tries[n];
         let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
         if is_context && !tries.halved {
@@ -155,35 +157,37 @@ impl Exchange {
     /// Which upstream is next, and how long to wait before: the one that can be asked the
     /// soonest, of these the one that this reply has tried least, of these the first that
     /// is well, of these the one preferred.
-    fn choose(&mut self, last: &mut Option<Failed>) -> Option<(usize, Duration)> {
+    fn choose(&mut self, last: &mut Option<UpstreamError>) -> Option<(usize, Duration)> {
         loop {
             let upstreams = self.pool.upstreams.iter().zip(&self.tries).enumerate();
             let open = upstreams.filter(|(_, (_, tries))| !tries.over);
             let states = open.map(|(n, (upstream, tries))| {
-                let soonest = upstream.cooldown().max(retry::nominal(tries.made));
+                let soonest = upstream.cooldown().max(backoff::nominal(tries.made));
                 (soonest, tries.made, upstream.is_avoided(), n)
             });
             let (_, made, _, n) = states.min()?;
             let cooldown = self.pool.upstreams[n].cooldown();
-            let floor = if cooldown.is_zero() { cooldown } else { retry::after(cooldown) };
-            let wait = floor.max(retry::back_off(made));
-            if wait <= retry::MAX_WAIT && Instant::now() + wait < self.deadline {
+            let floor = if cooldown.is_zero() { cooldown } else { backoff::after(cooldown) };
+            let wait = floor.max(backoff::jittered(made));
+            if wait <= backoff::MAX_WAIT && Instant::now() + wait < self.deadline {
                 return Some((n, wait));
             }
             self.tries[n].over = true;
-            last.get_or_insert_with(|| Failed::new(Refused::Cooling.reason(), Refused::Cooling));
+            last.get_or_insert_with(|| {
+                UpstreamError::new(LimiterError::Cooling.reason(), LimiterError::Cooling)
+            });
         }
     }
 }
 
-impl Speech {
+impl ReplyStream {
     /// The next piece, and whether it was the last.
     pub(super) async fn next(&mut self) -> (Chunk, bool) {
-        let said = self.answer.next().await;
+        let said = self.response_stream.next().await;
         self.chunk(said)
     }
 
-    fn chunk(&mut self, said: Result<Option<String>, Failed>) -> (Chunk, bool) {
+    fn chunk(&mut self, said: Result<Option<String>, UpstreamError>) -> (Chunk, bool) {
         let failed = match said {
             Ok(Some(text)) => {
                 self.report.text(&text);
@@ -200,16 +204,16 @@ impl Speech {
                 upstream.cool_down(asked);
             }
         }
-        self.report.ended(&self.answer, failed.as_ref());
+        self.report.ended(&self.response_stream, failed.as_ref());
         let outcome = Outcome {
-            usage: self.answer.usage(),
-            finish_reason: self.answer.finish_reason(),
+            usage: self.response_stream.usage(),
+            finish_reason: self.response_stream.finish_reason(),
             ..failed.map_or(Outcome::complete(None, None), |failed| failed.reason.outcome())
         };
         (Chunk::End(outcome), true)
     }
 }
 
-fn too_late() -> Failed {
-    Failed::new(Reason::TotalTimeout, "the total timeout is over")
+fn too_late() -> UpstreamError {
+    UpstreamError::new(Reason::TotalTimeout, "the total timeout is over")
 }

@@ -6,21 +6,21 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 
 use super::{
     Error, Event, Message, Page, ReplyStarted, Result, Timestamp,
-    draft::Draft,
+    active_session::NewSubscriber,
     event::{Accepted, Opened},
-    gateway::{Gateway, Started},
-    live::Watch,
-    mailbox::Mailbox,
+    gateway::{EagerTask, Gateway},
+    new_message::NewMessage,
     position::Position,
-    registry::LiveRef,
+    registry::SessionHandle,
+    subscriber_queue::SubscriberQueue,
 };
 
 /// A stream's hold on a session. Dropping it detaches; a reply goes on without it.
 #[derive(Debug)]
-pub struct Attachment {
+pub struct Subscription {
     gateway: Gateway,
-    live: LiveRef,
-    mailbox: Arc<Mailbox>,
+    handle: SessionHandle,
+    queue: Arc<SubscriberQueue>,
     /// `Some` until the replay is over; boxed, since most attachments are past it.
     replay: Option<Box<Replay>>,
     delivered: u32,
@@ -42,16 +42,20 @@ impl fmt::Debug for Replay {
     }
 }
 
-impl Attachment {
-    pub(super) fn new(gateway: Gateway, live: LiveRef, watch: Watch) -> (Self, Opened) {
-        let Watch { mailbox, opened, reply } = watch;
+impl Subscription {
+    pub(super) fn new(
+        gateway: Gateway,
+        handle: SessionHandle,
+        watch: NewSubscriber,
+    ) -> (Self, Opened) {
+        let NewSubscriber { queue, opened, reply } = watch;
         let behind = opened.position.seq < opened.head_seq;
         let replay = (behind || reply.is_some()).then(|| {
             let (until, page) = (opened.head_seq, Vec::new().into_iter());
             Box::new(Replay { until, page, reading: None, reply })
         });
         let delivered = opened.position.seq;
-        (Self { gateway, live, mailbox, replay, delivered, next_index: 0 }, opened)
+        (Self { gateway, handle, queue, replay, delivered, next_index: 0 }, opened)
     }
 
     /// The next event, in order: the messages after the position, the reply in
@@ -63,7 +67,7 @@ impl Attachment {
     /// `Draining`, or what the store failed with.
     pub async fn next(&mut self) -> Result<Event> {
         while let Some(replay) = &mut self.replay {
-            self.live.check_readable()?;
+            self.handle.check_readable()?;
             if let Some(message) = replay.page.next() {
                 self.delivered = message.seq;
                 return Ok(Event::Message(message));
@@ -71,8 +75,8 @@ impl Attachment {
             if self.delivered < replay.until {
                 let (after, until) = (self.delivered, replay.until);
                 let reading = replay.reading.get_or_insert_with(|| {
-                    let (gateway, live) = (self.gateway.clone(), self.live.clone());
-                    async move { gateway.page(&live, after, until).await }.boxed()
+                    let (gateway, handle) = (self.gateway.clone(), self.handle.clone());
+                    async move { gateway.page(&handle, after, until).await }.boxed()
                 });
                 let page = reading.await;
                 replay.reading = None;
@@ -85,7 +89,7 @@ impl Attachment {
                 return Ok(Event::ReplyStarted(Arc::new(reply)));
             }
         }
-        let mut event = poll_fn(|cx| self.mailbox.poll_next(cx)).await?;
+        let mut event = poll_fn(|cx| self.queue.poll_next(cx)).await?;
         match &mut event {
             Event::Message(message) => self.delivered = message.seq,
             Event::ReplyStarted(started) => self.next_index = started.next_index,
@@ -101,7 +105,7 @@ impl Attachment {
     /// Whether [`Self::next`] may have something at once.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        self.replay.is_some() || self.mailbox.has_more()
+        self.replay.is_some() || self.queue.has_more()
     }
 
     /// Number of the last message that [`Self::next`] returned, or of the position.
@@ -113,36 +117,41 @@ impl Attachment {
     /// Where it is: one who attaches anew from here misses nothing.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { epoch: self.live.session().epoch.clone(), seq: self.delivered }
+        Position { epoch: self.handle.session().epoch.clone(), seq: self.delivered }
     }
 
     /// Says something in this session. See [`Gateway::send`]. It is said even if nobody
     /// waits for it.
-    pub fn send(&self, draft: Draft) -> Started<Result<Accepted>> {
-        self.gateway.send_live(&self.live, draft)
+    pub fn send(&self, draft: NewMessage) -> EagerTask<Result<Accepted>> {
+        self.gateway.send_live(&self.handle, draft)
     }
 
     /// Stops the reply in progress, or the next one. False if there is none.
     #[must_use]
     pub fn stop(&self) -> bool {
-        self.live.stop()
+        self.handle.stop()
     }
 
     /// Whose conversation, for logs.
     #[must_use]
     pub fn session(&self) -> super::SessionId {
-        self.live.session().id
+        self.handle.session().id
     }
 }
 
-impl Drop for Attachment {
+impl Drop for Subscription {
     fn drop(&mut self) {
-        self.live.unwatch(&self.mailbox);
+        self.handle.unsubscribe(&self.queue);
     }
 }
 
 impl Gateway {
-    async fn page(&self, live: &LiveRef, after: u32, until: u32) -> Result<Vec<Arc<Message>>> {
+    async fn page(
+        &self,
+        handle: &SessionHandle,
+        after: u32,
+        until: u32,
+    ) -> Result<Vec<Arc<Message>>> {
         /// Messages that a replay holds at a time.
         const REPLAY_PAGE: u32 = 64;
         let settings = self.settings();
@@ -152,7 +161,7 @@ impl Gateway {
             limit: REPLAY_PAGE,
             max_size: settings.max_backlog_size,
         };
-        let snapshot = self.store().read(live.session().id, self.now(), page).await?;
+        let snapshot = self.store().read(handle.session().id, self.now(), page).await?;
         if snapshot.messages.is_empty() {
             return Err(Error::internal(format!("a log without message {}", after + 1)));
         }

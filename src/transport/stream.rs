@@ -1,6 +1,6 @@
 //! What a stream does, whatever carries it: open, say, stop, listen, end.
 //!
-//! A [`Conversation`] takes decoded asks and gives typed outputs; WebSocket, gRPC and
+//! A [`ClientStream`] takes decoded asks and gives typed outputs; WebSocket, gRPC and
 //! SSE differ only in how they read the one and write the other.
 
 use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
@@ -10,13 +10,13 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Settings, auth};
 use crate::session::{
-    Accepted, Attachment, Draft, Error, ErrorKind, Event, Gateway, MessageId, Opened, Position,
-    Result, SessionId, Started, Token,
+    Accepted, EagerTask, Error, ErrorKind, Event, Gateway, MessageId, NewMessage, Opened, Position,
+    Result, SessionId, Subscription, Token,
 };
 
 /// What a client asks.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub(super) enum ClientRequest {
     Open { token: Option<String>, position: Option<Position> },
     Send { text: String, client_message_id: Option<String> },
     Stop,
@@ -25,8 +25,8 @@ pub(super) enum Ask {
 
 /// What comes from a client's side of a stream.
 #[derive(Debug)]
-pub(super) enum Input {
-    Ask(Ask),
+pub(super) enum Inbound {
+    Request(ClientRequest),
     /// A frame that could not be read; the stream goes on.
     Refused(Error),
     /// The client has said all it wants to say, and listens.
@@ -37,7 +37,7 @@ pub(super) enum Input {
 
 /// Where asks come from. Cancel safe: what was not returned is not lost.
 pub(super) trait Frames {
-    fn poll_input(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Input>;
+    fn poll_inbound(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Inbound>;
 }
 
 /// A stream on which the client only listens.
@@ -45,14 +45,14 @@ pub(super) trait Frames {
 pub(super) struct ListenOnly;
 
 impl Frames for ListenOnly {
-    fn poll_input(&mut self, _: &mut std::task::Context<'_>) -> Poll<Input> {
+    fn poll_inbound(&mut self, _: &mut std::task::Context<'_>) -> Poll<Inbound> {
         Poll::Pending
     }
 }
 
 /// What a client is told.
 #[derive(Debug)]
-pub(super) enum Output {
+pub(super) enum Outbound {
     Opened(Box<Opened>),
     Accepted(Accepted),
     Event(Event),
@@ -69,14 +69,14 @@ pub(super) enum Output {
 }
 
 /// The state of one stream.
-pub(super) struct Conversation {
+pub(super) struct ClientStream {
     gateway: Gateway,
     settings: Arc<Settings>,
     /// The token that came with the handshake or the first `open`.
     credential: Option<Token>,
-    attachment: Option<Attachment>,
+    subscription: Option<Subscription>,
     /// A call of the core in progress. It is kept here and not awaited in place, so
-    /// that [`Conversation::next`] can be dropped and called again.
+    /// that [`ClientStream::next`] can be dropped and called again.
     busy: Option<BoxFuture<'static, Done>>,
     /// That call commits a message.
     sending: bool,
@@ -84,14 +84,14 @@ pub(super) struct Conversation {
     /// answer: it may be that message. Boxed, since it is seldom there.
     held: Option<Box<Result<Event>>>,
     /// Came before the stream was attached.
-    first: Option<Ask>,
+    first: Option<ClientRequest>,
     awaited: Awaited,
     half_closed: bool,
     timer: Pin<Box<Sleep>>,
 }
 
 enum Done {
-    Attached(Result<(Attachment, Opened)>),
+    Attached(Result<(Subscription, Opened)>),
     Sent { client_message_id: Option<String>, result: Result<Accepted> },
 }
 
@@ -105,7 +105,7 @@ struct Awaited {
     seq: u32,
 }
 
-impl Conversation {
+impl ClientStream {
     /// A stream that is to be opened by its first frame, or, if the handshake brought a
     /// token, after a while without one.
     pub(super) fn new(
@@ -117,7 +117,7 @@ impl Conversation {
         Self {
             gateway,
             credential,
-            attachment: None,
+            subscription: None,
             busy: None,
             sending: false,
             held: None,
@@ -133,10 +133,10 @@ impl Conversation {
     pub(super) fn attached(
         gateway: Gateway,
         settings: Arc<Settings>,
-        attachment: Attachment,
+        subscription: Subscription,
     ) -> Self {
         let timer = Box::pin(sleep(settings.heartbeat));
-        Self { attachment: Some(attachment), timer, ..Self::new(gateway, settings, None) }
+        Self { subscription: Some(subscription), timer, ..Self::new(gateway, settings, None) }
     }
 
     /// A stream that ends before it begins: the failure is told in a frame.
@@ -147,11 +147,11 @@ impl Conversation {
 
     /// The session it is attached to.
     pub(super) fn session(&self) -> Option<SessionId> {
-        self.attachment.as_ref().map(Attachment::session)
+        self.subscription.as_ref().map(Subscription::session)
     }
 
     /// The next thing to tell the client. Cancel safe.
-    pub(super) async fn next(&mut self, frames: &mut impl Frames) -> Output {
+    pub(super) async fn next(&mut self, frames: &mut impl Frames) -> Outbound {
         loop {
             if self.busy.is_some() {
                 return self.while_busy().await;
@@ -159,39 +159,39 @@ impl Conversation {
             if let Some(event) = self.held.take() {
                 return self.event(*event);
             }
-            if let Some(ask) = self.first.take_if(|_| self.attachment.is_some()) {
-                if let Some(output) = self.ask(ask) {
-                    return output;
+            if let Some(ask) = self.first.take_if(|_| self.subscription.is_some()) {
+                if let Some(outbound) = self.ask(ask) {
+                    return outbound;
                 }
                 continue;
             }
             if self.is_over() {
-                return Output::End(Ok(()));
+                return Outbound::End(Ok(()));
             }
-            let output = tokio::select! {
-                event = next_event(&mut self.attachment) => Some(self.event(event)),
-                input = poll_fn(|cx| frames.poll_input(cx)), if !self.half_closed => self.input(input),
+            let outbound = tokio::select! {
+                event = next_event(&mut self.subscription) => Some(self.event(event)),
+                inbound = poll_fn(|cx| frames.poll_inbound(cx)), if !self.half_closed => self.inbound(inbound),
                 () = self.timer.as_mut() => self.tick(),
                 // Those that are attached are told by their session.
-                () = self.gateway.draining(), if self.attachment.is_none() => {
-                    Some(Output::End(Err(ErrorKind::Draining.into())))
+                () = self.gateway.draining(), if self.subscription.is_none() => {
+                    Some(Outbound::End(Err(ErrorKind::Draining.into())))
                 }
             };
-            if let Some(output) = output {
-                return output;
+            if let Some(outbound) = outbound {
+                return outbound;
             }
         }
     }
 
     /// Whether [`Self::next`] may have something to tell at once.
     pub(super) fn has_more(&self) -> bool {
-        self.held.is_some() || self.attachment.as_ref().is_some_and(Attachment::has_more)
+        self.held.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
     }
 
     /// The call in progress comes to its end. A commit may take as long as a disk does, so
     /// a reply goes on beside it; from the first message on, events wait: a client is told
     /// that its message is accepted before it is told the message.
-    async fn while_busy(&mut self) -> Output {
+    async fn while_busy(&mut self) -> Outbound {
         loop {
             let passes = self.sending && self.held.is_none();
             tokio::select! {
@@ -200,9 +200,9 @@ impl Conversation {
                     self.busy = None;
                     return self.finish(done);
                 }
-                event = next_event(&mut self.attachment), if passes => match event {
+                event = next_event(&mut self.subscription), if passes => match event {
                     Ok(event @ (Event::Delta { .. } | Event::ReplyStarted(_))) => {
-                        return Output::Event(event);
+                        return Outbound::Event(event);
                     }
                     event @ (Ok(Event::Message(_) | Event::GoAway(_)) | Err(_)) => {
                         self.held = Some(Box::new(event));
@@ -213,11 +213,11 @@ impl Conversation {
     }
 
     fn is_over(&self) -> bool {
-        let delivered = self.attachment.as_ref().map_or(u32::MAX, Attachment::delivered);
+        let delivered = self.subscription.as_ref().map_or(u32::MAX, Subscription::delivered);
         self.half_closed && self.awaited.turns.is_empty() && self.awaited.seq <= delivered
     }
 
-    fn event(&mut self, event: Result<Event>) -> Output {
+    fn event(&mut self, event: Result<Event>) -> Outbound {
         match event {
             Ok(event) => {
                 if let Event::Message(message) = &event
@@ -225,72 +225,76 @@ impl Conversation {
                 {
                     self.awaited.turns.retain(|turn| *turn != answered);
                 }
-                Output::Event(event)
+                Outbound::Event(event)
             }
-            Err(error) => Output::End(Err(error)),
+            Err(error) => Outbound::End(Err(error)),
         }
     }
 
-    fn input(&mut self, input: Input) -> Option<Output> {
-        match input {
-            Input::Ask(ask) => self.ask(ask),
-            Input::Refused(error) => Some(Output::Refused { error, client_message_id: None }),
-            Input::HalfClosed => {
+    fn inbound(&mut self, inbound: Inbound) -> Option<Outbound> {
+        match inbound {
+            Inbound::Request(ask) => self.ask(ask),
+            Inbound::Refused(error) => Some(Outbound::Refused { error, client_message_id: None }),
+            Inbound::HalfClosed => {
                 self.half_closed = true;
                 None
             }
-            Input::Gone(None) => Some(Output::End(Ok(()))),
-            Input::Gone(Some(error)) => Some(Output::End(Err(error))),
+            Inbound::Gone(None) => Some(Outbound::End(Ok(()))),
+            Inbound::Gone(Some(error)) => Some(Outbound::End(Err(error))),
         }
     }
 
-    fn tick(&mut self) -> Option<Output> {
+    fn tick(&mut self) -> Option<Outbound> {
         self.restart_timer();
-        if self.attachment.is_some() {
-            return Some(Output::Heartbeat);
+        if self.subscription.is_some() {
+            return Some(Outbound::Heartbeat);
         }
         match self.credential.clone() {
             Some(token) => {
                 self.attach(token, None);
                 None
             }
-            None => Some(Output::End(Err(ErrorKind::OpenTimeout.into()))),
+            None => Some(Outbound::End(Err(ErrorKind::OpenTimeout.into()))),
         }
     }
 
-    fn ask(&mut self, ask: Ask) -> Option<Output> {
-        match (ask, &self.attachment) {
-            (Ask::Ping, _) => Some(Output::Pong),
-            (Ask::Open { token, position }, _) => self.open(token.as_deref(), position),
-            (Ask::Send { text, client_message_id }, Some(_)) => self.send(text, client_message_id),
-            (Ask::Stop, Some(attachment)) => {
+    fn ask(&mut self, ask: ClientRequest) -> Option<Outbound> {
+        match (ask, &self.subscription) {
+            (ClientRequest::Ping, _) => Some(Outbound::Pong),
+            (ClientRequest::Open { token, position }, _) => self.open(token.as_deref(), position),
+            (ClientRequest::Send { text, client_message_id }, Some(_)) => {
+                self.send(text, client_message_id)
+            }
+            (ClientRequest::Stop, Some(subscription)) => {
                 // Its effect is the reply's terminal message; without a reply it has none.
-                let _had_effect = attachment.stop();
+                let _had_effect = subscription.stop();
                 None
             }
-            (ask @ (Ask::Send { .. } | Ask::Stop), None) => match self.credential.clone() {
-                Some(token) => {
-                    self.first = Some(ask);
-                    self.attach(token, None);
-                    None
+            (ask @ (ClientRequest::Send { .. } | ClientRequest::Stop), None) => {
+                match self.credential.clone() {
+                    Some(token) => {
+                        self.first = Some(ask);
+                        self.attach(token, None);
+                        None
+                    }
+                    None => Some(Outbound::End(Err(ErrorKind::MissingToken.into()))),
                 }
-                None => Some(Output::End(Err(ErrorKind::MissingToken.into()))),
-            },
+            }
         }
     }
 
-    fn open(&mut self, token: Option<&str>, position: Option<Position>) -> Option<Output> {
+    fn open(&mut self, token: Option<&str>, position: Option<Position>) -> Option<Outbound> {
         let credential = self.credential.as_ref().map(Token::expose);
         match auth::one_of([credential.as_deref(), token]) {
             Ok(Some(token)) => {
                 self.credential = Some(token.clone());
                 // One that is opened again goes on from where it is.
-                let position = position.or_else(|| Some(self.attachment.as_ref()?.position()));
+                let position = position.or_else(|| Some(self.subscription.as_ref()?.position()));
                 self.attach(token, position);
                 None
             }
-            Ok(None) => Some(Output::End(Err(ErrorKind::MissingToken.into()))),
-            Err(error) => Some(Output::End(Err(error))),
+            Ok(None) => Some(Outbound::End(Err(ErrorKind::MissingToken.into()))),
+            Err(error) => Some(Outbound::End(Err(error))),
         }
     }
 
@@ -301,49 +305,49 @@ impl Conversation {
         self.sending = false;
     }
 
-    fn send(&mut self, text: String, client_message_id: Option<String>) -> Option<Output> {
+    fn send(&mut self, text: String, client_message_id: Option<String>) -> Option<Outbound> {
         let max_size = self.gateway.settings().max_message_size;
-        match Draft::parse(text, client_message_id.as_deref(), max_size) {
-            Ok(draft) => match self.attachment.as_ref()?.send(draft) {
-                Started::Done(result) => {
+        match NewMessage::parse(text, client_message_id.as_deref(), max_size) {
+            Ok(draft) => match self.subscription.as_ref()?.send(draft) {
+                EagerTask::Done(result) => {
                     Some(self.finish(Done::Sent { client_message_id, result }))
                 }
-                running @ Started::Running(_) => {
+                running @ EagerTask::Running(_) => {
                     let sent = |result| Done::Sent { client_message_id, result };
                     self.busy = Some(running.end().map(sent).boxed());
                     self.sending = true;
                     None
                 }
             },
-            Err(error) => Some(Output::Refused { error, client_message_id }),
+            Err(error) => Some(Outbound::Refused { error, client_message_id }),
         }
     }
 
-    fn finish(&mut self, done: Done) -> Output {
+    fn finish(&mut self, done: Done) -> Outbound {
         match done {
-            Done::Attached(Ok((attachment, opened))) => {
+            Done::Attached(Ok((subscription, opened))) => {
                 self.restart_timer();
                 // A half-closed stream ends when it has the replay that it asked for …
                 self.awaited.seq = self.awaited.seq.max(opened.head_seq);
                 // … and one that is opened again does not wait for answers that are in it,
                 // or before it.
                 self.awaited.turns.retain(|turn| opened.unanswered.contains(turn));
-                self.attachment = Some(attachment);
-                Output::Opened(Box::new(opened))
+                self.subscription = Some(subscription);
+                Outbound::Opened(Box::new(opened))
             }
-            Done::Attached(Err(error)) => Output::End(Err(error)),
+            Done::Attached(Err(error)) => Outbound::End(Err(error)),
             Done::Sent { result: Ok(accepted), .. } => {
                 self.awaited.await_reply_to(&accepted);
-                Output::Accepted(accepted)
+                Outbound::Accepted(accepted)
             }
             Done::Sent { client_message_id, result: Err(error) } => match error.kind() {
                 // The stream's own end is on its way, with the events before it.
-                ErrorKind::SessionExpired | ErrorKind::SessionRevoked => Output::End(Err(error)),
+                ErrorKind::SessionExpired | ErrorKind::SessionRevoked => Outbound::End(Err(error)),
                 ErrorKind::Internal => {
                     tracing::error!(cause = ?error, "a message could not be sent");
-                    Output::Refused { error, client_message_id }
+                    Outbound::Refused { error, client_message_id }
                 }
-                _ => Output::Refused { error, client_message_id },
+                _ => Outbound::Refused { error, client_message_id },
             },
         }
     }
@@ -370,9 +374,9 @@ async fn done(busy: &mut Option<BoxFuture<'static, Done>>) -> Done {
     }
 }
 
-async fn next_event(attachment: &mut Option<Attachment>) -> Result<Event> {
-    match attachment {
-        Some(attachment) => attachment.next().await,
+async fn next_event(subscription: &mut Option<Subscription>) -> Result<Event> {
+    match subscription {
+        Some(subscription) => subscription.next().await,
         None => std::future::pending().await,
     }
 }

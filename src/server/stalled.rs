@@ -25,15 +25,15 @@ use crate::transport::InUse;
 
 /// The bodies of a connection that have something to say and are not asked.
 #[derive(Debug, Default)]
-pub(super) struct Unread {
+pub(super) struct StalledBodies {
     since: Mutex<BTreeMap<u64, Instant>>,
     next_id: AtomicU64,
 }
 
-impl Unread {
+impl StalledBodies {
     /// Whether a body has waited for longer than this.
-    pub(super) fn exceeds(&self, patience: Duration) -> bool {
-        self.since().values().any(|since| since.elapsed() > patience)
+    pub(super) fn exceeds(&self, write_timeout: Duration) -> bool {
+        self.since().values().any(|since| since.elapsed() > write_timeout)
     }
 
     fn since(&self) -> MutexGuard<'_, BTreeMap<u64, Instant>> {
@@ -42,22 +42,22 @@ impl Unread {
 }
 
 /// A body that notes when it waits to be asked, and marks its connection as used.
-pub(super) struct Watched {
+pub(super) struct TrackedBody {
     body: Body,
     id: u64,
-    unread: Arc<Unread>,
+    stalled: Arc<StalledBodies>,
     _in_use: InUse,
 }
 
-impl Watched {
-    pub(super) fn new(body: Body, unread: Arc<Unread>, in_use: InUse) -> Self {
-        let id = unread.next_id.fetch_add(1, Ordering::Relaxed);
-        unread.since().insert(id, Instant::now());
-        Self { body, id, unread, _in_use: in_use }
+impl TrackedBody {
+    pub(super) fn new(body: Body, stalled: Arc<StalledBodies>, in_use: InUse) -> Self {
+        let id = stalled.next_id.fetch_add(1, Ordering::Relaxed);
+        stalled.since().insert(id, Instant::now());
+        Self { body, id, stalled, _in_use: in_use }
     }
 }
 
-impl http_body::Body for Watched {
+impl http_body::Body for TrackedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -67,8 +67,8 @@ impl http_body::Body for Watched {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match &frame {
-            Poll::Ready(Some(_)) => self.unread.since().insert(self.id, Instant::now()),
-            Poll::Ready(None) | Poll::Pending => self.unread.since().remove(&self.id),
+            Poll::Ready(Some(_)) => self.stalled.since().insert(self.id, Instant::now()),
+            Poll::Ready(None) | Poll::Pending => self.stalled.since().remove(&self.id),
         };
         frame
     }
@@ -82,8 +82,8 @@ impl http_body::Body for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
-        self.unread.since().remove(&self.id);
+        self.stalled.since().remove(&self.id);
     }
 }

@@ -15,14 +15,14 @@ use std::{
 
 use super::{
     Error, ErrorKind, Event, Message, MessageId, ReplyStarted, Result, Role, Session, Timestamp,
-    event::{Interest, Opened},
-    mailbox::{Capacity, Mailbox},
+    event::{EventFilter, Opened},
     position::Position,
+    subscriber_queue::{Capacity, SubscriberQueue},
 };
 
 /// A session that is live in this process.
 #[derive(Debug)]
-pub(super) struct Live {
+pub(super) struct ActiveSession {
     session: Session,
     state: Mutex<State>,
 }
@@ -33,8 +33,8 @@ struct State {
     /// Number of the last message that was published.
     head_seq: u32,
     /// Committed messages whose predecessors are still on their way here.
-    early: BTreeMap<u32, Arc<Message>>,
-    watchers: Vec<Arc<Mailbox>>,
+    out_of_order: BTreeMap<u32, Arc<Message>>,
+    subscribers: Vec<Arc<SubscriberQueue>>,
     turns: VecDeque<Turn>,
     reply: Option<Reply>,
     /// A task runs the turns.
@@ -52,7 +52,7 @@ pub(super) struct Turn {
     pub(super) message: Arc<Message>,
     pub(super) attempt: u32,
     /// What an earlier attempt had produced when it died.
-    pub(super) kept: Arc<str>,
+    pub(super) partial: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -62,12 +62,12 @@ struct Reply {
     announced: bool,
     /// Its text is whole and is being committed.
     ended: bool,
-    cut: Arc<CutSwitch>,
+    cut: Arc<CancelSignal>,
 }
 
 /// Why a reply ends before its responder does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cut {
+pub(super) enum CancelReason {
     /// A client's order.
     Stop,
     /// The gateway shuts down.
@@ -76,20 +76,20 @@ pub(super) enum Cut {
     Ended,
 }
 
-/// Carries a [`Cut`] to the one who runs the reply; the first one counts.
+/// Carries a [`CancelReason`] to the one who runs the reply; the first one counts.
 #[derive(Debug, Default)]
-pub(super) struct CutSwitch {
+pub(super) struct CancelSignal {
     state: Mutex<Switch>,
 }
 
 #[derive(Debug, Default)]
 struct Switch {
-    why: Option<Cut>,
+    why: Option<CancelReason>,
     waits: Option<Waker>,
 }
 
-impl CutSwitch {
-    fn throw(&self, why: Cut) {
+impl CancelSignal {
+    fn cancel(&self, why: CancelReason) {
         let mut switch = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         switch.why.get_or_insert(why);
         let waits = switch.waits.take();
@@ -100,7 +100,7 @@ impl CutSwitch {
     }
 
     /// Waits until the reply is cut. Only the last who waits is woken.
-    pub(super) async fn thrown(&self) -> Cut {
+    pub(super) async fn cancelled(&self) -> CancelReason {
         poll_fn(|cx| {
             let mut switch = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(why) = switch.why {
@@ -116,14 +116,14 @@ impl CutSwitch {
     }
 
     /// Why the reply was cut, if it was.
-    fn why(&self) -> Option<Cut> {
+    fn reason(&self) -> Option<CancelReason> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).why
     }
 }
 
 /// What a new watcher is given.
-pub(super) struct Watch {
-    pub(super) mailbox: Arc<Mailbox>,
+pub(super) struct NewSubscriber {
+    pub(super) queue: Arc<SubscriberQueue>,
     pub(super) opened: Opened,
     pub(super) reply: Option<ReplyStarted>,
 }
@@ -144,7 +144,7 @@ pub(super) enum Work {
     /// Publish what is missing: messages are known here whose predecessors are not.
     CatchUp,
     /// Run this turn, under this id of its reply.
-    Turn(Turn, MessageId, Arc<CutSwitch>),
+    Turn(Turn, MessageId, Arc<CancelSignal>),
     /// End. The turns no longer run.
     Nothing,
 }
@@ -161,14 +161,14 @@ pub(super) enum Extended {
     NoReply,
 }
 
-impl Live {
+impl ActiveSession {
     /// `session` and `head_seq` as the store has them, while nobody else appends.
     pub(super) fn new(session: Session, head_seq: u32) -> Self {
         let state = State {
             expires_at: session.expires_at,
             head_seq,
-            early: BTreeMap::new(),
-            watchers: Vec::new(),
+            out_of_order: BTreeMap::new(),
+            subscribers: Vec::new(),
             turns: VecDeque::new(),
             reply: None,
             running: false,
@@ -196,44 +196,44 @@ impl Live {
     }
 
     /// Starts to watch, from `asked` or from now on.
-    pub(super) fn watch(
+    pub(super) fn subscribe(
         &self,
         asked: Option<&Position>,
-        interest: Interest,
+        filter: EventFilter,
         capacity: Capacity,
-        max_watchers: usize,
-    ) -> Result<Watch> {
+        max_subscribers: usize,
+    ) -> Result<NewSubscriber> {
         let mut state = self.state();
         state.check_open()?;
-        if state.watchers.len() >= max_watchers {
+        if state.subscribers.len() >= max_subscribers {
             return Err(ErrorKind::TooManyStreams.into());
         }
         let known = |at: &&Position| at.epoch == self.session.epoch && at.seq <= state.head_seq;
-        let honoured = asked.filter(known);
+        let honored = asked.filter(known);
         let opened = Opened {
             session: Session { expires_at: state.expires_at, ..self.session.clone() },
             position: Position {
                 epoch: self.session.epoch.clone(),
-                seq: honoured.map_or(state.head_seq, |at| at.seq),
+                seq: honored.map_or(state.head_seq, |at| at.seq),
             },
-            recovered: honoured.is_some(),
+            recovered: honored.is_some(),
             head_seq: state.head_seq,
             unanswered: state.unanswered(),
         };
-        let mailbox = Arc::new(Mailbox::new(capacity, interest));
-        state.watchers.push(Arc::clone(&mailbox));
+        let queue = Arc::new(SubscriberQueue::new(capacity, filter));
+        state.subscribers.push(Arc::clone(&queue));
         let reply = state.reply.as_ref();
-        let reply = reply.filter(|reply| reply.announced && interest == Interest::Everything);
+        let reply = reply.filter(|reply| reply.announced && filter == EventFilter::All);
         let reply = reply.map(|reply| reply.started.clone());
-        Ok(Watch { mailbox, opened, reply })
+        Ok(NewSubscriber { queue, opened, reply })
     }
 
     /// Stops watching.
-    pub(super) fn unwatch(&self, mailbox: &Arc<Mailbox>) {
+    pub(super) fn unsubscribe(&self, queue: &Arc<SubscriberQueue>) {
         let mut state = self.state();
-        state.watchers.retain(|watcher| !Arc::ptr_eq(watcher, mailbox));
-        if state.watchers.is_empty() {
-            state.watchers = Vec::new();
+        state.subscribers.retain(|subscriber| !Arc::ptr_eq(subscriber, queue));
+        if state.subscribers.is_empty() {
+            state.subscribers = Vec::new();
         }
     }
 
@@ -251,7 +251,7 @@ impl Live {
     pub(super) fn publish(&self, message: Arc<Message>) -> Published {
         let mut state = self.state();
         if message.seq > state.head_seq {
-            state.early.insert(message.seq, message);
+            state.out_of_order.insert(message.seq, message);
         }
         while let Some(message) = state.next_in_order() {
             state.commit(&message);
@@ -270,8 +270,8 @@ impl Live {
     }
 
     /// Messages are known here whose predecessors are not.
-    pub(super) fn lacks_messages(&self) -> bool {
-        self.state().lacks_messages()
+    pub(super) fn has_gap(&self) -> bool {
+        self.state().has_gap()
     }
 
     /// Takes up turns that an earlier process left unanswered.
@@ -282,7 +282,7 @@ impl Live {
     }
 
     /// Whether this message has been published, and no turn of it waits or runs.
-    pub(super) fn is_without(&self, message: &Message) -> bool {
+    pub(super) fn needs_turn_for(&self, message: &Message) -> bool {
         let state = self.state();
         let runs = |reply: &Reply| reply.started.in_reply_to == message.id;
         state.ended.is_none()
@@ -295,7 +295,7 @@ impl Live {
     /// by [`Self::announce_reply`].
     pub(super) fn next_work(&self) -> Work {
         let mut state = self.state();
-        if state.lacks_messages() {
+        if state.has_gap() {
             return Work::CatchUp;
         }
         let turn = state.turns.pop_front().filter(|_| state.ended.is_none());
@@ -309,7 +309,7 @@ impl Live {
     /// trimmed.
     pub(super) fn announce_reply(&self, context_trimmed: bool) {
         let mut state = self.state();
-        let watched = state.is_watched_closely();
+        let watched = state.wants_deltas();
         let Some(reply) = &mut state.reply else { return };
         if reply.announced && reply.started.context_trimmed >= context_trimmed {
             return;
@@ -318,7 +318,7 @@ impl Live {
         reply.started.context_trimmed |= context_trimmed;
         if watched {
             let started = Arc::new(reply.started.clone());
-            state.tell(&Event::ReplyStarted(started));
+            state.broadcast(&Event::ReplyStarted(started));
         }
     }
 
@@ -338,19 +338,19 @@ impl Live {
         started.next_index += 1;
         started.text.push_str(&text);
         let reply = started.reply;
-        if state.is_watched_closely() {
-            state.tell(&Event::Delta { reply, index, text: Arc::new(text) });
+        if state.wants_deltas() {
+            state.broadcast(&Event::Delta { reply, index, text: Arc::new(text) });
         }
         extended
     }
 
     /// The reply grows no more: from here on a stop comes too late. One that came before
     /// is returned.
-    pub(super) fn end_reply(&self) -> Option<Cut> {
+    pub(super) fn end_reply(&self) -> Option<CancelReason> {
         let mut state = self.state();
         let reply = state.reply.as_mut()?;
         reply.ended = true;
-        reply.cut.why()
+        reply.cut.reason()
     }
 
     /// The text of the reply in progress.
@@ -365,7 +365,7 @@ impl Live {
         let mut state = self.state();
         if let Some(reply) = &state.reply {
             if !reply.ended {
-                reply.cut.throw(Cut::Stop);
+                reply.cut.cancel(CancelReason::Stop);
             }
             return !reply.ended;
         }
@@ -389,13 +389,13 @@ impl Live {
 
     /// The gateway shuts down: tells each watcher when to come back, and lets go of
     /// those for whom nothing is under way.
-    pub(super) fn drain(&self, come_back: impl Fn() -> Event) {
+    pub(super) fn drain(&self, reconnect_delay: impl Fn() -> Event) {
         let mut state = self.state();
-        for watcher in &state.watchers {
-            watcher.push(&come_back());
+        for subscriber in &state.subscribers {
+            subscriber.push(&reconnect_delay());
         }
         state.draining = true;
-        state.let_go_if_quiet();
+        state.close_if_idle();
     }
 
     /// The gateway has no time left: ends the reply, leaves the turns behind it, and those
@@ -405,9 +405,9 @@ impl Live {
         state.interrupted = true;
         state.turns.clear();
         if let Some(reply) = &state.reply {
-            reply.cut.throw(Cut::Interrupt);
+            reply.cut.cancel(CancelReason::Interrupt);
         }
-        state.let_go_if_quiet();
+        state.close_if_idle();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -424,30 +424,30 @@ impl State {
     }
 
     fn next_in_order(&mut self) -> Option<Arc<Message>> {
-        let first = self.early.first_entry()?;
+        let first = self.out_of_order.first_entry()?;
         (*first.key() == self.head_seq + 1).then(|| first.remove())
     }
 
     fn commit(&mut self, message: &Arc<Message>) {
         self.head_seq = message.seq;
-        self.tell(&Event::Message(Arc::clone(message)));
+        self.broadcast(&Event::Message(Arc::clone(message)));
         match &message.role {
             Role::User { .. } if self.interrupted => {}
             Role::User { .. } => {
-                let (message, kept) = (Arc::clone(message), Arc::default());
-                self.turns.push_back(Turn { message, attempt: 1, kept });
+                let (message, partial) = (Arc::clone(message), Arc::default());
+                self.turns.push_back(Turn { message, attempt: 1, partial });
             }
             Role::Assistant { in_reply_to, .. } => {
                 // By the turn: where a reply was committed twice, the first one's id counts.
                 self.reply.take_if(|reply| reply.started.in_reply_to == *in_reply_to);
-                self.let_go_if_quiet();
+                self.close_if_idle();
             }
         }
     }
 
     /// Messages wait for their predecessors; in a session that has ended nobody does.
-    fn lacks_messages(&self) -> bool {
-        self.ended.is_none() && !self.early.is_empty()
+    fn has_gap(&self) -> bool {
+        self.ended.is_none() && !self.out_of_order.is_empty()
     }
 
     fn begin_reply(&mut self, turn: Turn) -> Work {
@@ -459,9 +459,9 @@ impl State {
             text: String::new(),
             next_index: 0,
         };
-        let cut = Arc::new(CutSwitch::default());
+        let cut = Arc::new(CancelSignal::default());
         if std::mem::take(&mut self.stop_next) {
-            cut.throw(Cut::Stop);
+            cut.cancel(CancelReason::Stop);
         }
         let id = started.reply;
         self.reply = Some(Reply { started, announced: false, ended: false, cut: Arc::clone(&cut) });
@@ -472,7 +472,7 @@ impl State {
         self.running = false;
         // One whose message was published before it began has not been cleared by it.
         self.reply = None;
-        self.let_go_if_quiet();
+        self.close_if_idle();
         Work::Nothing
     }
 
@@ -480,45 +480,45 @@ impl State {
     fn unanswered(&self) -> Vec<MessageId> {
         let replying = self.reply.as_ref().map(|reply| reply.started.in_reply_to);
         let waiting = self.turns.iter().map(|turn| turn.message.id);
-        let early = self.early.values().map(|message| message.id);
-        replying.into_iter().chain(waiting).chain(early).collect()
+        let out_of_order = self.out_of_order.values().map(|message| message.id);
+        replying.into_iter().chain(waiting).chain(out_of_order).collect()
     }
 
     fn start_running(&mut self) -> Published {
-        if self.running || (self.turns.is_empty() && !self.lacks_messages()) {
+        if self.running || (self.turns.is_empty() && !self.has_gap()) {
             return Published::Done;
         }
         self.running = true;
         Published::RunTurns
     }
 
-    fn tell(&self, event: &Event) {
-        for watcher in &self.watchers {
-            watcher.push(event);
+    fn broadcast(&self, event: &Event) {
+        for subscriber in &self.subscribers {
+            subscriber.push(event);
         }
     }
 
     /// Somebody wants to know how the reply comes on.
-    fn is_watched_closely(&self) -> bool {
-        self.watchers.iter().any(|watcher| watcher.interest() == Interest::Everything)
+    fn wants_deltas(&self) -> bool {
+        self.subscribers.iter().any(|subscriber| subscriber.filter() == EventFilter::All)
     }
 
     fn end(&mut self, why: ErrorKind) {
         let why = *self.ended.get_or_insert(why);
         self.turns.clear();
         if let Some(reply) = &self.reply {
-            reply.cut.throw(Cut::Ended);
+            reply.cut.cancel(CancelReason::Ended);
         }
-        for watcher in std::mem::take(&mut self.watchers) {
-            watcher.shut(why);
+        for subscriber in std::mem::take(&mut self.subscribers) {
+            subscriber.shut(why);
         }
     }
 
-    fn let_go_if_quiet(&mut self) {
+    fn close_if_idle(&mut self) {
         let quiet = self.reply.is_none() && self.turns.is_empty();
         if self.draining && quiet {
-            for watcher in std::mem::take(&mut self.watchers) {
-                watcher.close(ErrorKind::Draining);
+            for subscriber in std::mem::take(&mut self.subscribers) {
+                subscriber.close(ErrorKind::Draining);
             }
         }
     }
@@ -533,7 +533,7 @@ mod tests {
     use super::*;
     use crate::session::{Epoch, Name, SessionId, Status};
 
-    fn live() -> Live {
+    fn live() -> ActiveSession {
         let expires_at = Timestamp::default().plus(Duration::from_secs(60));
         let session = Session {
             id: SessionId::generate(),
@@ -543,7 +543,7 @@ mod tests {
             expires_at,
             ends_at: expires_at,
         };
-        Live::new(session, 0)
+        ActiveSession::new(session, 0)
     }
 
     fn message(seq: u32, role: Role) -> Arc<Message> {
@@ -561,65 +561,65 @@ mod tests {
         message(seq, Role::Assistant { in_reply_to: to.id, status, finish_reason, usage })
     }
 
-    fn watch(live: &Live) -> Arc<Mailbox> {
+    fn subscribe(handle: &ActiveSession) -> Arc<SubscriberQueue> {
         let capacity = Capacity { events: 8, bytes: 1000 };
-        live.watch(None, Interest::Everything, capacity, 1).unwrap().mailbox
+        handle.subscribe(None, EventFilter::All, capacity, 1).unwrap().queue
     }
 
     /// Why the mailbox was closed, when everything in it has been read.
-    fn closed(mailbox: &Mailbox) -> Option<ErrorKind> {
-        let next = || poll_fn(|cx| mailbox.poll_next(cx)).now_or_never();
+    fn closed(queue: &SubscriberQueue) -> Option<ErrorKind> {
+        let next = || poll_fn(|cx| queue.poll_next(cx)).now_or_never();
         std::iter::from_fn(next).find_map(Result::err)
     }
 
-    fn begins(live: &Live, message: &Message) -> bool {
-        matches!(live.next_work(), Work::Turn(turn, ..) if turn.message.id == message.id)
+    fn begins(handle: &ActiveSession, message: &Message) -> bool {
+        matches!(handle.next_work(), Work::Turn(turn, ..) if turn.message.id == message.id)
     }
 
     #[test]
     fn a_late_reply_does_not_end_the_one_in_progress() {
-        let (live, one, two) = (live(), user(1), user(2));
-        assert_eq!(live.publish(Arc::clone(&one)), Published::RunTurns);
-        assert_eq!(live.publish(Arc::clone(&two)), Published::Done);
-        assert!(begins(&live, &one) && begins(&live, &two));
-        assert_eq!(live.publish(reply(3, &one)), Published::Done);
-        assert_eq!(live.extend_reply("more".into(), 10), Extended::Whole);
-        assert_eq!(live.publish(reply(4, &two)), Published::Done);
-        assert_eq!(live.extend_reply("more".into(), 10), Extended::NoReply);
+        let (handle, one, two) = (live(), user(1), user(2));
+        assert_eq!(handle.publish(Arc::clone(&one)), Published::RunTurns);
+        assert_eq!(handle.publish(Arc::clone(&two)), Published::Done);
+        assert!(begins(&handle, &one) && begins(&handle, &two));
+        assert_eq!(handle.publish(reply(3, &one)), Published::Done);
+        assert_eq!(handle.extend_reply("more".into(), 10), Extended::Whole);
+        assert_eq!(handle.publish(reply(4, &two)), Published::Done);
+        assert_eq!(handle.extend_reply("more".into(), 10), Extended::NoReply);
     }
 
     #[test]
     fn what_is_missing_comes_before_the_next_turn() {
-        let (live, one, two) = (live(), user(1), user(2));
-        assert_eq!(live.publish(Arc::clone(&two)), Published::RunTurns);
-        assert!(matches!(live.next_work(), Work::CatchUp));
-        assert_eq!(live.publish(Arc::clone(&one)), Published::Done);
-        assert!(begins(&live, &one) && begins(&live, &two));
-        assert!(matches!(live.next_work(), Work::Nothing));
+        let (handle, one, two) = (live(), user(1), user(2));
+        assert_eq!(handle.publish(Arc::clone(&two)), Published::RunTurns);
+        assert!(matches!(handle.next_work(), Work::CatchUp));
+        assert_eq!(handle.publish(Arc::clone(&one)), Published::Done);
+        assert!(begins(&handle, &one) && begins(&handle, &two));
+        assert!(matches!(handle.next_work(), Work::Nothing));
     }
 
     #[test]
     fn after_an_interruption_no_turn_begins_and_nobody_waits_for_one() {
-        let (live, one, two) = (live(), user(1), user(2));
-        let mailbox = watch(&live);
-        assert_eq!(live.publish(one), Published::RunTurns);
-        live.drain(|| Event::GoAway(Duration::ZERO));
-        assert_eq!(closed(&mailbox), None, "a turn waits");
-        live.interrupt();
-        assert_eq!(closed(&mailbox), Some(ErrorKind::Draining));
-        assert!(matches!(live.next_work(), Work::Nothing));
-        assert_eq!(live.publish(two), Published::Done);
-        assert!(matches!(live.next_work(), Work::Nothing));
+        let (handle, one, two) = (live(), user(1), user(2));
+        let queue = subscribe(&handle);
+        assert_eq!(handle.publish(one), Published::RunTurns);
+        handle.drain(|| Event::GoAway(Duration::ZERO));
+        assert_eq!(closed(&queue), None, "a turn waits");
+        handle.interrupt();
+        assert_eq!(closed(&queue), Some(ErrorKind::Draining));
+        assert!(matches!(handle.next_work(), Work::Nothing));
+        assert_eq!(handle.publish(two), Published::Done);
+        assert!(matches!(handle.next_work(), Work::Nothing));
     }
 
     #[test]
     fn a_session_ends_once_for_its_first_reason() {
-        let live = live();
-        let mailbox = watch(&live);
-        live.end(ErrorKind::SessionRevoked);
-        live.end(ErrorKind::SessionExpired);
-        assert_eq!(closed(&mailbox), Some(ErrorKind::SessionRevoked));
-        let why = live.check_readable().err().map(|error| error.kind());
+        let handle = live();
+        let queue = subscribe(&handle);
+        handle.end(ErrorKind::SessionRevoked);
+        handle.end(ErrorKind::SessionExpired);
+        assert_eq!(closed(&queue), Some(ErrorKind::SessionRevoked));
+        let why = handle.check_readable().err().map(|error| error.kind());
         assert_eq!(why, Some(ErrorKind::SessionRevoked));
     }
 }

@@ -12,18 +12,18 @@ use tokio::time::Instant;
 
 use super::{
     Chunk, Chunks, Error, MessageId, Outcome,
+    active_session::{CancelReason, CancelSignal, Extended, Turn},
     checkpointer::Checkpointer,
     gateway::Gateway,
-    live::{Cut, CutSwitch, Extended, Turn},
     metrics::Metrics,
     panic::{self, Panic, caught},
-    registry::LiveRef,
+    registry::SessionHandle,
 };
 
 /// How a reply ended, before it is committed.
 pub(super) enum Ending {
     Finished(Outcome),
-    Cut(Cut),
+    CancelReason(CancelReason),
     TooLong,
 }
 
@@ -34,9 +34,9 @@ pub(super) struct Produced {
 }
 
 /// One reply in progress.
-struct Production<'a> {
+struct ReplyRun<'a> {
     gateway: &'a Gateway,
-    live: &'a LiveRef,
+    handle: &'a SessionHandle,
     turn: &'a Turn,
     id: MessageId,
     running: Running<'a>,
@@ -46,7 +46,7 @@ struct Production<'a> {
     /// of the process.
     chunks: Chunks,
     input_tokens: Option<u32>,
-    spoke: bool,
+    has_content: bool,
 }
 
 /// Counts a reply as running until it is dropped.
@@ -73,44 +73,44 @@ impl Gateway {
     /// responder's stream is gone when this returns, and its upstream with it.
     pub(super) async fn produce(
         &self,
-        live: &LiveRef,
+        handle: &SessionHandle,
         turn: &Turn,
         id: MessageId,
-        cut: &CutSwitch,
+        cut: &CancelSignal,
     ) -> Produced {
-        let mut production = Production {
+        let mut run = ReplyRun {
             gateway: self,
-            live,
+            handle,
             turn,
             id,
             running: Running::start(&self.core.metrics),
-            checkpointer: Checkpointer::new(self, live, turn),
+            checkpointer: Checkpointer::new(self, handle, turn),
             chunks: stream::empty().boxed(),
             input_tokens: None,
-            spoke: false,
+            has_content: false,
         };
         let producing = AssertUnwindSafe(async {
             tokio::select! {
                 biased;
-                why = cut.thrown() => Ending::Cut(why),
-                ending = production.run() => ending,
+                why = cut.cancelled() => Ending::CancelReason(why),
+                ending = run.run() => ending,
             }
         });
-        let ending = producing.catch_unwind().await.unwrap_or_else(|panic| crashed(&panic));
-        production.let_go();
-        Produced { ending, input_tokens: production.input_tokens }
+        let ending = producing.catch_unwind().await.unwrap_or_else(|panic| panic_outcome(&panic));
+        run.drop_chunks();
+        Produced { ending, input_tokens: run.input_tokens }
     }
 }
 
 /// The responder's panic is a failed reply, not the end of the task.
-fn crashed(panic: &Panic) -> Ending {
+fn panic_outcome(panic: &Panic) -> Ending {
     tracing::error!(cause = panic::cause(panic), "the responder panicked");
     Ending::Finished(Outcome::failed("internal", "The responder failed"))
 }
 
-impl Production<'_> {
+impl ReplyRun<'_> {
     async fn run(&mut self) -> Ending {
-        let prompt = self.gateway.prompt(self.live, self.turn, self.id);
+        let prompt = self.gateway.prompt(self.handle, self.turn, self.id);
         let prompt = match caught(prompt).await {
             Ok(prompt) => prompt,
             Err(error) => return self.without_history(&error),
@@ -118,12 +118,12 @@ impl Production<'_> {
         if self.turn.attempt > 1 {
             // What was seen of the attempt before is kept until this one says something.
             // And this attempt is counted before it can kill the process.
-            self.checkpointer.keep(Arc::clone(&self.turn.kept)).await;
+            self.checkpointer.keep(Arc::clone(&self.turn.partial)).await;
         }
         let reply = self.gateway.responder().respond(prompt);
         self.chunks = reply.chunks;
         self.input_tokens = reply.input_tokens;
-        self.live.announce_reply(reply.context_trimmed);
+        self.handle.announce_reply(reply.context_trimmed);
         loop {
             let chunk = self.next().await;
             if let Some(ending) = self.take(chunk) {
@@ -156,7 +156,7 @@ impl Production<'_> {
             Some(Chunk::Delta(text)) => self.extend(text),
             Some(Chunk::ContextTrimmed { input_tokens }) => {
                 self.input_tokens = Some(input_tokens);
-                self.live.announce_reply(true);
+                self.handle.announce_reply(true);
                 None
             }
             Some(Chunk::End(outcome)) => Some(Ending::Finished(outcome)),
@@ -168,33 +168,33 @@ impl Production<'_> {
     }
 
     fn extend(&mut self, text: String) -> Option<Ending> {
-        if !std::mem::replace(&mut self.spoke, true) {
+        if !std::mem::replace(&mut self.has_content, true) {
             self.gateway.core.metrics.first_delta(self.running.started.elapsed());
         }
         self.checkpointer.grew(text.len());
-        match self.live.extend_reply(text, self.gateway.settings().max_reply_size) {
+        match self.handle.extend_reply(text, self.gateway.settings().max_reply_size) {
             Extended::Whole => None,
             Extended::TooLong => Some(Ending::TooLong),
-            Extended::NoReply => Some(self.nowhere()),
+            Extended::NoReply => Some(self.lost_reply()),
         }
     }
 
     /// A piece that nobody is told must not look like one that was said.
-    fn nowhere(&self) -> Ending {
-        tracing::error!(session = %self.live.session().id, reply = %self.id, "a reply goes on that has ended");
+    fn lost_reply(&self) -> Ending {
+        tracing::error!(session = %self.handle.session().id, reply = %self.id, "a reply goes on that has ended");
         Ending::Finished(Outcome::failed("internal", "The reply was lost"))
     }
 
     /// Drops the responder's stream. One that panics at it has said what it had to say.
-    fn let_go(&mut self) {
+    fn drop_chunks(&mut self) {
         let chunks = std::mem::replace(&mut self.chunks, stream::empty().boxed());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(chunks))) {
-            crashed(&panic);
+            panic_outcome(&panic);
         }
     }
 
     fn without_history(&self, error: &Error) -> Ending {
-        tracing::error!(session = %self.live.session().id, %error, cause = ?error, "history could not be read");
+        tracing::error!(session = %self.handle.session().id, %error, cause = ?error, "history could not be read");
         Ending::Finished(Outcome::failed("internal", "The history could not be read"))
     }
 }

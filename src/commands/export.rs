@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     session::{SessionId, Timestamp},
-    store::{Filter, KeptSession, SqliteFile},
+    store::{Filter, SqliteFile, StoredSession},
 };
 
 /// Sessions that are looked up at a time.
@@ -97,10 +97,10 @@ impl<W: Write> Exporting<'_, W> {
         ids.dedup();
         let find = |id: &SessionId| self.file.session(*id)?.ok_or_else(|| no_session(*id));
         let chosen = ids.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-        let messages = chosen.iter().map(|kept| u64::from(kept.messages)).sum();
+        let messages = chosen.iter().map(|stored| u64::from(stored.messages)).sum();
         self.begin(chosen.len() as u64, messages)?;
-        for kept in &chosen {
-            self.one(kept)?;
+        for stored in &chosen {
+            self.one(stored)?;
         }
         Ok(chosen.len() as u64)
     }
@@ -114,15 +114,15 @@ impl<W: Write> Exporting<'_, W> {
             let page = self.file.sessions(&filter, after, PAGE)?;
             let Some(last) = page.last() else { return Ok(sessions) };
             after = Some(last.session.id);
-            for kept in &page {
-                self.one(kept)?;
+            for stored in &page {
+                self.one(stored)?;
             }
         }
     }
 
-    fn one(&mut self, kept: &KeptSession) -> Result<(), Failure> {
-        let id = kept.session.id;
-        print::json(self.out, &Record::session(kept, Some(&kept.token)))?;
+    fn one(&mut self, stored: &StoredSession) -> Result<(), Failure> {
+        let id = stored.session.id;
+        print::json(self.out, &Record::session(stored, Some(&stored.token)))?;
         let waiting = self.file.waiting(id)?;
         let mut after = 0;
         loop {

@@ -17,11 +17,11 @@ use hyper::body::Incoming;
 use tower::{Layer as _, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
-use crate::transport::{self, Doors, Origins};
+use crate::transport::{self, Origins, TransportContext};
 
 /// Everything that the port serves.
 pub(super) fn service(
-    doors: &Doors,
+    context: &TransportContext,
 ) -> Result<
     impl Service<
         Request<Incoming>,
@@ -35,16 +35,17 @@ pub(super) fn service(
     + use<>,
     Box<dyn std::error::Error + Send + Sync>,
 > {
-    let switch = Switch { grpc: transport::grpc_service(doors)?, http: transport::router(doors) };
-    Ok(Preflights { cors: cors(&doors.settings.origins).layer(switch.clone()), switch })
+    let dispatch =
+        Dispatch { grpc: transport::grpc_service(context)?, http: transport::router(context) };
+    Ok(Preflights { cors: cors(&context.settings.origins).layer(dispatch.clone()), dispatch })
 }
 
 /// Keeps OPTIONS requests that are no preflight (WHATWG Fetch, section 3.3.3) from the
 /// CORS layer, which answers every one with 200, whatever the path.
 #[derive(Clone)]
 struct Preflights<G> {
-    cors: Cors<Switch<G>>,
-    switch: Switch<G>,
+    cors: Cors<Dispatch<G>>,
+    dispatch: Dispatch<G>,
 }
 
 impl<G> Service<Request<Incoming>> for Preflights<G>
@@ -62,7 +63,7 @@ where
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // The CORS layer is ready when its own switch is, which is another one's clone.
-        ready!(self.switch.poll_ready(cx))?;
+        ready!(self.dispatch.poll_ready(cx))?;
         self.cors.poll_ready(cx)
     }
 
@@ -71,7 +72,7 @@ where
         let preflight = headers.contains_key(header::ORIGIN)
             && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         if request.method() == Method::OPTIONS && !preflight {
-            return self.switch.call(request);
+            return self.dispatch.call(request);
         }
         self.cors.call(request).boxed()
     }
@@ -100,12 +101,12 @@ fn cors(origins: &Origins) -> CorsLayer {
 }
 
 #[derive(Clone)]
-struct Switch<G> {
+struct Dispatch<G> {
     grpc: G,
     http: Router,
 }
 
-impl<G> Service<Request<Incoming>> for Switch<G>
+impl<G> Service<Request<Incoming>> for Dispatch<G>
 where
     G: Service<
             Request<Incoming>,

@@ -187,7 +187,7 @@ async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
     assert!(!gateway.stop(&token).await.unwrap(), "it is interrupted, and will not be stopped");
     let reply = next_reply(&mut attachment).await;
     assert_eq!((status(&reply), &*reply.text), (&Status::Interrupted, "seen"));
-    let told = log.text().matches("a reply waits for room in the store").count();
+    let told = log.text().matches("the store is full; a reply waits to be committed").count();
     assert_eq!(told, 1, "once, however long it waits");
 }
 

@@ -6,12 +6,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Clock, Error, ErrorKind, Event, Responder, Result, Settings, Snapshot, Store, Timestamp,
-    Unfinished,
-    active_session::{ActiveSession, Turn},
-    gateway::{Core, Gateway, HEAD, reconnect_delay},
+    core::{Core, HEAD, reconnect_delay},
+    live::{ActiveSession, Turn, event::Event, registry::SessionHandle},
     metrics::Metrics,
-    registry::SessionHandle,
+    model::{Clock, Error, ErrorKind, Result, Timestamp},
+    ports::{Responder, Snapshot, Store, Unfinished},
+    service::Gateway,
+    settings::Settings,
+    turn::runner::TurnRunner,
 };
 
 /// How often expired sessions are looked for. A stream outlives its session by this
@@ -49,7 +51,7 @@ impl Gateway {
             metrics: Metrics::new(),
             registry: Arc::default(),
             draining: CancellationToken::new(),
-            ended: CancellationToken::new(),
+            closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let gateway = Self { core: Arc::new(core) };
@@ -68,15 +70,15 @@ impl Gateway {
         for handle in handles {
             handle.drain(|| Event::GoAway(reconnect_delay()));
         }
-        self.tasks().close();
-        if timeout_at(deadline, self.tasks().wait()).await.is_ok() {
+        self.core.tasks.close();
+        if timeout_at(deadline, self.core.tasks.wait()).await.is_ok() {
             self.close_store().await;
             return Drained::Finished;
         }
         for handle in self.core.registry.all() {
             handle.interrupt();
         }
-        if timeout_at(Instant::now() + COMMIT_GRACE, self.tasks().wait()).await.is_err() {
+        if timeout_at(Instant::now() + COMMIT_GRACE, self.core.tasks.wait()).await.is_err() {
             tracing::error!("replies could not be committed before the gateway's end");
         }
         self.close_store().await;
@@ -84,15 +86,15 @@ impl Gateway {
     }
 
     async fn close_store(&self) {
-        self.core.ended.cancel();
-        if let Err(error) = self.store().close().await {
+        self.core.closing.cancel();
+        if let Err(error) = self.core.store.close().await {
             tracing::error!(%error, cause = ?error, "the store could not be closed");
         }
     }
 
     /// Waits until the store has failed for good.
     pub async fn store_failed(&self) -> Error {
-        self.store().failed().await
+        self.core.store.failed().await
     }
 
     async fn resume_turns(&self) -> Result<()> {
@@ -102,7 +104,7 @@ impl Gateway {
         // live, since the head that a batch knows is older than the replies to its turns.
         let mut _last: Option<SessionHandle> = None;
         loop {
-            let batch = self.store().unfinished(self.clock().now(), after, BATCH).await?;
+            let batch = self.core.store.unfinished(self.core.clock.now(), after, BATCH).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
             let mut lives = Vec::with_capacity(batch.len());
@@ -126,22 +128,22 @@ impl Gateway {
         tracing::info!(session = %turn.session.id, "a turn left unanswered is taken up");
         let Unfinished { message, attempt, text, .. } = turn;
         let turn = Turn { message, attempt: attempt.saturating_add(1), partial: text.into() };
-        self.run_turns(handle, handle.resume(turn));
+        TurnRunner::start(&self.core, handle, handle.resume(turn));
     }
 
     async fn sweep_until_ended(self) {
         let mut ticks = interval(SWEEP_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while self.core.ended.run_until_cancelled(ticks.tick()).await.is_some() {
+        while self.core.closing.run_until_cancelled(ticks.tick()).await.is_some() {
             self.sweep().await;
         }
     }
 
     async fn sweep(&self) {
-        let now = self.clock().now();
+        let now = self.core.clock.now();
         for handle in self.core.registry.expired(now) {
             // A renewal may be durable and not known here yet.
-            match self.store().read(handle.session().id, now, HEAD).await {
+            match self.core.store.read(handle.session().id, now, HEAD).await {
                 Ok(snapshot) => {
                     handle.renewed(snapshot.session.expires_at);
                     self.core.registry.review(&handle);
@@ -163,7 +165,11 @@ impl Gateway {
     async fn end_removed_sessions(&self) {
         for handle in self.core.registry.all() {
             let known = handle.head_seq();
-            let gone = match self.store().read(handle.session().id, self.clock().now(), HEAD).await
+            let gone = match self
+                .core
+                .store
+                .read(handle.session().id, self.core.clock.now(), HEAD)
+                .await
             {
                 Ok(Snapshot { session, head_seq, .. }) => {
                     session.epoch != handle.session().epoch || head_seq < known
@@ -171,9 +177,9 @@ impl Gateway {
                 Err(error) => error.kind() == ErrorKind::SessionExpired,
             };
             // What has expired meanwhile is for the next look at the deadlines.
-            let expired = handle.expires_at() <= self.clock().now();
+            let expired = handle.expires_at() <= self.core.clock.now();
             if gone && !expired && handle.revoke() {
-                self.record_revoked(handle.session().id);
+                self.core.record_revoked(handle.session().id);
             }
         }
     }
@@ -183,7 +189,7 @@ impl Gateway {
         const BATCH: usize = 256;
         let mut after = None;
         loop {
-            let batch = self.store().unfinished(self.clock().now(), after, BATCH).await?;
+            let batch = self.core.store.unfinished(self.core.clock.now(), after, BATCH).await?;
             let Some(last) = batch.last() else { return Ok(()) };
             after = Some((last.session.id, last.message.seq));
             for turn in batch {
@@ -202,12 +208,12 @@ impl Gateway {
         if self.core.registry.get(id).is_some_and(|handle| !handle.needs_turn_for(&turn.message)) {
             return Ok(());
         }
-        let handle = self.load_session(id).await?;
+        let handle = self.core.load_session(id).await?;
         if !handle.needs_turn_for(&turn.message) {
             return Ok(());
         }
         let before = Some((id, turn.message.seq - 1));
-        let again = self.store().unfinished(self.clock().now(), before, 1).await?;
+        let again = self.core.store.unfinished(self.core.clock.now(), before, 1).await?;
         if let Some(again) = again.into_iter().find(|again| again.message.id == turn.message.id) {
             self.resume_turn(&handle, again);
         }
@@ -218,7 +224,7 @@ impl Gateway {
         // The next look at the live sessions must not wait until all is deleted.
         let until = Instant::now() + SWEEP_INTERVAL / 2;
         loop {
-            let swept = self.store().sweep(now, SWEEP_BATCH).await?;
+            let swept = self.core.store.sweep(now, SWEEP_BATCH).await?;
             for id in swept.sessions {
                 self.core.metrics.session_ended(ErrorKind::SessionExpired);
                 tracing::info!(session = %id, reason = "expired", "session ended");
@@ -227,7 +233,7 @@ impl Gateway {
                 self.end_removed_sessions().await;
                 self.resume_imported_turns().await?;
             }
-            if !swept.more || Instant::now() >= until || self.core.ended.is_cancelled() {
+            if !swept.more || Instant::now() >= until || self.core.closing.is_cancelled() {
                 return Ok(());
             }
             tokio::task::yield_now().await;

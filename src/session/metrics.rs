@@ -9,7 +9,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::{ErrorKind, Role, Status};
+use super::model::{ErrorKind, Role, Status};
 
 /// See the module.
 pub(super) struct Metrics {
@@ -153,7 +153,7 @@ mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
-    use crate::session::{Failure, MessageId};
+    use crate::session::model::{Failure, MessageId};
 
     fn failed(code: &str) -> Role {
         let failure = Failure { code: code.into(), message: "".into() };

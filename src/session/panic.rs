@@ -4,7 +4,7 @@ use std::{any::Any, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt as _;
 
-use super::{Error, Result};
+use super::model::{Error, Result};
 
 /// What a panic was caught with.
 pub(super) type Panic = Box<dyn Any + Send>;

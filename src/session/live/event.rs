@@ -1,33 +1,33 @@
-//! What those who watch a session are told. The events are shared, not copied: a
-//! text exists once, however many watch.
+//! Events of a session. They share their texts: a text exists once, however many subscribers
+//! receive it.
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Message, MessageId, Position, Session};
+use crate::session::model::{Message, MessageId, Position, Session};
 
 /// Something happened in a session.
 #[derive(Clone, Debug)]
 pub enum Event {
     /// A message was committed.
     Message(Arc<Message>),
-    /// A reply begins, or was under way when the watcher came.
+    /// A reply begins, or was in progress at the time of the subscription.
     ReplyStarted(Arc<ReplyStarted>),
     /// More text of the reply.
     Delta {
-        /// Of which reply.
+        /// The reply that grows.
         reply: MessageId,
-        /// 0, 1, 2 … without gaps, as this watcher is told them.
+        /// 0, 1, 2 … without gaps, counted per subscriber.
         index: u32,
-        /// To be appended.
+        /// The text to append.
         text: Arc<String>,
     },
-    /// The stream will end soon: come back after this long.
+    /// The stream will end soon: the client should reconnect after this long.
     GoAway(Duration),
 }
 
 impl Event {
-    /// Bytes that a backlog pays for holding it.
-    pub(super) fn cost(&self) -> usize {
+    /// Returns the bytes that this event counts in a subscriber's queue.
+    pub(in crate::session) fn cost(&self) -> usize {
         const OVERHEAD: usize = 64;
         OVERHEAD
             + match self {
@@ -41,16 +41,16 @@ impl Event {
 
 /// What a watcher wants to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EventFilter {
-    /// Everything.
+pub(in crate::session) enum EventFilter {
+    /// All events.
     All,
-    /// Committed replies, and when to leave.
+    /// Committed replies and `GoAway`.
     Replies,
 }
 
 impl EventFilter {
-    /// Whether an event is of interest.
-    pub(super) fn accepts(self, event: &Event) -> bool {
+    /// Returns true if the subscriber receives the event.
+    pub(in crate::session) fn accepts(self, event: &Event) -> bool {
         match (self, event) {
             (Self::All, _) | (Self::Replies, Event::GoAway(_)) => true,
             (Self::Replies, Event::Message(message)) => message.in_reply_to().is_some(),
@@ -62,43 +62,42 @@ impl EventFilter {
 /// A reply that is being produced.
 #[derive(Clone, Debug)]
 pub struct ReplyStarted {
-    /// The id its message will have.
+    /// The id of the message that will be committed.
     pub reply: MessageId,
-    /// The user message it answers.
+    /// The user message that it answers.
     pub in_reply_to: MessageId,
-    /// 1, or more where an earlier attempt died with its process.
+    /// 1, or higher if an earlier attempt ended with its process.
     pub attempt: u32,
-    /// The responder does not read all of the conversation: older messages were left
-    /// out.
+    /// The prompt does not contain the whole conversation: older messages were left out.
     pub context_trimmed: bool,
-    /// What was produced before this watcher came.
+    /// The text produced before the subscription.
     pub text: String,
     /// Index of the next delta.
     pub next_index: u32,
 }
 
-/// What a watcher is told first.
+/// The first event of a subscription.
 #[derive(Clone, Debug)]
 pub struct Opened {
     /// The session, with its deadlines.
     pub session: Session,
-    /// Where the stream starts: it carries every message after it.
+    /// The start of the stream: it carries every message after this position.
     pub position: Position,
     /// The position that was asked for is honoured.
     pub recovered: bool,
-    /// Number of the last message at the time of the attach.
+    /// Sequence number of the last message at the time of the subscription.
     pub head_seq: u32,
-    /// The user messages that waited for their reply then.
+    /// The user messages without a reply at that time.
     pub unanswered: Vec<MessageId>,
 }
 
-/// A user message is durable.
+/// The acknowledgement of a durable user message.
 #[derive(Clone, Debug)]
 pub struct Accepted {
     /// The message.
     pub message: Arc<Message>,
-    /// It was there already.
+    /// True if the message had been accepted before.
     pub duplicate: bool,
-    /// Number of the reply to it, if it has been answered.
+    /// Sequence number of its reply, if it has one.
     pub reply_seq: Option<u32>,
 }

@@ -1,8 +1,8 @@
-//! Which sessions are live in this process, and which of them expires next.
+//! The sessions that are active in this process.
 //!
-//! A session is here only while somebody holds a [`SessionHandle`]: a watcher, a call in
-//! progress, the task that runs its turns. An idle session that nobody watches costs
-//! nothing outside its store.
+//! The registry holds weak references. A [`SessionHandle`] keeps a session active: one for each
+//! subscriber, each call in progress, and the runner of its turns. An idle session without a
+//! subscriber uses no memory outside its store.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,11 +12,12 @@ use std::{
 
 use tokio::sync::OnceCell;
 
-use super::{Error, ErrorKind, Result, SessionId, Timestamp, active_session::ActiveSession};
+use super::active_session::ActiveSession;
+use crate::session::model::{Error, ErrorKind, Result, SessionId, Timestamp};
 
 /// The live sessions.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+pub(in crate::session) struct Registry {
     index: Mutex<Index>,
 }
 
@@ -45,13 +46,13 @@ struct Entry {
 
 /// A share in a live session: it stays live as long as one exists.
 #[derive(Clone, Debug)]
-pub(super) struct SessionHandle {
+pub(in crate::session) struct SessionHandle {
     entry: Arc<Entry>,
 }
 
 impl Registry {
     /// Shares the session, loading it if nobody has.
-    pub(super) async fn get_or_load(
+    pub(in crate::session) async fn get_or_load(
         self: &Arc<Self>,
         id: SessionId,
         load: impl Future<Output = Result<ActiveSession>>,
@@ -73,13 +74,13 @@ impl Registry {
     }
 
     /// Shares the session if it is live.
-    pub(super) fn get(&self, id: SessionId) -> Option<SessionHandle> {
+    pub(in crate::session) fn get(&self, id: SessionId) -> Option<SessionHandle> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
         SessionHandle::if_loaded(entry)
     }
 
     /// As [`Self::get`], but waits for whoever is loading it.
-    pub(super) async fn get_once_loaded(&self, id: SessionId) -> Option<SessionHandle> {
+    pub(in crate::session) async fn get_once_loaded(&self, id: SessionId) -> Option<SessionHandle> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
         let not_loaded = async || Err::<ActiveSession, Error>(ErrorKind::SessionExpired.into());
         entry.live.get_or_try_init(not_loaded).await.ok()?;
@@ -87,17 +88,17 @@ impl Registry {
     }
 
     /// Looks at a session again when its deadline comes.
-    pub(super) fn review(&self, live: &SessionHandle) {
+    pub(in crate::session) fn review(&self, live: &SessionHandle) {
         self.index().review(live.session().id, live.expires_at());
     }
 
     /// How many there are.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::session) fn len(&self) -> usize {
         self.index().slots.len()
     }
 
     /// Every live session.
-    pub(super) fn all(&self) -> Vec<SessionHandle> {
+    pub(in crate::session) fn all(&self) -> Vec<SessionHandle> {
         // Not dropped under the lock: an entry's end takes it.
         let index = self.index();
         let entries: Vec<_> =
@@ -107,7 +108,7 @@ impl Registry {
     }
 
     /// The live sessions whose deadline has come.
-    pub(super) fn expired(&self, now: Timestamp) -> Vec<SessionHandle> {
+    pub(in crate::session) fn expired(&self, now: Timestamp) -> Vec<SessionHandle> {
         let due = self.index().take_due(now);
         let live = due.into_iter().filter_map(|id| self.get(id));
         let (expired, renewed): (Vec<_>, Vec<_>) = live.partition(|live| live.expires_at() <= now);
@@ -197,7 +198,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::session::{Epoch, Name, Session};
+    use crate::session::model::{Epoch, Name, Session};
 
     fn live(id: SessionId, expires_at: u64) -> ActiveSession {
         let expires_at = Timestamp::from_millis(expires_at);
@@ -230,9 +231,8 @@ mod tests {
     #[tokio::test]
     async fn a_failed_load_leaves_nothing() {
         let registry = Arc::new(Registry::default());
-        let failed = registry.get_or_load(SessionId::generate(), async {
-            Err(crate::session::ErrorKind::Internal.into())
-        });
+        let failed =
+            registry.get_or_load(SessionId::generate(), async { Err(ErrorKind::Internal.into()) });
         assert!(failed.await.is_err());
         assert!(registry.index().slots.is_empty());
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
 
-use super::{Failure, Message, MessageId, Name, SessionId, Usage};
+use crate::session::model::{Failure, Message, MessageId, Name, SessionId, Usage};
 
 /// The pieces of one reply, in order. Dropping the stream cancels the reply: the
 /// responder must then let go of its upstream at once.

@@ -1,8 +1,7 @@
-//! One watcher's backlog: what it has been sent and has not taken yet.
+//! The queue of events that one subscriber has not read yet.
 //!
-//! Not a channel of a library: those count messages but not bytes, and reserve a
-//! block of slots for every receiver, idle or not. An empty mailbox holds no memory
-//! but itself.
+//! Not a channel from a library: those count messages but not bytes, and reserve a block of
+//! slots for each receiver. An empty queue allocates nothing.
 
 use std::{
     collections::VecDeque,
@@ -10,20 +9,21 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::{ErrorKind, Event, event::EventFilter};
+use super::event::{Event, EventFilter};
+use crate::session::model::ErrorKind;
 
-/// Bytes up to which the pieces of a reply that wait in a mailbox become one.
+/// Largest delta that results from merging queued deltas of one reply, in bytes.
 const MAX_COALESCED: usize = 16 << 10;
 
-/// How much a mailbox may hold.
+/// Limits of a queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Capacity {
-    pub(super) events: usize,
-    pub(super) bytes: usize,
+pub(in crate::session) struct Capacity {
+    pub(in crate::session) events: usize,
+    pub(in crate::session) bytes: usize,
 }
 
 #[derive(Debug)]
-pub(super) struct SubscriberQueue {
+pub(in crate::session) struct SubscriberQueue {
     capacity: Capacity,
     filter: EventFilter,
     // A std mutex: it is held for a few instructions and never across an await.
@@ -39,46 +39,49 @@ struct State {
 }
 
 impl SubscriberQueue {
-    pub(super) fn new(capacity: Capacity, filter: EventFilter) -> Self {
+    pub(in crate::session) fn new(capacity: Capacity, filter: EventFilter) -> Self {
         Self { capacity, filter, state: Mutex::default() }
     }
 
-    pub(super) const fn filter(&self) -> EventFilter {
+    pub(in crate::session) const fn filter(&self) -> EventFilter {
         self.filter
     }
 
-    /// Adds an event that is of interest. A mailbox that is full is emptied and closed
-    /// instead: its reader has the log to come back to, and the others must not wait for
-    /// it.
-    pub(super) fn push(&self, event: &Event) {
+    /// Adds an event that passes the filter. If the queue would exceed its capacity, it is
+    /// emptied and closed as `SlowConsumer`: the reader can resume from the log, and the
+    /// sender never waits.
+    pub(in crate::session) fn push(&self, event: &Event) {
         if self.filter.accepts(event) {
             self.change(|state| state.add(event, self.capacity));
         }
     }
 
-    /// Ends the mailbox: the reader takes what is in it, then learns why.
-    pub(super) fn close(&self, why: ErrorKind) {
+    /// Closes the queue. The reader receives the queued events, then the reason.
+    pub(in crate::session) fn close(&self, why: ErrorKind) {
         self.change(|state| {
             state.closed.get_or_insert(why);
         });
     }
 
-    /// Ends the mailbox and takes back what the reader has not read.
-    pub(super) fn shut(&self, why: ErrorKind) {
+    /// Closes the queue and discards the queued events. The reader receives the reason.
+    pub(in crate::session) fn close_now(&self, why: ErrorKind) {
         self.change(|state| {
             state.discard();
             state.closed = Some(why);
         });
     }
 
-    /// Whether there is an event, or the end.
-    pub(super) fn has_more(&self) -> bool {
+    /// Returns true if an event or the reason of the close can be read.
+    pub(in crate::session) fn has_more(&self) -> bool {
         let state = self.state();
         !state.events.is_empty() || state.closed.is_some()
     }
 
-    /// The next event, or why there will be none.
-    pub(super) fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Result<Event, ErrorKind>> {
+    /// Polls the next event. Fails with the reason once the queue is closed and empty.
+    pub(in crate::session) fn poll_next(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Event, ErrorKind>> {
         let mut state = self.state();
         if let Some(event) = state.take() {
             return Poll::Ready(Ok(event));
@@ -93,7 +96,8 @@ impl SubscriberQueue {
         Poll::Pending
     }
 
-    /// Changes something, then wakes the reader: not under the lock, which it takes first.
+    /// Changes the state, then wakes the reader. Not under the lock, which the reader takes
+    /// first.
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
@@ -124,8 +128,8 @@ impl State {
         }
     }
 
-    /// Adds a piece of a reply to the one before it, if that still waits: who lags is
-    /// told more at a time, not more often.
+    /// Appends a delta to the queued one before it. A slow reader receives larger deltas, not
+    /// more of them.
     fn coalesce(&mut self, event: &Event) -> bool {
         let Event::Delta { reply, text: more, .. } = event else { return false };
         match self.events.back_mut() {
@@ -242,7 +246,7 @@ mod tests {
 
         let shut = queue(8, usize::MAX);
         shut.push(&event());
-        shut.shut(ErrorKind::SessionExpired);
+        shut.close_now(ErrorKind::SessionExpired);
         assert!(matches!(next(&shut), Some(Err(ErrorKind::SessionExpired))));
     }
 

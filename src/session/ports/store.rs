@@ -4,27 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{
-    Epoch, Error, Failure, Message, MessageId, Name, Position, Result, Role, SessionId, Status,
-    Timestamp, TokenHash, Usage,
+use crate::session::model::{
+    Error, Message, MessageId, Position, Result, Role, Session, SessionId, Status, Timestamp,
+    TokenHash, Usage,
 };
-
-/// One conversation of one named user, without its log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// Names it.
-    pub id: SessionId,
-    /// The visitor's name.
-    pub name: Name,
-    /// Names the incarnation of its log.
-    pub epoch: Epoch,
-    /// When it started.
-    pub created_at: Timestamp,
-    /// When it expires if nothing happens.
-    pub expires_at: Timestamp,
-    /// When it expires whatever happens.
-    pub ends_at: Timestamp,
-}
 
 /// A session to be kept, and the hash of the token that opens it.
 #[derive(Clone, Debug)]
@@ -257,15 +240,4 @@ pub trait Store: Send + Sync + 'static {
     /// Waits until the store can no longer keep what it is given, and says why. The
     /// process must then end: what it holds may differ from what is kept.
     async fn failed(&self) -> Error;
-}
-
-impl Status {
-    /// The failure, if it is one.
-    #[must_use]
-    pub const fn failure(&self) -> Option<&Failure> {
-        match self {
-            Self::Failed(failure) => Some(failure),
-            Self::Complete | Self::Stopped | Self::Interrupted => None,
-        }
-    }
 }

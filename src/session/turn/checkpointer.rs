@@ -1,10 +1,11 @@
-//! Keeps the progress of one reply, for the process that may have to take its turn over.
+//! Writes the partial text of a reply to the store, for the process that may have to take its
+//! turn over.
 //!
-//! A store may take its time: an fsync, or half a minute while another program holds its
-//! file. So a checkpoint is made beside the reply and never awaited by it, one at a time;
-//! what comes meanwhile goes into the next. One that is still under way when the reply has
-//! ended is let go of: done or not, it changes nothing about a turn that is answered (see
-//! [`Store::checkpoint`](super::Store::checkpoint)).
+//! A store can be slow: an fsync, or half a minute while another program holds the file. The
+//! reply therefore never waits for a checkpoint. One checkpoint is written at a time, and text
+//! that arrives meanwhile goes into the next one. A checkpoint that is still being written when
+//! the reply ends is dropped: finished or not, it has no effect on an answered turn (see
+//! [`Store::checkpoint`](crate::session::Store::checkpoint)).
 
 use std::{
     pin::Pin,
@@ -16,40 +17,42 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt as _};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{
-    Checkpoint, Result, active_session::Turn, gateway::Gateway, panic::caught,
-    registry::SessionHandle,
+use crate::session::{
+    core::Core,
+    live::{Turn, registry::SessionHandle},
+    model::Result,
+    panic::caught,
+    ports::Checkpoint,
 };
 
-/// Progress is kept when it is this much further, in bytes …
+/// A checkpoint is due after this many new bytes …
 const SIZE: usize = 4096;
 
-/// … or, if there is any, this long after its first piece.
+/// … or this long after the first new byte.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// See the module.
 pub(super) struct Checkpointer<'a> {
-    gateway: &'a Gateway,
-    handle: &'a SessionHandle,
+    core: &'a Core,
+    session: &'a SessionHandle,
     seq: u32,
     attempt: u32,
-    /// Bytes in the last checkpoint …
+    /// Bytes of the last checkpoint.
     partial: usize,
-    /// … and those that came since.
+    /// Bytes that arrived since.
     behind: usize,
-    /// If there are any, they are kept at this time at the latest.
+    /// Deadline of the next checkpoint, if `behind` is not zero.
     due: Instant,
-    /// Set for `due` or for a time before it: moving a timer with every checkpoint costs
-    /// more than one that goes off too early. `None` until the reply makes somebody wait.
+    /// Set to `due` or earlier: moving a timer with each checkpoint costs more than one early
+    /// wake-up. `None` until the responder is first waited for.
     timer: Option<Pin<Box<Sleep>>>,
     writing: Option<BoxFuture<'a, Result<()>>>,
 }
 
 impl<'a> Checkpointer<'a> {
-    pub(super) fn new(gateway: &'a Gateway, handle: &'a SessionHandle, turn: &Turn) -> Self {
+    pub(super) fn new(core: &'a Core, session: &'a SessionHandle, turn: &Turn) -> Self {
         Self {
-            gateway,
-            handle,
+            core,
+            session,
             seq: turn.message.seq,
             attempt: turn.attempt,
             partial: 0,
@@ -60,13 +63,13 @@ impl<'a> Checkpointer<'a> {
         }
     }
 
-    /// Keeps a text, and waits until it is kept.
-    pub(super) async fn keep(&mut self, text: Arc<str>) {
+    /// Writes a checkpoint and waits for it.
+    pub(super) async fn write_now(&mut self, text: Arc<str>) {
         let written = self.write(text).await;
         self.report(&written);
     }
 
-    /// The reply is longer by so many bytes.
+    /// Counts new bytes of the reply.
     pub(super) fn grew(&mut self, bytes: usize) {
         if self.behind == 0 {
             self.due = Instant::now() + INTERVAL;
@@ -74,14 +77,14 @@ impl<'a> Checkpointer<'a> {
         self.behind += bytes;
     }
 
-    /// Goes on with the checkpoint that is being made, and begins one that is large enough.
+    /// Drives the checkpoint that is being written, and begins one if enough bytes are new.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         if self.poll_writing(cx).is_ready() && self.is_large() {
             self.begin(cx);
         }
     }
 
-    /// As [`Self::poll`], while the reply says nothing: also begins one whose time has come.
+    /// Like [`Self::poll`], while the responder is idle: also begins one that is due by time.
     pub(super) fn poll_idle(&mut self, cx: &mut Context<'_>) {
         if self.poll_writing(cx).is_ready() && (self.is_large() || self.is_late(cx)) {
             self.begin(cx);
@@ -91,18 +94,18 @@ impl<'a> Checkpointer<'a> {
     fn begin(&mut self, cx: &mut Context<'_>) {
         self.partial += self.behind;
         self.behind = 0;
-        self.writing = Some(self.write(self.handle.reply_text()));
-        // One that needs no waiting is over at once.
+        self.writing = Some(self.write(self.session.reply_text()));
+        // A store that does not wait is done after this poll.
         let _written = self.poll_writing(cx);
     }
 
     fn write(&self, text: Arc<str>) -> BoxFuture<'a, Result<()>> {
         let at = Checkpoint { seq: self.seq, attempt: self.attempt, text };
-        let (session, now) = (self.handle.session().id, self.gateway.clock().now());
-        caught(self.gateway.store().checkpoint(session, now, at)).boxed()
+        let (session, now) = (self.session.session().id, self.core.clock.now());
+        caught(self.core.store.checkpoint(session, now, at)).boxed()
     }
 
-    /// Ready if none is being made.
+    /// Ready if no checkpoint is being written.
     fn poll_writing(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(writing) = &mut self.writing {
             let written = ready!(writing.as_mut().poll(cx));
@@ -112,14 +115,14 @@ impl<'a> Checkpointer<'a> {
         Poll::Ready(())
     }
 
-    /// Failing at it is no reason to end the reply.
+    /// A failed checkpoint does not end the reply.
     fn report(&self, written: &Result<()>) {
         if let Err(error) = written {
-            tracing::warn!(session = %self.handle.session().id, %error, "a reply's progress was not noted");
+            tracing::warn!(session = %self.session.session().id, %error, "failed to write a checkpoint");
         }
     }
 
-    /// The more there is, the more must be new: each time the whole text is written.
+    /// Grows with the text, since each checkpoint writes all of it.
     fn is_large(&self) -> bool {
         self.behind >= SIZE.max(self.partial / 4)
     }

@@ -10,8 +10,8 @@ const MAX_CLIENT_MESSAGE_ID: usize = 128;
 /// A user message that may be committed: its text and its sender's id for it.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
-    pub(super) text: Arc<str>,
-    pub(super) client_message_id: Option<Arc<str>>,
+    pub(in crate::session) text: Arc<str>,
+    pub(in crate::session) client_message_id: Option<Arc<str>>,
 }
 
 impl NewMessage {

@@ -64,6 +64,15 @@ impl Status {
             Self::Failed(_) => "failed",
         }
     }
+
+    /// The failure, if it is one.
+    #[must_use]
+    pub const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(failure) => Some(failure),
+            Self::Complete | Self::Stopped | Self::Interrupted => None,
+        }
+    }
 }
 
 /// Why a reply failed.

@@ -1,4 +1,4 @@
-//! Produces one reply: asks the responder, and feeds what it says to those who watch.
+//! Runs the responder for one turn and publishes what it produces.
 
 use std::{
     future::poll_fn,
@@ -11,39 +11,42 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 use tokio::time::Instant;
 
 use super::{
-    Chunk, Chunks, Error, MessageId, Outcome,
-    active_session::{CancelReason, CancelSignal, Extended, Turn},
+    cancel::{CancelReason, CancelSignal},
     checkpointer::Checkpointer,
-    gateway::Gateway,
+    prompt,
+};
+use crate::session::{
+    core::Core,
+    live::{Extended, Turn, registry::SessionHandle},
     metrics::Metrics,
+    model::{Error, MessageId},
     panic::{self, Panic, caught},
-    registry::SessionHandle,
+    ports::{Chunk, Chunks, Outcome},
 };
 
-/// How a reply ended, before it is committed.
+/// The end of a reply that is not committed yet.
 pub(super) enum Ending {
     Finished(Outcome),
-    CancelReason(CancelReason),
+    Cancelled(CancelReason),
     TooLong,
 }
 
-/// A reply that ended, and what the prompt it was made from weighs.
+/// A reply that ended, and the estimated size of its prompt.
 pub(super) struct Produced {
     pub(super) ending: Ending,
     pub(super) input_tokens: Option<u32>,
 }
 
 /// One reply in progress.
-struct ReplyRun<'a> {
-    gateway: &'a Gateway,
-    handle: &'a SessionHandle,
+pub(super) struct ReplyRun<'a> {
+    core: &'a Core,
+    session: &'a SessionHandle,
     turn: &'a Turn,
     id: MessageId,
     running: Running<'a>,
     checkpointer: Checkpointer<'a>,
-    /// Empty until the responder is asked. It outlives what is caught: a stream that
-    /// panicked and is dropped while the panic unwinds might panic again, which is the end
-    /// of the process.
+    /// Empty until the responder is called. Outlives the caught future: a stream that panics
+    /// when it is dropped during an unwind would abort the process.
     chunks: Chunks,
     input_tokens: Option<u32>,
     has_content: bool,
@@ -68,23 +71,29 @@ impl Drop for Running<'_> {
     }
 }
 
-impl Gateway {
-    /// Feeds the reply to those who watch until it ends, however it does. The
-    /// responder's stream is gone when this returns, and its upstream with it.
+/// Turns a panic of the responder into a failed reply.
+fn panic_outcome(panic: &Panic) -> Ending {
+    tracing::error!(cause = panic::cause(panic), "the responder panicked");
+    Ending::Finished(Outcome::failed("internal", "The responder failed"))
+}
+
+impl<'a> ReplyRun<'a> {
+    /// Publishes the reply until it ends. The responder's stream is dropped when this returns,
+    /// and with it the upstream request.
     pub(super) async fn produce(
-        &self,
-        handle: &SessionHandle,
-        turn: &Turn,
+        core: &'a Core,
+        session: &'a SessionHandle,
+        turn: &'a Turn,
         id: MessageId,
-        cut: &CancelSignal,
+        cancel: &CancelSignal,
     ) -> Produced {
-        let mut run = ReplyRun {
-            gateway: self,
-            handle,
+        let mut run = Self {
+            core,
+            session,
             turn,
             id,
-            running: Running::start(&self.core.metrics),
-            checkpointer: Checkpointer::new(self, handle, turn),
+            running: Running::start(&core.metrics),
+            checkpointer: Checkpointer::new(core, session, turn),
             chunks: stream::empty().boxed(),
             input_tokens: None,
             has_content: false,
@@ -92,7 +101,7 @@ impl Gateway {
         let producing = AssertUnwindSafe(async {
             tokio::select! {
                 biased;
-                why = cut.cancelled() => Ending::CancelReason(why),
+                reason = cancel.cancelled() => Ending::Cancelled(reason),
                 ending = run.run() => ending,
             }
         });
@@ -100,41 +109,33 @@ impl Gateway {
         run.drop_chunks();
         Produced { ending, input_tokens: run.input_tokens }
     }
-}
 
-/// The responder's panic is a failed reply, not the end of the task.
-fn panic_outcome(panic: &Panic) -> Ending {
-    tracing::error!(cause = panic::cause(panic), "the responder panicked");
-    Ending::Finished(Outcome::failed("internal", "The responder failed"))
-}
-
-impl ReplyRun<'_> {
     async fn run(&mut self) -> Ending {
-        let prompt = self.gateway.prompt(self.handle, self.turn, self.id);
+        let prompt = prompt::build(self.core, self.session, self.turn, self.id);
         let prompt = match caught(prompt).await {
             Ok(prompt) => prompt,
             Err(error) => return self.without_history(&error),
         };
         if self.turn.attempt > 1 {
-            // What was seen of the attempt before is kept until this one says something.
-            // And this attempt is counted before it can kill the process.
-            self.checkpointer.keep(Arc::clone(&self.turn.partial)).await;
+            // Keeps the partial text of the earlier attempt until this one produces text, and
+            // counts this attempt before it can end the process.
+            self.checkpointer.write_now(Arc::clone(&self.turn.partial)).await;
         }
-        let reply = self.gateway.responder().respond(prompt);
+        let reply = self.core.responder.respond(prompt);
         self.chunks = reply.chunks;
         self.input_tokens = reply.input_tokens;
-        self.handle.announce_reply(reply.context_trimmed);
+        self.session.announce_reply(reply.context_trimmed);
         loop {
             let chunk = self.next().await;
             if let Some(ending) = self.take(chunk) {
                 return ending;
             }
-            // A responder that is always ready must let those read who watch it.
+            // A responder that is always ready must not starve its subscribers.
             tokio::task::coop::consume_budget().await;
         }
     }
 
-    /// The next piece. Meanwhile, what there is already is kept.
+    /// Returns the next chunk, and writes checkpoints while it waits.
     async fn next(&mut self) -> Option<Chunk> {
         poll_fn(|cx| {
             let chunk = self.chunks.poll_next_unpin(cx);
@@ -143,7 +144,7 @@ impl ReplyRun<'_> {
                 Poll::Ready(Some(Chunk::Delta(_) | Chunk::ContextTrimmed { .. })) => {
                     self.checkpointer.poll(cx);
                 }
-                // The whole reply is kept next.
+                // The whole reply is committed next.
                 Poll::Ready(Some(Chunk::End(_)) | None) => {}
             }
             chunk
@@ -156,7 +157,7 @@ impl ReplyRun<'_> {
             Some(Chunk::Delta(text)) => self.extend(text),
             Some(Chunk::ContextTrimmed { input_tokens }) => {
                 self.input_tokens = Some(input_tokens);
-                self.handle.announce_reply(true);
+                self.session.announce_reply(true);
                 None
             }
             Some(Chunk::End(outcome)) => Some(Ending::Finished(outcome)),
@@ -169,23 +170,23 @@ impl ReplyRun<'_> {
 
     fn extend(&mut self, text: String) -> Option<Ending> {
         if !std::mem::replace(&mut self.has_content, true) {
-            self.gateway.core.metrics.first_delta(self.running.started.elapsed());
+            self.core.metrics.first_delta(self.running.started.elapsed());
         }
         self.checkpointer.grew(text.len());
-        match self.handle.extend_reply(text, self.gateway.settings().max_reply_size) {
+        match self.session.extend_reply(text, self.core.settings.max_reply_size) {
             Extended::Whole => None,
             Extended::TooLong => Some(Ending::TooLong),
             Extended::NoReply => Some(self.lost_reply()),
         }
     }
 
-    /// A piece that nobody is told must not look like one that was said.
+    /// Text that no subscriber received must not look like a part of the reply.
     fn lost_reply(&self) -> Ending {
-        tracing::error!(session = %self.handle.session().id, reply = %self.id, "a reply goes on that has ended");
+        tracing::error!(session = %self.session.session().id, reply = %self.id, "text arrived for a reply that has ended");
         Ending::Finished(Outcome::failed("internal", "The reply was lost"))
     }
 
-    /// Drops the responder's stream. One that panics at it has said what it had to say.
+    /// Drops the responder's stream. A panic in its destructor does not change the outcome.
     fn drop_chunks(&mut self) {
         let chunks = std::mem::replace(&mut self.chunks, stream::empty().boxed());
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(chunks))) {
@@ -194,7 +195,7 @@ impl ReplyRun<'_> {
     }
 
     fn without_history(&self, error: &Error) -> Ending {
-        tracing::error!(session = %self.handle.session().id, %error, cause = ?error, "history could not be read");
+        tracing::error!(session = %self.session.session().id, %error, cause = ?error, "failed to read the history");
         Ending::Finished(Outcome::failed("internal", "The history could not be read"))
     }
 }

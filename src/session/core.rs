@@ -1,0 +1,88 @@
+//! The state that every operation of the core shares.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use rand::RngExt as _;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    live::{
+        ActiveSession,
+        registry::{Registry, SessionHandle},
+    },
+    metrics::Metrics,
+    model::{Clock, Error, ErrorKind, Result, SessionId, TokenHash},
+    ports::{AppendLimits, Page, Responder, Store},
+    settings::Settings,
+};
+
+/// Reads a session and its head, without messages.
+pub(super) const HEAD: Page = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
+
+pub(super) struct Core {
+    pub(super) settings: Settings,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) responder: Arc<dyn Responder>,
+    pub(super) clock: Clock,
+    pub(super) metrics: Metrics,
+    pub(super) registry: Arc<Registry>,
+    /// Cancelled when the shutdown begins: no new work is accepted.
+    pub(super) draining: CancellationToken,
+    /// Cancelled before the store is closed: nothing is written any more.
+    pub(super) closing: CancellationToken,
+    /// Work that a shutdown waits for.
+    pub(super) tasks: TaskTracker,
+}
+
+impl Core {
+    /// Refuses new work once the gateway shuts down.
+    pub(super) fn check_serving(&self) -> Result<()> {
+        if self.draining.is_cancelled() {
+            return Err(Error::from(ErrorKind::Draining).retry_after(reconnect_delay()));
+        }
+        Ok(())
+    }
+
+    /// Counts and logs the end of a revoked session.
+    pub(super) fn record_revoked(&self, id: SessionId) {
+        self.metrics.session_ended(ErrorKind::SessionRevoked);
+        tracing::info!(session = %id, reason = "revoked", "session ended");
+    }
+
+    pub(super) fn append_limits(&self) -> AppendLimits {
+        let now = self.clock.now();
+        AppendLimits {
+            now,
+            expires_at: now.plus(self.settings.session_ttl),
+            max_queued_turns: self.settings.max_queued_turns,
+            max_session_messages: self.settings.max_session_messages,
+        }
+    }
+
+    /// Returns the active session that a token opens.
+    pub(super) async fn open_session(&self, token: &TokenHash) -> Result<SessionHandle> {
+        let session = self.store.find(token, self.clock.now()).await?;
+        self.load_session(session.id).await
+    }
+
+    /// Returns the active session of this id, loading it if necessary.
+    pub(super) async fn load_session(&self, id: SessionId) -> Result<SessionHandle> {
+        let load = async {
+            let snapshot = self.store.read(id, self.clock.now(), HEAD).await?;
+            Ok(ActiveSession::new(snapshot.session, snapshot.head_seq))
+        };
+        self.registry.get_or_load(id, load).await
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").finish_non_exhaustive()
+    }
+}
+
+/// Returns how long a client should wait before it reconnects to a gateway that shuts down.
+/// Random, so that clients do not reconnect all at once.
+pub(super) fn reconnect_delay() -> Duration {
+    Duration::from_millis(rand::rng().random_range(500..5000))
+}

@@ -1,0 +1,269 @@
+//! A session that is active in this process: it has a subscriber, a call in progress, or a
+//! turn that waits or runs.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    event::{Event, EventFilter},
+    state::{Extended, NewSubscriber, Published, State, Turn, Work},
+    subscriber_queue::{Capacity, SubscriberQueue},
+};
+use crate::session::{
+    model::{ErrorKind, Message, Position, Result, Session, Timestamp},
+    turn::cancel::CancelReason,
+};
+
+/// One session and its state, under one lock.
+#[derive(Debug)]
+pub(in crate::session) struct ActiveSession {
+    session: Session,
+    // A std mutex: it is held for a few instructions and never across an await.
+    state: Mutex<State>,
+}
+
+impl ActiveSession {
+    /// Creates it from the session and head that the store returned. Nothing may have appended
+    /// to the log since.
+    pub(in crate::session) fn new(session: Session, head_seq: u32) -> Self {
+        let state = Mutex::new(State::new(session.expires_at, head_seq));
+        Self { session, state }
+    }
+
+    /// Returns the session as it was loaded. Its deadline may have moved since.
+    pub(in crate::session) const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    pub(in crate::session) fn expires_at(&self) -> Timestamp {
+        self.state().expires_at
+    }
+
+    /// Moves the idle deadline forward.
+    pub(in crate::session) fn renewed(&self, expires_at: Timestamp) {
+        let mut state = self.state();
+        state.expires_at = state.expires_at.max(expires_at);
+    }
+
+    /// Adds a subscriber, from a position or from the head of the log.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `SessionRevoked`, `Draining`, `TooManyStreams`.
+    pub(in crate::session) fn subscribe(
+        &self,
+        requested: Option<&Position>,
+        filter: EventFilter,
+        capacity: Capacity,
+        max_subscribers: usize,
+    ) -> Result<NewSubscriber> {
+        self.state().subscribe(&self.session, requested, filter, capacity, max_subscribers)
+    }
+
+    pub(in crate::session) fn unsubscribe(&self, queue: &Arc<SubscriberQueue>) {
+        self.state().unsubscribe(queue);
+    }
+
+    /// Fails with the reason once the session has ended.
+    pub(in crate::session) fn check_readable(&self) -> Result<()> {
+        self.state().ended.map_or(Ok(()), |reason| Err(reason.into()))
+    }
+
+    /// Fails once the session has ended or the gateway drains.
+    pub(in crate::session) fn check_open(&self) -> Result<()> {
+        self.state().check_open()
+    }
+
+    /// Publishes a committed message as soon as all messages before it are published.
+    pub(in crate::session) fn publish(&self, message: Arc<Message>) -> Published {
+        self.state().publish(message)
+    }
+
+    /// Returns the sequence number of the last published message.
+    pub(in crate::session) fn head_seq(&self) -> u32 {
+        self.state().head_seq
+    }
+
+    /// Returns true if a position of this log lies after every published message.
+    pub(in crate::session) fn is_behind(&self, at: &Position) -> bool {
+        at.epoch == self.session.epoch && at.seq > self.head_seq()
+    }
+
+    /// Returns true if a committed message waits for one of its predecessors.
+    pub(in crate::session) fn has_gap(&self) -> bool {
+        self.state().has_gap()
+    }
+
+    /// Queues a turn that an earlier process left unanswered.
+    pub(in crate::session) fn resume(&self, turn: Turn) -> Published {
+        self.state().resume(turn)
+    }
+
+    /// Returns true if the message is published and no turn for it is queued or running.
+    pub(in crate::session) fn needs_turn_for(&self, message: &Message) -> bool {
+        self.state().needs_turn_for(message)
+    }
+
+    /// Returns the next step of the turn runner. A reply that begins is not announced before
+    /// [`Self::announce_reply`].
+    pub(in crate::session) fn next_work(&self) -> Work {
+        self.state().next_work()
+    }
+
+    /// Announces the reply once, and again if its context turns out to be trimmed.
+    pub(in crate::session) fn announce_reply(&self, context_trimmed: bool) {
+        self.state().announce_reply(context_trimmed);
+    }
+
+    /// Appends text to the reply in progress, up to `max_size` bytes in all.
+    pub(in crate::session) fn extend_reply(&self, text: String, max_size: usize) -> Extended {
+        self.state().extend_reply(text, max_size)
+    }
+
+    /// Makes the text of the reply final: a later stop has no effect. Returns the reason of an
+    /// earlier cancellation.
+    pub(in crate::session) fn end_reply(&self) -> Option<CancelReason> {
+        self.state().end_reply()
+    }
+
+    /// Returns the text of the reply in progress.
+    pub(in crate::session) fn reply_text(&self) -> Arc<str> {
+        self.state().reply_text()
+    }
+
+    /// Stops the reply in progress, or the next one. Returns false if there is none, or if it
+    /// is being committed.
+    pub(in crate::session) fn stop(&self) -> bool {
+        self.state().stop()
+    }
+
+    /// Ends the session in this process: subscribers receive nothing more of its log. The
+    /// first reason wins.
+    pub(in crate::session) fn end(&self, reason: ErrorKind) {
+        self.state().end(reason);
+    }
+
+    /// Ends the session as revoked. Returns false if it had ended already, so that the end is
+    /// counted once.
+    pub(in crate::session) fn revoke(&self) -> bool {
+        let mut state = self.state();
+        let was_open = state.ended.is_none();
+        state.end(ErrorKind::SessionRevoked);
+        was_open
+    }
+
+    /// Sends each subscriber its own `go_away`, and closes the streams once no reply is queued
+    /// or running.
+    pub(in crate::session) fn drain(&self, go_away: impl Fn() -> Event) {
+        self.state().drain(go_away);
+    }
+
+    /// Cancels the running reply and drops the queued turns: the next process runs them.
+    pub(in crate::session) fn interrupt(&self) {
+        self.state().interrupt();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves a queue too long or too short, never memory in
+        // disorder, and must not take down other subscribers.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::poll_fn, time::Duration};
+
+    use futures_util::FutureExt as _;
+
+    use super::*;
+    use crate::session::model::{Epoch, MessageId, Name, Role, SessionId, Status};
+
+    fn live() -> ActiveSession {
+        let expires_at = Timestamp::default().plus(Duration::from_secs(60));
+        let session = Session {
+            id: SessionId::generate(),
+            name: Name::trusted("Ada"),
+            epoch: Epoch::generate(),
+            created_at: Timestamp::default(),
+            expires_at,
+            ends_at: expires_at,
+        };
+        ActiveSession::new(session, 0)
+    }
+
+    fn message(seq: u32, role: Role) -> Arc<Message> {
+        let (id, created_at) = (MessageId::generate(), Timestamp::default());
+        Arc::new(Message { seq, id, text: "x".into(), created_at, role })
+    }
+
+    fn user(seq: u32) -> Arc<Message> {
+        message(seq, Role::User { client_message_id: None })
+    }
+
+    fn reply(seq: u32, to: &Message) -> Arc<Message> {
+        let (finish_reason, usage) = (None, None);
+        let status = Status::Complete;
+        message(seq, Role::Assistant { in_reply_to: to.id, status, finish_reason, usage })
+    }
+
+    fn subscribe(handle: &ActiveSession) -> Arc<SubscriberQueue> {
+        let capacity = Capacity { events: 8, bytes: 1000 };
+        handle.subscribe(None, EventFilter::All, capacity, 1).unwrap().queue
+    }
+
+    /// Why the mailbox was closed, when everything in it has been read.
+    fn closed(queue: &SubscriberQueue) -> Option<ErrorKind> {
+        let next = || poll_fn(|cx| queue.poll_next(cx)).now_or_never();
+        std::iter::from_fn(next).find_map(Result::err)
+    }
+
+    fn begins(handle: &ActiveSession, message: &Message) -> bool {
+        matches!(handle.next_work(), Work::Turn(turn, ..) if turn.message.id == message.id)
+    }
+
+    #[test]
+    fn a_late_reply_does_not_end_the_one_in_progress() {
+        let (handle, one, two) = (live(), user(1), user(2));
+        assert_eq!(handle.publish(Arc::clone(&one)), Published::RunTurns);
+        assert_eq!(handle.publish(Arc::clone(&two)), Published::Done);
+        assert!(begins(&handle, &one) && begins(&handle, &two));
+        assert_eq!(handle.publish(reply(3, &one)), Published::Done);
+        assert_eq!(handle.extend_reply("more".into(), 10), Extended::Whole);
+        assert_eq!(handle.publish(reply(4, &two)), Published::Done);
+        assert_eq!(handle.extend_reply("more".into(), 10), Extended::NoReply);
+    }
+
+    #[test]
+    fn what_is_missing_comes_before_the_next_turn() {
+        let (handle, one, two) = (live(), user(1), user(2));
+        assert_eq!(handle.publish(Arc::clone(&two)), Published::RunTurns);
+        assert!(matches!(handle.next_work(), Work::CatchUp));
+        assert_eq!(handle.publish(Arc::clone(&one)), Published::Done);
+        assert!(begins(&handle, &one) && begins(&handle, &two));
+        assert!(matches!(handle.next_work(), Work::Nothing));
+    }
+
+    #[test]
+    fn after_an_interruption_no_turn_begins_and_nobody_waits_for_one() {
+        let (handle, one, two) = (live(), user(1), user(2));
+        let queue = subscribe(&handle);
+        assert_eq!(handle.publish(one), Published::RunTurns);
+        handle.drain(|| Event::GoAway(Duration::ZERO));
+        assert_eq!(closed(&queue), None, "a turn waits");
+        handle.interrupt();
+        assert_eq!(closed(&queue), Some(ErrorKind::Draining));
+        assert!(matches!(handle.next_work(), Work::Nothing));
+        assert_eq!(handle.publish(two), Published::Done);
+        assert!(matches!(handle.next_work(), Work::Nothing));
+    }
+
+    #[test]
+    fn a_session_ends_once_for_its_first_reason() {
+        let handle = live();
+        let queue = subscribe(&handle);
+        handle.end(ErrorKind::SessionRevoked);
+        handle.end(ErrorKind::SessionExpired);
+        assert_eq!(closed(&queue), Some(ErrorKind::SessionRevoked));
+        let why = handle.check_readable().err().map(|error| error.kind());
+        assert_eq!(why, Some(ErrorKind::SessionRevoked));
+    }
+}

@@ -1,0 +1,11 @@
+//! Sessions that are active in this process: their state, their subscribers, and the registry.
+
+mod active_session;
+pub(super) mod event;
+pub(super) mod registry;
+mod state;
+pub(super) mod subscriber_queue;
+pub(super) mod subscription;
+
+pub(super) use active_session::ActiveSession;
+pub(super) use state::{Extended, NewSubscriber, Published, Turn, Work};

@@ -1,0 +1,376 @@
+//! The state of one active session: pure, without locks or I/O.
+//!
+//! [`ActiveSession`](super::ActiveSession) holds it under one lock, so that everything that
+//! must happen in one order does: a message goes to every subscriber, and its turn into the
+//! queue, in the order of the numbers.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    event::{Event, EventFilter, Opened, ReplyStarted},
+    subscriber_queue::{Capacity, SubscriberQueue},
+};
+use crate::session::{
+    model::{Error, ErrorKind, Message, MessageId, Position, Result, Role, Session, Timestamp},
+    turn::cancel::{CancelReason, CancelSignal},
+};
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) expires_at: Timestamp,
+    /// Sequence number of the last published message.
+    pub(super) head_seq: u32,
+    /// Committed messages that arrived before one of their predecessors.
+    out_of_order: BTreeMap<u32, Arc<Message>>,
+    subscribers: Vec<Arc<SubscriberQueue>>,
+    turns: VecDeque<Turn>,
+    reply: Option<Reply>,
+    /// A turn runner exists.
+    running: bool,
+    /// A stop arrived between two replies: it applies to the next one.
+    stop_next: bool,
+    draining: bool,
+    /// No turn begins any more: waiting and later turns are left to the next process.
+    interrupted: bool,
+    pub(super) ended: Option<ErrorKind>,
+}
+
+/// A user message that waits for its reply.
+#[derive(Clone, Debug)]
+pub(in crate::session) struct Turn {
+    pub(in crate::session) message: Arc<Message>,
+    pub(in crate::session) attempt: u32,
+    /// The partial text of an earlier attempt, at its last checkpoint.
+    pub(in crate::session) partial: Arc<str>,
+}
+
+#[derive(Debug)]
+struct Reply {
+    started: ReplyStarted,
+    /// Subscribers have been sent `ReplyStarted`.
+    announced: bool,
+    /// The text is final and is being committed.
+    ended: bool,
+    cancel: Arc<CancelSignal>,
+}
+
+/// The result of a subscription.
+pub(in crate::session) struct NewSubscriber {
+    pub(in crate::session) queue: Arc<SubscriberQueue>,
+    pub(in crate::session) opened: Opened,
+    /// The reply in progress, if the subscriber receives deltas.
+    pub(in crate::session) reply: Option<ReplyStarted>,
+}
+
+/// The obligation that publishing a message leaves to its caller.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Published {
+    /// Start a turn runner.
+    RunTurns,
+    /// None.
+    Done,
+}
+
+/// The next step of a turn runner.
+#[derive(Debug)]
+pub(in crate::session) enum Work {
+    /// Read and publish missing messages: some arrived before their predecessors.
+    CatchUp,
+    /// Run this turn. The id is that of its reply.
+    Turn(Turn, MessageId, Arc<CancelSignal>),
+    /// Exit. The state no longer counts a runner.
+    Nothing,
+}
+
+/// The result of appending text to a reply.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::session) enum Extended {
+    /// All of the text was appended.
+    Whole,
+    /// The reply reached its size limit: a part of the text was dropped.
+    TooLong,
+    /// No reply is in progress.
+    NoReply,
+}
+
+impl State {
+    pub(super) fn new(expires_at: Timestamp, head_seq: u32) -> Self {
+        Self {
+            expires_at,
+            head_seq,
+            out_of_order: BTreeMap::new(),
+            subscribers: Vec::new(),
+            turns: VecDeque::new(),
+            reply: None,
+            running: false,
+            stop_next: false,
+            draining: false,
+            interrupted: false,
+            ended: None,
+        }
+    }
+
+    /// Registers a subscriber and reads the head of the log and the reply in progress in the
+    /// same step. Messages up to the head can then be read from the store, later ones arrive
+    /// in the queue: no gap, no duplicate.
+    pub(super) fn subscribe(
+        &mut self,
+        session: &Session,
+        requested: Option<&Position>,
+        filter: EventFilter,
+        capacity: Capacity,
+        max_subscribers: usize,
+    ) -> Result<NewSubscriber> {
+        self.check_open()?;
+        if self.subscribers.len() >= max_subscribers {
+            return Err(ErrorKind::TooManyStreams.into());
+        }
+        let honored = requested.filter(|at| at.epoch == session.epoch && at.seq <= self.head_seq);
+        let opened = Opened {
+            session: Session { expires_at: self.expires_at, ..session.clone() },
+            position: Position {
+                epoch: session.epoch.clone(),
+                seq: honored.map_or(self.head_seq, |at| at.seq),
+            },
+            recovered: honored.is_some(),
+            head_seq: self.head_seq,
+            unanswered: self.unanswered(),
+        };
+        let queue = Arc::new(SubscriberQueue::new(capacity, filter));
+        self.subscribers.push(Arc::clone(&queue));
+        let reply = self.reply.as_ref();
+        let reply = reply.filter(|reply| reply.announced && filter == EventFilter::All);
+        let reply = reply.map(|reply| reply.started.clone());
+        Ok(NewSubscriber { queue, opened, reply })
+    }
+
+    pub(super) fn unsubscribe(&mut self, queue: &Arc<SubscriberQueue>) {
+        self.subscribers.retain(|subscriber| !Arc::ptr_eq(subscriber, queue));
+        if self.subscribers.is_empty() {
+            // Frees the memory of a session that was widely watched and is idle now.
+            self.subscribers = Vec::new();
+        }
+    }
+
+    pub(super) fn check_open(&self) -> Result<()> {
+        let draining = self.draining.then_some(ErrorKind::Draining);
+        self.ended.or(draining).map_or(Ok(()), |reason| Err(Error::from(reason)))
+    }
+
+    pub(super) fn publish(&mut self, message: Arc<Message>) -> Published {
+        if message.seq > self.head_seq {
+            self.out_of_order.insert(message.seq, message);
+        }
+        while let Some(message) = self.next_in_order() {
+            self.commit(&message);
+        }
+        self.start_running()
+    }
+
+    fn next_in_order(&mut self) -> Option<Arc<Message>> {
+        let first = self.out_of_order.first_entry()?;
+        (*first.key() == self.head_seq + 1).then(|| first.remove())
+    }
+
+    fn commit(&mut self, message: &Arc<Message>) {
+        self.head_seq = message.seq;
+        self.broadcast(&Event::Message(Arc::clone(message)));
+        match &message.role {
+            Role::User { .. } if self.interrupted => {}
+            Role::User { .. } => {
+                let (message, partial) = (Arc::clone(message), Arc::default());
+                self.turns.push_back(Turn { message, attempt: 1, partial });
+            }
+            Role::Assistant { in_reply_to, .. } => {
+                // Compared by turn, not by reply: if two attempts committed, the log holds
+                // the id of the first.
+                self.reply.take_if(|reply| reply.started.in_reply_to == *in_reply_to);
+                self.close_if_idle();
+            }
+        }
+    }
+
+    /// Returns true if a message waits for a predecessor. Always false once the session has
+    /// ended: nothing is published any more.
+    pub(super) fn has_gap(&self) -> bool {
+        self.ended.is_none() && !self.out_of_order.is_empty()
+    }
+
+    /// Queues a turn that an earlier process left unanswered.
+    pub(super) fn resume(&mut self, turn: Turn) -> Published {
+        self.turns.push_back(turn);
+        self.start_running()
+    }
+
+    pub(super) fn needs_turn_for(&self, message: &Message) -> bool {
+        let replies_to = |reply: &Reply| reply.started.in_reply_to == message.id;
+        self.ended.is_none()
+            && message.seq <= self.head_seq
+            && !self.turns.iter().any(|turn| turn.message.id == message.id)
+            && !self.reply.as_ref().is_some_and(replies_to)
+    }
+
+    pub(super) fn next_work(&mut self) -> Work {
+        if self.has_gap() {
+            return Work::CatchUp;
+        }
+        let turn = self.turns.pop_front().filter(|_| self.ended.is_none());
+        match turn {
+            Some(turn) => self.begin_reply(turn),
+            None => self.stop_running(),
+        }
+    }
+
+    fn begin_reply(&mut self, turn: Turn) -> Work {
+        let started = ReplyStarted {
+            reply: MessageId::generate(),
+            in_reply_to: turn.message.id,
+            attempt: turn.attempt,
+            context_trimmed: false,
+            text: String::new(),
+            next_index: 0,
+        };
+        let cancel = Arc::new(CancelSignal::default());
+        if std::mem::take(&mut self.stop_next) {
+            cancel.cancel(CancelReason::Stop);
+        }
+        let id = started.reply;
+        let reply = Reply { started, announced: false, ended: false, cancel: Arc::clone(&cancel) };
+        self.reply = Some(reply);
+        Work::Turn(turn, id, cancel)
+    }
+
+    fn start_running(&mut self) -> Published {
+        if self.running || (self.turns.is_empty() && !self.has_gap()) {
+            return Published::Done;
+        }
+        self.running = true;
+        Published::RunTurns
+    }
+
+    fn stop_running(&mut self) -> Work {
+        self.running = false;
+        // `commit` has not cleared a reply whose message was published before it began.
+        self.reply = None;
+        self.close_if_idle();
+        Work::Nothing
+    }
+
+    /// Announces the reply once, and again if its context turns out to be trimmed.
+    pub(super) fn announce_reply(&mut self, context_trimmed: bool) {
+        let wants_deltas = self.wants_deltas();
+        let Some(reply) = &mut self.reply else { return };
+        if reply.announced && reply.started.context_trimmed >= context_trimmed {
+            return;
+        }
+        reply.announced = true;
+        reply.started.context_trimmed |= context_trimmed;
+        if wants_deltas {
+            let started = Arc::new(reply.started.clone());
+            self.broadcast(&Event::ReplyStarted(started));
+        }
+    }
+
+    pub(super) fn extend_reply(&mut self, mut text: String, max_size: usize) -> Extended {
+        let Some(Reply { started, .. }) = &mut self.reply else {
+            return Extended::NoReply;
+        };
+        let room = max_size.saturating_sub(started.text.len());
+        let extended = if text.len() <= room { Extended::Whole } else { Extended::TooLong };
+        text.truncate(text.floor_char_boundary(room));
+        if text.is_empty() {
+            return extended;
+        }
+        let index = started.next_index;
+        started.next_index += 1;
+        started.text.push_str(&text);
+        let reply = started.reply;
+        if self.wants_deltas() {
+            self.broadcast(&Event::Delta { reply, index, text: Arc::new(text) });
+        }
+        extended
+    }
+
+    pub(super) fn end_reply(&mut self) -> Option<CancelReason> {
+        let reply = self.reply.as_mut()?;
+        reply.ended = true;
+        reply.cancel.reason()
+    }
+
+    pub(super) fn reply_text(&self) -> Arc<str> {
+        self.reply.as_ref().map_or_else(|| "".into(), |reply| reply.started.text.as_str().into())
+    }
+
+    pub(super) fn stop(&mut self) -> bool {
+        if let Some(reply) = &self.reply {
+            if !reply.ended {
+                reply.cancel.cancel(CancelReason::Stop);
+            }
+            return !reply.ended;
+        }
+        self.stop_next = !self.turns.is_empty();
+        self.stop_next
+    }
+
+    /// Ends the session. The first reason wins.
+    pub(super) fn end(&mut self, reason: ErrorKind) {
+        let reason = *self.ended.get_or_insert(reason);
+        self.turns.clear();
+        if let Some(reply) = &self.reply {
+            reply.cancel.cancel(CancelReason::Ended);
+        }
+        for subscriber in std::mem::take(&mut self.subscribers) {
+            subscriber.close_now(reason);
+        }
+    }
+
+    pub(super) fn drain(&mut self, go_away: impl Fn() -> Event) {
+        for subscriber in &self.subscribers {
+            subscriber.push(&go_away());
+        }
+        self.draining = true;
+        self.close_if_idle();
+    }
+
+    pub(super) fn interrupt(&mut self) {
+        self.interrupted = true;
+        self.turns.clear();
+        if let Some(reply) = &self.reply {
+            reply.cancel.cancel(CancelReason::Interrupt);
+        }
+        self.close_if_idle();
+    }
+
+    /// User messages without a reply, including those that are not published yet.
+    fn unanswered(&self) -> Vec<MessageId> {
+        let replying = self.reply.as_ref().map(|reply| reply.started.in_reply_to);
+        let queued = self.turns.iter().map(|turn| turn.message.id);
+        let unpublished = self.out_of_order.values().map(|message| message.id);
+        replying.into_iter().chain(queued).chain(unpublished).collect()
+    }
+
+    fn broadcast(&self, event: &Event) {
+        for subscriber in &self.subscribers {
+            subscriber.push(event);
+        }
+    }
+
+    fn wants_deltas(&self) -> bool {
+        self.subscribers.iter().any(|subscriber| subscriber.filter() == EventFilter::All)
+    }
+
+    /// Closes the streams of a draining session once no reply is running or queued.
+    fn close_if_idle(&mut self) {
+        let idle = self.reply.is_none() && self.turns.is_empty();
+        if self.draining && idle {
+            for subscriber in std::mem::take(&mut self.subscribers) {
+                subscriber.close(ErrorKind::Draining);
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Creates, renews, reads and revokes sessions.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use crate::session::{
+    core::Core,
+    eager_task::spawn_eager,
+    model::{Epoch, ErrorKind, Name, Result, Session, SessionId, Timestamp, Token},
+    ports::{NewSession, Page, Snapshot},
+};
+
+/// A new session and its secret.
+#[derive(Debug)]
+pub struct Created {
+    /// The secret. It is shown to the client once and stored only as a hash.
+    pub token: Token,
+    /// The session.
+    pub session: Session,
+}
+
+impl Gateway {
+    /// Creates a session for a user.
+    ///
+    /// # Errors
+    /// `InvalidName`, `Overloaded`, `StoreFull`, `Draining`.
+    pub async fn create_token(&self, name: &str) -> Result<Created> {
+        let name = Name::parse(name)?;
+        let Core { settings, clock, store, metrics, .. } = &*self.core;
+        self.core.check_serving()?;
+        let now = clock.now();
+        let session = Session {
+            id: SessionId::generate(),
+            name,
+            epoch: Epoch::generate(),
+            created_at: Timestamp::of_wall_clock(),
+            expires_at: now.plus(settings.session_ttl.min(settings.session_max_age)),
+            ends_at: now.plus(settings.session_max_age),
+        };
+        let token = Token::generate();
+        store.create(NewSession { session: session.clone(), token: token.hash() }).await?;
+        metrics.sessions_started.increment(1);
+        tracing::info!(session = %session.id, "session started");
+        Ok(Created { token, session })
+    }
+
+    /// Renews a session's idle deadline and reads the session in one consistent snapshot: up
+    /// to `limit` messages after a sequence number, or the newest ones.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn refresh_token(
+        &self,
+        token: &Token,
+        after: Option<u32>,
+        limit: Option<u32>,
+    ) -> Result<Snapshot> {
+        let session = self.authenticate(token).await?;
+        let Core { settings, clock, store, registry, closing, .. } = &*self.core;
+        let now = clock.now();
+        match store.renew(session.id, now, now.plus(settings.session_ttl)).await {
+            Ok(renewed) => {
+                if let Some(active) = registry.get(session.id) {
+                    active.renewed(renewed.expires_at);
+                }
+            }
+            // A store that is full, or closed to writes by a shutdown, can still be read.
+            Err(error) if error.kind() == ErrorKind::StoreFull || closing.is_cancelled() => {
+                tracing::warn!(session = %session.id, %error, "session was read but not renewed");
+            }
+            Err(error) => return Err(error),
+        }
+        let max = settings.max_page_messages;
+        let page = Page {
+            after,
+            until: u32::MAX,
+            limit: limit.unwrap_or(max).min(max),
+            max_size: settings.max_page_size,
+        };
+        store.read(session.id, now, page).await
+    }
+
+    /// Ends a session. Its streams end at once.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn revoke_token(&self, token: &Token) -> Result<()> {
+        let id = self.authenticate(token).await?.id;
+        let core = Arc::clone(&self.core);
+        spawn_eager(async move { revoke(&core, id).await }).end().await
+    }
+
+    /// Returns the session that a token opens.
+    ///
+    /// # Errors
+    /// `SessionExpired`.
+    pub async fn authenticate(&self, token: &Token) -> Result<Session> {
+        self.core.store.find(&token.hash(), self.core.clock.now()).await
+    }
+}
+
+async fn revoke(core: &Core, id: SessionId) -> Result<()> {
+    core.store.revoke(id, core.clock.now()).await?;
+    let active = core.registry.get_once_loaded(id).await;
+    if active.is_none_or(|active| active.revoke()) {
+        core.record_revoked(id);
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! Subscribes to the events of a session.
+
+use std::sync::Arc;
+
+use super::Gateway;
+use crate::session::{
+    live::{
+        event::{EventFilter, Opened},
+        subscriber_queue::Capacity,
+        subscription::Subscription,
+    },
+    model::{Position, Result, Token},
+    turn::runner::TurnRunner,
+};
+
+impl Gateway {
+    /// Subscribes to a session, from a position or from the head of its log.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `TooManyStreams`, `Draining`, or an error of the store.
+    pub async fn attach(
+        &self,
+        token: &Token,
+        position: Option<&Position>,
+    ) -> Result<(Subscription, Opened)> {
+        self.subscribe(token, position, EventFilter::All).await
+    }
+
+    /// Like [`Self::attach`] from the head of the log, but receives only committed replies.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub async fn attach_replies_only(&self, token: &Token) -> Result<(Subscription, Opened)> {
+        self.subscribe(token, None, EventFilter::Replies).await
+    }
+
+    async fn subscribe(
+        &self,
+        token: &Token,
+        position: Option<&Position>,
+        filter: EventFilter,
+    ) -> Result<(Subscription, Opened)> {
+        let core = &self.core;
+        core.check_serving()?;
+        let session = core.open_session(&token.hash()).await?;
+        if let Some(position) = position {
+            // A client may know of a message that is durable and not published yet.
+            while session.is_behind(position) && TurnRunner::catch_up(core, &session).await? {}
+        }
+        let settings = &core.settings;
+        let capacity =
+            Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
+        let subscriber =
+            session.subscribe(position, filter, capacity, settings.max_session_streams)?;
+        let subscription = Subscription::new(Arc::clone(core), session, subscriber);
+        // A shutdown that began meanwhile may have missed this subscriber.
+        core.check_serving()?;
+        Ok(subscription)
+    }
+}

@@ -1,0 +1,70 @@
+//! Accepts a user message: commits it, publishes it, and starts its turn.
+
+use std::sync::Arc;
+
+use super::runner::TurnRunner;
+use crate::session::{
+    core::Core,
+    eager_task::{EagerTask, spawn_eager},
+    live::{Published, event::Accepted, registry::SessionHandle},
+    model::{ErrorKind, MessageId, NewMessage, Result},
+    ports::Entry,
+};
+
+/// Commits a user message. The message is committed even if the returned task is dropped.
+pub(in crate::session) fn send(
+    core: &Arc<Core>,
+    session: &SessionHandle,
+    message: NewMessage,
+) -> EagerTask<Result<Accepted>> {
+    // The token is taken before the check: a shutdown waits for this call, or refuses it.
+    let token = core.tasks.token();
+    if let Err(error) = session.check_open().and_then(|()| core.check_serving()) {
+        return EagerTask::Done(Err(error));
+    }
+    let (core, session) = (Arc::clone(core), session.clone());
+    spawn_eager(async move {
+        let _token = token;
+        commit(&core, &session, message).await
+    })
+}
+
+async fn commit(
+    core: &Arc<Core>,
+    session: &SessionHandle,
+    message: NewMessage,
+) -> Result<Accepted> {
+    let NewMessage { text, client_message_id } = message;
+    let entry = Entry::User { id: MessageId::generate(), text, client_message_id };
+    let appended = core.store.append(session.session().id, entry, core.append_limits()).await;
+    let appended = match appended {
+        Ok(appended) => appended,
+        Err(error) => {
+            // The message may be in the log all the same.
+            if error.kind() == ErrorKind::Internal {
+                try_to_catch_up(core, session).await;
+            }
+            return Err(error);
+        }
+    };
+    core.metrics.message(appended.duplicate);
+    session.renewed(appended.expires_at);
+    let published = session.publish(Arc::clone(&appended.message));
+    TurnRunner::start(core, session, published);
+    // A runner that starts now catches up first; one that runs already may be in a long reply.
+    if published == Published::Done && session.has_gap() {
+        try_to_catch_up(core, session).await;
+    }
+    Ok(Accepted {
+        message: appended.message,
+        duplicate: appended.duplicate,
+        reply_seq: appended.reply_seq,
+    })
+}
+
+/// Tries once: the turn runner repeats a failed attempt.
+async fn try_to_catch_up(core: &Arc<Core>, session: &SessionHandle) {
+    if let Err(error) = TurnRunner::catch_up(core, session).await {
+        tracing::error!(session = %session.session().id, %error, cause = ?error, "failed to catch up with the log");
+    }
+}

@@ -1,0 +1,10 @@
+//! Turns: a user message, and the run of the responder that ends in one committed reply.
+
+pub(super) mod append;
+pub(super) mod cancel;
+mod checkpointer;
+mod prompt;
+mod reply_run;
+pub(super) mod runner;
+
+pub use runner::MAX_ATTEMPTS;

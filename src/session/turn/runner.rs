@@ -1,0 +1,245 @@
+//! Runs the turns of a session, one at a time, until none is queued.
+//!
+//! A task exists only for sessions whose turns must wait for something. Each turn ends with
+//! one terminal message in the log, whatever the responder does: fail, stall, end early or
+//! panic.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::FutureExt as _;
+use tokio::time::sleep;
+
+use super::{
+    cancel::{CancelReason, CancelSignal},
+    reply_run::{Ending, Produced, ReplyRun},
+};
+use crate::session::{
+    core::Core,
+    eager_task::spawn_eager,
+    live::{Published, Turn, Work, registry::SessionHandle},
+    model::{Error, ErrorKind, MessageId, Result, Status, Usage, estimate_tokens},
+    panic::caught,
+    ports::{Entry, Outcome, Page},
+};
+
+/// Attempts of a turn. A turn whose process died twice may be the cause of it.
+pub const MAX_ATTEMPTS: u32 = 2;
+
+/// Growing waits between attempts of an operation that must succeed in the end.
+struct RetryDelay {
+    next: Duration,
+}
+
+impl RetryDelay {
+    const LONGEST: Duration = Duration::from_secs(30);
+
+    const fn new() -> Self {
+        Self { next: Duration::from_secs(1) }
+    }
+
+    async fn wait(&mut self) {
+        sleep(self.next).await;
+        self.next = Self::LONGEST.min(2 * self.next);
+    }
+}
+
+/// Runs the turns of one session.
+pub(in crate::session) struct TurnRunner {
+    core: Arc<Core>,
+    session: SessionHandle,
+}
+
+impl TurnRunner {
+    /// Starts a runner if `published` asks for one. It runs in place until it has to wait,
+    /// then in a task.
+    pub(in crate::session) fn start(
+        core: &Arc<Core>,
+        session: &SessionHandle,
+        published: Published,
+    ) {
+        match published {
+            Published::Done => {}
+            Published::RunTurns => {
+                let runner = Self { core: Arc::clone(core), session: session.clone() };
+                let token = core.tasks.token();
+                let _task = spawn_eager(async move {
+                    let _token = token;
+                    runner.run().await;
+                });
+            }
+        }
+    }
+
+    /// Publishes what the log holds and this process has not published: an append whose answer
+    /// was lost leaves a gap that everything behind it waits for. Returns false if nothing was
+    /// missing.
+    pub(in crate::session) async fn catch_up(
+        core: &Arc<Core>,
+        session: &SessionHandle,
+    ) -> Result<bool> {
+        let page = Page {
+            after: Some(session.head_seq()),
+            until: u32::MAX,
+            limit: core.settings.max_page_messages,
+            max_size: core.settings.max_page_size,
+        };
+        let snapshot = core.store.read(session.session().id, core.clock.now(), page).await?;
+        let found = !snapshot.messages.is_empty();
+        for message in snapshot.messages {
+            Self::start(core, session, session.publish(message));
+        }
+        Ok(found)
+    }
+
+    async fn run(&self) {
+        loop {
+            match self.session.next_work() {
+                Work::CatchUp => self.catch_up_with_retries().await,
+                Work::Turn(turn, id, cancel) => {
+                    let answer = self.answer(turn, id, &cancel).map(Ok);
+                    // Panics are caught where the turn can still be answered. If another one
+                    // gets here, subscribers are told instead of waiting forever.
+                    if let Err(error) = caught(answer).await {
+                        self.abandon(error);
+                    }
+                }
+                Work::Nothing => return,
+            }
+        }
+    }
+
+    /// Reads the log until this process has published all of it, however often the read fails.
+    /// The next reply must not begin before the one before it is published.
+    async fn catch_up_with_retries(&self) {
+        let mut delay = RetryDelay::new();
+        while self.session.has_gap() {
+            match caught(Self::catch_up(&self.core, &self.session)).await {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) if error.kind() == ErrorKind::SessionExpired => {
+                    return self.end_gone();
+                }
+                Err(error) => {
+                    tracing::warn!(session = %self.session.session().id, %error, cause = ?error, "failed to read the log; retrying");
+                }
+            }
+            delay.wait().await;
+        }
+    }
+
+    async fn answer(&self, turn: Turn, id: MessageId, cancel: &CancelSignal) {
+        if turn.attempt > MAX_ATTEMPTS {
+            return self.give_up(turn, id).await;
+        }
+        let Produced { ending, input_tokens } =
+            ReplyRun::produce(&self.core, &self.session, &turn, id, cancel).await;
+        let Some((status, finish_reason, usage)) = terminal(self.end_reply(ending)) else {
+            return;
+        };
+        self.session.announce_reply(false);
+        let text = self.session.reply_text();
+        let usage = usage.or_else(|| {
+            let output_tokens = estimate_tokens(&text);
+            input_tokens.map(|input_tokens| Usage { input_tokens, output_tokens, estimated: true })
+        });
+        let session = self.session.session().id;
+        tracing::debug!(%session, reply = %id, status = status.as_str(), "reply ended");
+        if let Status::Failed(failure) = &status {
+            tracing::warn!(%session, reply = %id, code = %failure.code, "reply failed");
+        }
+        let in_reply_to = turn.message.id;
+        self.commit_reply(Entry::Reply { id, text, in_reply_to, status, finish_reason, usage })
+            .await;
+    }
+
+    /// Commits a terminal message and publishes it. Retries until the store accepts it: the
+    /// entry is appended once, however often it is tried. Only the end of the session or of
+    /// the process ends the wait.
+    async fn commit_reply(&self, entry: Entry) {
+        let (mut delay, mut reported) = (RetryDelay::new(), false);
+        let id = self.session.session().id;
+        loop {
+            let append = self.core.store.append(id, entry.clone(), self.core.append_limits());
+            match caught(append).await {
+                Ok(appended) => {
+                    self.core.metrics.reply(&appended.message.role);
+                    let published = self.session.publish(appended.message);
+                    return Self::start(&self.core, &self.session, published);
+                }
+                Err(error) if error.kind() == ErrorKind::StoreFull => {
+                    if !std::mem::replace(&mut reported, true) {
+                        tracing::warn!(session = %id, "the store is full; a reply waits to be committed");
+                    }
+                    delay = RetryDelay::new();
+                }
+                Err(error) if error.kind() == ErrorKind::Internal => {
+                    tracing::warn!(session = %id, cause = ?error, "failed to commit a reply; retrying");
+                }
+                Err(error) => return self.abandon(error),
+            }
+            delay.wait().await;
+        }
+    }
+
+    /// Commits a turn as interrupted: the process died in each of its attempts.
+    async fn give_up(&self, turn: Turn, id: MessageId) {
+        let ending = self.end_reply(Ending::Cancelled(CancelReason::Interrupt));
+        let Some((status, finish_reason, _)) = terminal(ending) else { return };
+        tracing::warn!(session = %self.session.session().id, "a turn reached its last attempt; committed as interrupted");
+        // The prompts of the attempts are not known any more; they contained the message.
+        let usage = Usage {
+            input_tokens: estimate_tokens(&turn.message.text),
+            output_tokens: estimate_tokens(&turn.partial),
+            estimated: true,
+        };
+        let (text, in_reply_to, usage) = (turn.partial, turn.message.id, Some(usage));
+        self.commit_reply(Entry::Reply { id, text, in_reply_to, status, finish_reason, usage })
+            .await;
+    }
+
+    /// The log accepted no terminal message: ends the streams, so that clients reconnect and
+    /// read the log instead of waiting.
+    fn abandon(&self, error: Error) {
+        let (id, kind) = (self.session.session().id, error.kind());
+        if kind == ErrorKind::SessionExpired {
+            tracing::debug!(session = %id, "session ended before its reply was committed");
+            return self.end_gone();
+        }
+        tracing::error!(session = %id, %error, cause = ?error, "failed to commit a reply");
+        self.session.end(kind);
+    }
+
+    /// Ends a session that is no longer in the store: revoked if its deadline is still ahead.
+    fn end_gone(&self) {
+        let revoked = self.session.expires_at() > self.core.clock.now();
+        self.session.end(if revoked {
+            ErrorKind::SessionRevoked
+        } else {
+            ErrorKind::SessionExpired
+        });
+    }
+
+    /// Makes the text of the reply final. A stop that came until now has been promised to a
+    /// client, and takes precedence.
+    fn end_reply(&self, ending: Ending) -> Ending {
+        match self.session.end_reply() {
+            Some(reason @ (CancelReason::Stop | CancelReason::Ended)) => Ending::Cancelled(reason),
+            Some(CancelReason::Interrupt) | None => ending,
+        }
+    }
+}
+
+type Terminal = (Status, Option<Arc<str>>, Option<Usage>);
+
+/// Returns the fields of the terminal message; `None` if the session has no log any more.
+fn terminal(ending: Ending) -> Option<Terminal> {
+    Some(match ending {
+        Ending::Finished(Outcome { failure, finish_reason, usage }) => {
+            (failure.map_or(Status::Complete, Status::Failed), finish_reason, usage)
+        }
+        Ending::Cancelled(CancelReason::Stop) => (Status::Stopped, None, None),
+        Ending::Cancelled(CancelReason::Interrupt) => (Status::Interrupted, None, None),
+        Ending::Cancelled(CancelReason::Ended) => return None,
+        Ending::TooLong => (Status::Interrupted, Some("max_reply_size".into()), None),
+    })
+}

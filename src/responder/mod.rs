@@ -1,18 +1,11 @@
-//! What answers.
+//! Responders: produce replies to user messages.
 
-mod backoff;
-mod failure;
 pub mod grpc;
-mod limiter;
-mod metrics;
 pub mod openai;
-mod redact;
-mod sanitize;
 mod settings;
 mod simulated;
-mod tls_roots;
+mod upstream;
 
-pub use failure::Reason;
-pub use limiter::Capacity;
 pub use settings::{Settings, connect};
 pub use simulated::Simulated;
+pub use upstream::{Capacity, Reason};

@@ -32,18 +32,6 @@ impl Default for Settings {
     }
 }
 
-/// Refuses a time limit that ends everything at once, or nothing in a lifetime of clocks.
-///
-/// # Errors
-/// One line that begins with the name of the wrong one.
-pub(super) fn check_timeouts(timeouts: &[(&str, Duration)]) -> Result<(), String> {
-    const LONGEST: Duration = Duration::from_secs(24 * 3600);
-    let wrong = timeouts.iter().find(|(_, time)| time.is_zero() || *time > LONGEST);
-    wrong.map_or(Ok(()), |(name, _)| {
-        Err(format!("{name} must be more than zero and not more than a day"))
-    })
-}
-
 /// Makes the responder; must run on the runtime. Nothing is asked of an upstream yet.
 ///
 /// # Errors

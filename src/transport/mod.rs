@@ -1,26 +1,29 @@
 //! The transports: each authenticates, decodes, calls the core and encodes. No rule of the
 //! conversation lives here, so that none can be missing in one of them.
 //!
-//! - `conversation` is what a stream does, whatever carries it; `ws`, `grpc` and `sse`
-//!   carry it. `rest` has the single calls.
-//! - `codec` turns the core's values into frames and back. `status` is the one table of
-//!   failures. `auth` says where a token may travel, `origin` which pages may come.
+//! - `stream` is the state of one stream, whatever carries it; `ws`, `grpc` and `sse` carry it.
+//!   `rest` has the single calls, `http` what the HTTP transports share.
+//! - `codec` converts between the core's values and frames. `status` is the one table of
+//!   failures. `auth` finds the token of a request, `origin` decides which web pages may use
+//!   the gateway.
 
 mod auth;
 mod codec;
 mod grpc;
+mod http;
 mod origin;
 mod rest;
+mod router;
 mod settings;
 mod sse;
 mod status;
 mod stream;
-mod stream_record;
 mod ws;
 
 pub use grpc::service as grpc_service;
+pub use http::detail;
 pub use origin::Origins;
-pub use rest::{detail, router};
+pub use router::router;
 pub use settings::Settings;
 
 use std::sync::Arc;
@@ -30,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::session::Gateway;
 
-/// What every door needs; cheap to clone.
+/// Shared by all transports. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct TransportContext {
     /// The core.

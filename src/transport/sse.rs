@@ -18,10 +18,9 @@ use http::{HeaderName, HeaderValue, header};
 
 use super::{
     TransportContext, codec,
-    rest::{Answer, Params, Refusal},
+    http::{HttpError, HttpResult, Params},
     status,
-    stream::{ClientStream, ListenOnly, Outbound},
-    stream_record::{Close, StreamRecord},
+    stream::{ClientStream, Close, ListenOnly, Outbound, StreamRecord},
 };
 use crate::session::{Epoch, Event, Position};
 
@@ -42,7 +41,7 @@ use crate::session::{Epoch, Event, Position};
 pub(super) async fn events(
     State(context): State<TransportContext>,
     request: Request,
-) -> Answer<Response> {
+) -> HttpResult<Response> {
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let position = position(&params, &request)?;
@@ -61,7 +60,7 @@ pub(super) async fn events(
     Ok(response(Body::from_stream(stream::unfold(Some(feed), |feed| async { feed?.next().await }))))
 }
 
-fn position(params: &Params, request: &Request) -> Result<Option<Position>, Refusal> {
+fn position(params: &Params, request: &Request) -> Result<Option<Position>, HttpError> {
     let last = request.headers().get("last-event-id").and_then(|last| last.to_str().ok());
     let text = last.or_else(|| params.get("position")).filter(|text| !text.is_empty());
     Ok(text.map(str::parse).transpose()?)

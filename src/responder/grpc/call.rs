@@ -13,7 +13,7 @@ use tonic::{Request, Streaming};
 use super::{MAX_FRAME, Shared, channel::Connection, failure::UpstreamError};
 use crate::{
     proto,
-    responder::{Reason, limiter::Permit},
+    responder::upstream::{Reason, limiter::Permit},
 };
 
 /// A bot that has said its outcome gets so long to end the call by itself.

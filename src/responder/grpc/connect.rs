@@ -24,7 +24,7 @@ use tonic::body::Body;
 use tower::ServiceExt as _;
 
 use super::{Settings, failure::UpstreamError};
-use crate::responder::{Reason, tls_roots};
+use crate::responder::upstream::{Reason, tls_roots};
 
 /// Many small frames that wait unread are counted against a budget which grows with it,
 /// and the connection is cut when that is used up.

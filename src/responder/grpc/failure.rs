@@ -8,7 +8,7 @@ use tonic_types::StatusExt as _;
 
 use crate::{
     proto,
-    responder::{
+    responder::upstream::{
         Reason, backoff,
         redact::{self, Vocabulary},
         sanitize::shorten,

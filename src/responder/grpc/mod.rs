@@ -22,7 +22,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::{
     proto,
-    responder::limiter::Limiter,
+    responder::upstream::limiter::Limiter,
     session::{History, Message, Prompt, Reply, Responder, estimate_tokens},
 };
 use channel::Channel;

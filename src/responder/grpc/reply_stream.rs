@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     proto,
-    responder::{
+    responder::upstream::{
         backoff,
         limiter::{LimiterError, Permit},
         metrics, sanitize,

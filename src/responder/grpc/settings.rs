@@ -5,7 +5,7 @@ use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 use http::Uri;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use crate::responder::{Capacity, settings::check_timeouts, tls_roots};
+use crate::responder::upstream::{Capacity, timeouts, tls_roots};
 
 /// A bot, and how it is called.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl Settings {
     /// One line that names the setting.
     pub fn validate(&self) -> Result<(), String> {
         const LONGEST: Duration = Duration::from_secs(24 * 3600);
-        check_timeouts(&[
+        timeouts::check(&[
             ("--bot-connect-timeout", self.connect_timeout),
             ("--bot-first-content-timeout", self.first_content_timeout),
             ("--bot-chunk-timeout", self.chunk_timeout),

@@ -12,7 +12,7 @@ use super::{
     Pool, context::Context, failure::UpstreamError, report::Report, response::ResponseStream,
 };
 use crate::{
-    responder::{Reason, backoff, limiter::LimiterError, metrics},
+    responder::upstream::{Reason, backoff, limiter::LimiterError, metrics},
     session::{Chunk, Outcome},
 };
 

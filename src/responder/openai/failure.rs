@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::wire::ErrorBody;
-use crate::responder::{
+use crate::responder::upstream::{
     Reason,
     redact::{self, Vocabulary},
 };

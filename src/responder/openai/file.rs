@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
 use super::settings::{Defaults, Endpoint, UpstreamSettings, headers};
-use crate::responder::Capacity;
+use crate::responder::upstream::Capacity;
 
 /// Reads `[[upstream]]` entries from a TOML file. What an entry leaves out is as in
 /// `defaults`.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::responder::{Reason, backoff};
+use crate::responder::upstream::{Reason, backoff};
 
 /// An upstream that fails for a reason which does not pass is left alone for so long, if
 /// there is another.

@@ -15,7 +15,7 @@ use super::{
     wire::{self, Piece, WireEvent},
 };
 use crate::{
-    responder::{Reason, limiter::Permit},
+    responder::upstream::{Reason, limiter::Permit},
     session::Usage,
 };
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::wire::RESERVED;
 use crate::{
-    responder::{Capacity, settings::check_timeouts, tls_roots},
+    responder::upstream::{Capacity, timeouts, tls_roots},
     session::Name,
 };
 
@@ -163,7 +163,7 @@ impl UpstreamSettings {
 
     fn validate(&self, settings: &Settings) -> Result<(), String> {
         let Defaults { temperature, max_tokens, retries, capacity, .. } = self.defaults;
-        check_timeouts(&[
+        timeouts::check(&[
             ("connect_timeout", self.defaults.connect_timeout),
             ("first_content_timeout", self.defaults.first_content_timeout),
             ("chunk_timeout", self.defaults.chunk_timeout),

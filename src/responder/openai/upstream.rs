@@ -17,7 +17,7 @@ use super::{
     settings::UpstreamSettings,
     wire::{self, ErrorBody, Parameters},
 };
-use crate::responder::{
+use crate::responder::upstream::{
     Reason, backoff,
     limiter::{Limiter, LimiterError, Permit},
     redact::Vocabulary,

@@ -14,7 +14,7 @@ use super::{
     context::ChatMessage,
     sse::{Event, Kind},
 };
-use crate::{responder::sanitize, session::Usage};
+use crate::{responder::upstream::sanitize, session::Usage};
 
 /// What the operator adds to a request, and what is asked of the model.
 #[derive(Clone, Debug, Default)]

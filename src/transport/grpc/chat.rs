@@ -14,8 +14,7 @@ use crate::{
     session::{Error, ErrorKind, NewMessage, Position, Result, Token},
     transport::{
         TransportContext, auth, codec, status,
-        stream::{ClientStream, Frames, Inbound, ListenOnly, Outbound},
-        stream_record::{Close, StreamRecord},
+        stream::{ClientStream, Close, Inbound, InboundSource, ListenOnly, Outbound, StreamRecord},
     },
 };
 
@@ -164,7 +163,7 @@ fn required_token(metadata: &MetadataMap, field: &str) -> Result<Token, Status> 
 /// The client's side of `Chat`.
 struct Requests(Streaming<proto::ChatRequest>);
 
-impl Frames for Requests {
+impl InboundSource for Requests {
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Inbound> {
         self.0.poll_next_unpin(cx).map(|request| match request {
             Some(Ok(request)) => {
@@ -196,7 +195,7 @@ struct Call<F> {
     log: StreamRecord,
 }
 
-impl<F: Frames + Send + 'static> Call<F> {
+impl<F: InboundSource + Send + 'static> Call<F> {
     /// Polled by the HTTP/2 connection, only while its peer has room: a reader that
     /// stalls holds up nobody and is held up itself.
     fn responses(self) -> ResponseStream {

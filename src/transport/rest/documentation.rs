@@ -11,7 +11,7 @@ use crate::transport::TransportContext;
 const ASYNCAPI: &str = include_str!("asyncapi.yaml");
 
 /// The head of the description; the routes add themselves.
-pub(super) fn description() -> OpenApi {
+pub(in crate::transport) fn description() -> OpenApi {
     let info = InfoBuilder::new()
         .title("Duologue")
         .version(env!("CARGO_PKG_VERSION"))
@@ -21,7 +21,7 @@ pub(super) fn description() -> OpenApi {
     OpenApiBuilder::new().info(info).build()
 }
 
-pub(super) fn router(description: OpenApi) -> Router<TransportContext> {
+pub(in crate::transport) fn router(description: OpenApi) -> Router<TransportContext> {
     let config = Config::default().validator_url("none");
     let ui = SwaggerUi::new("/docs").url("/openapi.json", description).config(config);
     let asyncapi = async || ([(header::CONTENT_TYPE, "application/yaml")], ASYNCAPI);

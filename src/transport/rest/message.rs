@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
-use super::{Answer, Params, Refusal};
 use crate::{
     session::{ErrorKind, NewMessage},
-    transport::{TransportContext, codec::Codec},
+    transport::{
+        TransportContext,
+        codec::Codec,
+        http::{HttpError, HttpResult, Params},
+    },
 };
 
 /// Something to say.
@@ -28,7 +31,7 @@ struct Said {
 
 /// The message is durable.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Accepted {
+pub(in crate::transport) struct Accepted {
     #[schema(format = "uuid")]
     message_id: String,
     seq: u32,
@@ -39,7 +42,7 @@ pub(super) struct Accepted {
 
 /// Whether there was a reply to stop.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Stopped {
+pub(in crate::transport) struct Stopped {
     stopped: bool,
 }
 
@@ -61,15 +64,15 @@ pub(super) struct Stopped {
         (status = 429, description = "Too many messages wait for their reply"),
     )
 )]
-pub(super) async fn send(
+pub(in crate::transport) async fn send(
     State(context): State<TransportContext>,
     request: Request,
-) -> Answer<(StatusCode, Json<Accepted>)> {
+) -> HttpResult<(StatusCode, Json<Accepted>)> {
     let (parts, body) = request.into_parts();
     let params = Params::of(&parts.uri);
     let token = params.token(&parts.headers)?;
     let said = said(&context, &params, &parts.headers, body).await?;
-    let text = said.text.ok_or(Refusal::Missing("body", "text"))?;
+    let text = said.text.ok_or(HttpError::Missing("body", "text"))?;
 
     let max_size = context.gateway.settings().max_message_size;
     let draft = NewMessage::parse(text, said.client_message_id.as_deref(), max_size)?;
@@ -94,10 +97,10 @@ pub(super) async fn send(
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn stop(
+pub(in crate::transport) async fn stop(
     State(context): State<TransportContext>,
     request: Request,
-) -> Answer<Json<Stopped>> {
+) -> HttpResult<Json<Stopped>> {
     let token = Params::of(request.uri()).token(request.headers())?;
     let stopped = context.gateway.stop(&token).await?;
     Ok(Json(Stopped { stopped }))
@@ -109,7 +112,7 @@ async fn said(
     params: &Params,
     headers: &HeaderMap,
     body: Body,
-) -> Answer<Said> {
+) -> HttpResult<Said> {
     let body = read(context, body).await?;
     if body.is_empty() {
         return Ok(Said {
@@ -120,12 +123,12 @@ async fn said(
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     if !media_type.trim().eq_ignore_ascii_case("application/json") {
-        return Err(Refusal::BodyType);
+        return Err(HttpError::BodyType);
     }
-    serde_json::from_slice(&body).map_err(|error| Refusal::BadJson(error.to_string()))
+    serde_json::from_slice(&body).map_err(|error| HttpError::BadJson(error.to_string()))
 }
 
-async fn read(context: &TransportContext, body: Body) -> Answer<Bytes> {
+async fn read(context: &TransportContext, body: Body) -> HttpResult<Bytes> {
     let limit = Codec::Json.max_frame(context.gateway.settings().max_message_size);
     match timeout(context.settings.call_timeout, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),

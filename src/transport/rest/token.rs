@@ -10,15 +10,17 @@ use http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Answer, Params};
 use crate::{
     session::{Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
-    transport::TransportContext,
+    transport::{
+        TransportContext,
+        http::{HttpResult, Params},
+    },
 };
 
 /// A new session.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Created {
+pub(in crate::transport) struct Created {
     #[schema(example = "Ada")]
     name: String,
     /// The secret that opens the session.
@@ -33,7 +35,7 @@ pub(super) struct Created {
 
 /// A session and a part of its log.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Refreshed {
+pub(in crate::transport) struct Refreshed {
     #[schema(format = "uuid")]
     token: String,
     name: String,
@@ -115,10 +117,10 @@ impl From<Usage> for Tokens {
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn create(
+pub(in crate::transport) async fn create(
     State(context): State<TransportContext>,
     request: Request,
-) -> Answer<Json<Created>> {
+) -> HttpResult<Json<Created>> {
     let params = Params::of(request.uri());
     let created = context.gateway.create_token(params.required("name")?).await?;
     Ok(Json(Created {
@@ -144,10 +146,10 @@ pub(super) async fn create(
         (status = 422, description = "A parameter is missing or no number"),
     )
 )]
-pub(super) async fn refresh(
+pub(in crate::transport) async fn refresh(
     state: State<TransportContext>,
     request: Request,
-) -> Answer<Json<Refreshed>> {
+) -> HttpResult<Json<Refreshed>> {
     renew(state, request).await
 }
 
@@ -165,17 +167,17 @@ pub(super) async fn refresh(
         (status = 422, description = "A parameter is missing or no number"),
     )
 )]
-pub(super) async fn refresh_by_get(
+pub(in crate::transport) async fn refresh_by_get(
     state: State<TransportContext>,
     request: Request,
-) -> Answer<Json<Refreshed>> {
+) -> HttpResult<Json<Refreshed>> {
     renew(state, request).await
 }
 
 async fn renew(
     State(context): State<TransportContext>,
     request: Request,
-) -> Answer<Json<Refreshed>> {
+) -> HttpResult<Json<Refreshed>> {
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let (after, limit) = (params.number("after")?, params.number("limit")?);
@@ -193,10 +195,10 @@ async fn renew(
         (status = 422, description = "A parameter is missing"),
     )
 )]
-pub(super) async fn revoke(
+pub(in crate::transport) async fn revoke(
     State(context): State<TransportContext>,
     request: Request,
-) -> Answer<StatusCode> {
+) -> HttpResult<StatusCode> {
     let token = Params::of(request.uri()).token(request.headers())?;
     context.gateway.revoke_token(&token).await?;
     Ok(StatusCode::NO_CONTENT)

@@ -25,7 +25,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::{
     InUse, TransportContext, auth,
     codec::Codec,
-    rest::{self, Params},
+    http::{Params, detail, error_response, method_not_allowed},
     stream::ClientStream,
 };
 use crate::session::{Error, ErrorKind, Result, Token};
@@ -94,7 +94,7 @@ async fn conversation(
             ErrorKind::MissingToken | ErrorKind::SessionExpired | ErrorKind::InvalidArgument => {
                 forbidden(&error)
             }
-            _ => Box::new(rest::answer(&error)),
+            _ => Box::new(error_response(&error)),
         }),
     }
 }
@@ -138,7 +138,7 @@ fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
         return Err(upgrade_required("Upgrade Required"));
     }
     if request.method() != Method::GET {
-        return Err(Box::new(rest::method_not_allowed("GET,HEAD")));
+        return Err(Box::new(method_not_allowed("GET,HEAD")));
     }
     let headers = request.headers();
     if !lists(headers, &CONNECTION, "upgrade") || !lists(headers, &UPGRADE, "websocket") {
@@ -149,7 +149,7 @@ fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     let key = key.and_then(|key| HeaderValue::try_from(key).ok());
-    let missing = || rest::detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
+    let missing = || detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
     key.map(Accept::Key).ok_or_else(|| Box::new(missing()))
 }
 
@@ -177,12 +177,12 @@ fn switching(accept: Accept, codec: Codec) -> Response {
 }
 
 fn forbidden(error: &Error) -> Refusal {
-    Box::new(rest::detail(StatusCode::FORBIDDEN, error.message()))
+    Box::new(detail(StatusCode::FORBIDDEN, error.message()))
 }
 
 /// RFC 9110, section 15.5.22.
 fn upgrade_required(message: &str) -> Refusal {
-    let mut response = Box::new(rest::detail(StatusCode::UPGRADE_REQUIRED, message));
+    let mut response = Box::new(detail(StatusCode::UPGRADE_REQUIRED, message));
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -30,8 +30,7 @@ use crate::{
         TransportContext,
         codec::{self, Codec},
         status,
-        stream::{ClientStream, Frames, Inbound, Outbound},
-        stream_record::{Close, StreamRecord},
+        stream::{ClientStream, Close, Inbound, InboundSource, Outbound, StreamRecord},
     },
 };
 
@@ -316,7 +315,7 @@ struct Incoming {
     close: Option<u16>,
 }
 
-impl Frames for Incoming {
+impl InboundSource for Incoming {
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Inbound> {
         if self.paused {
             return Poll::Pending;

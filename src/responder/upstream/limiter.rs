@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::Reason;
+use super::failure::Reason;
 
 /// How many replies an upstream is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Capacity {
     ///
     /// # Errors
     /// The name of the value, and what it must be.
-    pub(super) fn validate(self) -> Result<(), (&'static str, &'static str)> {
+    pub(in crate::responder) fn validate(self) -> Result<(), (&'static str, &'static str)> {
         if self.concurrency == 0 || self.concurrency > Self::MOST {
             return Err(("concurrency", "must be 1 to 1048576"));
         }
@@ -51,7 +51,7 @@ impl Default for Capacity {
 }
 
 /// Shared by all replies of an upstream.
-pub(super) struct Limiter {
+pub(in crate::responder) struct Limiter {
     /// For those that are served, and those that wait for it.
     room: Arc<Semaphore>,
     /// For those that are served.
@@ -64,13 +64,13 @@ pub(super) struct Limiter {
 
 /// A place among those that are served. Dropping it makes room for the next.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(in crate::responder) struct Permit {
     _permits: [OwnedSemaphorePermit; 2],
 }
 
 /// Why there is no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LimiterError {
+pub(in crate::responder) enum LimiterError {
     /// Too many wait already.
     Full,
     /// None became free in time.
@@ -81,7 +81,7 @@ pub(super) enum LimiterError {
 
 impl LimiterError {
     /// What it comes to for the reply.
-    pub(super) const fn reason(self) -> Reason {
+    pub(in crate::responder) const fn reason(self) -> Reason {
         match self {
             Self::Full | Self::Late => Reason::Overloaded,
             Self::Cooling => Reason::RateLimited,
@@ -100,7 +100,7 @@ impl fmt::Display for LimiterError {
 }
 
 impl Limiter {
-    pub(super) fn new(capacity: Capacity) -> Self {
+    pub(in crate::responder) fn new(capacity: Capacity) -> Self {
         let (permits, waiting) = (capacity.concurrency as usize, capacity.waiting_room as usize);
         Self {
             room: Arc::new(Semaphore::new(permits + waiting)),
@@ -111,7 +111,10 @@ impl Limiter {
     }
 
     /// Waits for `backoff`, then for a place. Dropping the future gives up at once.
-    pub(super) async fn acquire(&self, backoff: Duration) -> Result<Permit, LimiterError> {
+    pub(in crate::responder) async fn acquire(
+        &self,
+        backoff: Duration,
+    ) -> Result<Permit, LimiterError> {
         let waiting = Arc::clone(&self.room).try_acquire_owned().map_err(|_| LimiterError::Full)?;
         if !backoff.is_zero() {
             sleep(backoff).await;
@@ -129,14 +132,14 @@ impl Limiter {
     }
 
     /// How long the upstream still wants to be left alone.
-    pub(super) fn cooldown(&self) -> Duration {
+    pub(in crate::responder) fn cooldown(&self) -> Duration {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         not_before.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
     /// The upstream wants to be left alone for so long. What it asked for before counts,
     /// if that is longer.
-    pub(super) fn cool_down(&self, asked: Duration) {
+    pub(in crate::responder) fn cool_down(&self, asked: Duration) {
         let until = Instant::now().checked_add(asked);
         let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         *not_before = (*not_before).max(until);

@@ -65,10 +65,10 @@ const BEHIND_NUMBERS: [&str; 7] =
 
 /// The words that the operator chose.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Vocabulary(HashSet<String>);
+pub(in crate::responder) struct Vocabulary(HashSet<String>);
 
 impl Vocabulary {
-    pub(super) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(in crate::responder) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let words = names.into_iter().flat_map(words).filter(|word| !word.is_empty());
         Self(words.map(|word| word.to_lowercase()).collect())
     }
@@ -80,7 +80,7 @@ impl Vocabulary {
 }
 
 /// An upstream's words as the log may hold them.
-pub(super) fn logged(said: &str, own: &Vocabulary) -> String {
+pub(in crate::responder) fn logged(said: &str, own: &Vocabulary) -> String {
     let mut out = String::new();
     let mut before = "";
     let mut rest = said;

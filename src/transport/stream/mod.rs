@@ -1,9 +1,17 @@
-//! What a stream does, whatever carries it: open, say, stop, listen, end.
+//! The state of one stream: open, send, stop, deliver, end.
 //!
-//! A [`ClientStream`] takes decoded asks and gives typed outputs; WebSocket, gRPC and
-//! SSE differ only in how they read the one and write the other.
+//! A [`ClientStream`] takes decoded requests and returns typed items. WebSocket, gRPC and SSE
+//! differ only in how they read the former and write the latter.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll};
+mod inbound;
+mod outbound;
+mod record;
+
+pub(super) use inbound::{ClientRequest, Inbound, InboundSource, ListenOnly};
+pub(super) use outbound::Outbound;
+pub(super) use record::{Close, StreamRecord};
+
+use std::{future::poll_fn, pin::Pin, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep, sleep};
@@ -14,62 +22,8 @@ use crate::session::{
     Result, SessionId, Subscription, Token,
 };
 
-/// What a client asks.
-#[derive(Debug)]
-pub(super) enum ClientRequest {
-    Open { token: Option<String>, position: Option<Position> },
-    Send { text: String, client_message_id: Option<String> },
-    Stop,
-    Ping,
-}
-
-/// What comes from a client's side of a stream.
-#[derive(Debug)]
-pub(super) enum Inbound {
-    Request(ClientRequest),
-    /// A frame that could not be read; the stream goes on.
-    Refused(Error),
-    /// The client has said all it wants to say, and listens.
-    HalfClosed,
-    /// The client is gone, or must go.
-    Gone(Option<Error>),
-}
-
-/// Where asks come from. Cancel safe: what was not returned is not lost.
-pub(super) trait Frames {
-    fn poll_inbound(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Inbound>;
-}
-
-/// A stream on which the client only listens.
-#[derive(Debug)]
-pub(super) struct ListenOnly;
-
-impl Frames for ListenOnly {
-    fn poll_inbound(&mut self, _: &mut std::task::Context<'_>) -> Poll<Inbound> {
-        Poll::Pending
-    }
-}
-
-/// What a client is told.
-#[derive(Debug)]
-pub(super) enum Outbound {
-    Opened(Box<Opened>),
-    Accepted(Accepted),
-    Event(Event),
-    /// An ask was refused; the stream goes on.
-    Refused {
-        error: Error,
-        client_message_id: Option<String>,
-    },
-    Pong,
-    /// Nothing happened for a while: a sign of life is due.
-    Heartbeat,
-    /// The stream ends. Nothing follows.
-    End(Result<()>),
-}
-
 /// The state of one stream.
-pub(super) struct ClientStream {
+pub(in crate::transport) struct ClientStream {
     gateway: Gateway,
     settings: Arc<Settings>,
     /// The token that came with the handshake or the first `open`.
@@ -108,7 +62,7 @@ struct Awaited {
 impl ClientStream {
     /// A stream that is to be opened by its first frame, or, if the handshake brought a
     /// token, after a while without one.
-    pub(super) fn new(
+    pub(in crate::transport) fn new(
         gateway: Gateway,
         settings: Arc<Settings>,
         credential: Option<Token>,
@@ -130,7 +84,7 @@ impl ClientStream {
     }
 
     /// A stream that is attached already.
-    pub(super) fn attached(
+    pub(in crate::transport) fn attached(
         gateway: Gateway,
         settings: Arc<Settings>,
         subscription: Subscription,
@@ -140,18 +94,22 @@ impl ClientStream {
     }
 
     /// A stream that ends before it begins: the failure is told in a frame.
-    pub(super) fn refused(gateway: Gateway, settings: Arc<Settings>, error: Error) -> Self {
+    pub(in crate::transport) fn refused(
+        gateway: Gateway,
+        settings: Arc<Settings>,
+        error: Error,
+    ) -> Self {
         let refuse = std::future::ready(Done::Attached(Err(error)));
         Self { busy: Some(refuse.boxed()), ..Self::new(gateway, settings, None) }
     }
 
     /// The session it is attached to.
-    pub(super) fn session(&self) -> Option<SessionId> {
+    pub(in crate::transport) fn session(&self) -> Option<SessionId> {
         self.subscription.as_ref().map(Subscription::session)
     }
 
     /// The next thing to tell the client. Cancel safe.
-    pub(super) async fn next(&mut self, frames: &mut impl Frames) -> Outbound {
+    pub(in crate::transport) async fn next(&mut self, frames: &mut impl InboundSource) -> Outbound {
         loop {
             if self.busy.is_some() {
                 return self.while_busy().await;
@@ -184,7 +142,7 @@ impl ClientStream {
     }
 
     /// Whether [`Self::next`] may have something to tell at once.
-    pub(super) fn has_more(&self) -> bool {
+    pub(in crate::transport) fn has_more(&self) -> bool {
         self.held.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
     }
 

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::{
 ///
 /// # Errors
 /// One line that begins with the path.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
+pub(in crate::responder) fn read(path: &Path) -> Result<Vec<u8>, String> {
     load(path).map(|(pem, _)| pem)
 }
 
@@ -20,7 +20,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
 ///
 /// # Errors
 /// As [`read`].
-pub(super) fn roots(path: &Path) -> Result<RootCertStore, String> {
+pub(in crate::responder) fn roots(path: &Path) -> Result<RootCertStore, String> {
     load(path).map(|(_, roots)| roots)
 }
 
@@ -28,7 +28,7 @@ pub(super) fn roots(path: &Path) -> Result<RootCertStore, String> {
 ///
 /// # Errors
 /// One line: it trusts nobody.
-pub(super) fn of_system() -> Result<RootCertStore, String> {
+pub(in crate::responder) fn of_system() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     // A system's store may hold what is no certificate any more: the others count.

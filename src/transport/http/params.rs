@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, Uri};
 
-use super::Refusal;
+use super::HttpError;
 use crate::{
     session::{ErrorKind, Token},
     transport::auth,
@@ -26,28 +26,31 @@ impl Params {
     }
 
     /// A parameter that must be there.
-    pub(super) fn required(&self, name: &'static str) -> Result<&str, Refusal> {
-        self.get(name).ok_or(Refusal::Missing("query", name))
+    pub(in crate::transport) fn required(&self, name: &'static str) -> Result<&str, HttpError> {
+        self.get(name).ok_or(HttpError::Missing("query", name))
     }
 
     /// A number that may be there.
-    pub(super) fn number(&self, name: &'static str) -> Result<Option<u32>, Refusal> {
-        let parse = |text: &str| text.parse().map_err(|_| Refusal::NotANumber(name, text.into()));
+    pub(in crate::transport) fn number(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<u32>, HttpError> {
+        let parse = |text: &str| text.parse().map_err(|_| HttpError::NotANumber(name, text.into()));
         self.get(name).map(parse).transpose()
     }
 
     /// The token, from the query or the header.
-    pub(in crate::transport) fn token(&self, headers: &HeaderMap) -> Result<Token, Refusal> {
+    pub(in crate::transport) fn token(&self, headers: &HeaderMap) -> Result<Token, HttpError> {
         match auth::one_of([self.get("token"), auth::bearer(headers)]) {
             Ok(Some(token)) => Ok(token),
-            Ok(None) => Err(Refusal::Missing("query", "token")),
+            Ok(None) => Err(HttpError::Missing("query", "token")),
             Err(error) => Err(error.into()),
         }
     }
 
     /// A text, which must have come as UTF-8: percent-decoding puts U+FFFD where it
     /// did not.
-    pub(super) fn text(&self, name: &'static str) -> Result<&str, Refusal> {
+    pub(in crate::transport) fn text(&self, name: &'static str) -> Result<&str, HttpError> {
         let text = self.required(name)?;
         if text.contains('\u{fffd}') {
             return Err(ErrorKind::BadUtf8.into());

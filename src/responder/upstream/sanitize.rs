@@ -5,13 +5,13 @@ use std::sync::Arc;
 use crate::session::Name;
 
 /// Longest words that are logged, in characters.
-pub(super) const MAX_LOGGED: usize = 200;
+pub(in crate::responder) const MAX_LOGGED: usize = 200;
 
 /// Longest name of a reason, in characters.
 const MAX_REASON: usize = 64;
 
 /// As much of a text as is logged.
-pub(super) fn shorten(text: &str) -> String {
+pub(in crate::responder) fn shorten(text: &str) -> String {
     match text.char_indices().nth(MAX_LOGGED) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.into(),
@@ -20,7 +20,7 @@ pub(super) fn shorten(text: &str) -> String {
 
 /// Why a reply ended, as the upstream says it: unknown reasons, too, but short and without
 /// what a name may not hold, such as what turns the text around it.
-pub(super) fn finish_reason(word: &str) -> Option<Arc<str>> {
+pub(in crate::responder) fn finish_reason(word: &str) -> Option<Arc<str>> {
     let shown = word.trim().chars().filter(|&letter| !Name::hides(letter));
     let word: String = shown.take(MAX_REASON).collect();
     (!word.is_empty()).then(|| word.into())

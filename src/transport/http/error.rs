@@ -1,4 +1,4 @@
-//! Bodies of refusals: `{"detail": …}`, as the tutorial's framework writes them.
+//! Errors as HTTP responses: `{"detail": …}`, as FastAPI writes them.
 
 use axum::{
     Json,
@@ -12,40 +12,40 @@ use crate::{
     transport::status,
 };
 
-/// What a handler returns.
-pub(in crate::transport) type Answer<T> = std::result::Result<T, Refusal>;
+/// The result of a handler.
+pub(in crate::transport) type HttpResult<T> = std::result::Result<T, HttpError>;
 
-/// A request that is not served, in the form its client is told.
+/// A request that is refused.
 #[derive(Debug)]
-pub(in crate::transport) enum Refusal {
-    /// The core said no.
+pub(in crate::transport) enum HttpError {
+    /// The core returned an error.
     Failed(Error),
-    /// A parameter is not there.
+    /// A parameter is missing: its location and name.
     Missing(&'static str, &'static str),
     /// A parameter is not a number.
     NotANumber(&'static str, String),
-    /// A body is not JSON of the expected form.
+    /// The body is not JSON of the expected form.
     BadJson(String),
-    /// A body is of a type that is not read.
+    /// The content type of the body is not supported.
     BodyType,
 }
 
-impl From<Error> for Refusal {
+impl From<Error> for HttpError {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<ErrorKind> for Refusal {
+impl From<ErrorKind> for HttpError {
     fn from(kind: ErrorKind) -> Self {
         Self::Failed(kind.into())
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         match self {
-            Self::Failed(error) => answer(&error),
+            Self::Failed(error) => error_response(&error),
             Self::Missing(place, name) => {
                 unprocessable("missing", json!([place, name]), "Field required", &Value::Null)
             }
@@ -73,10 +73,11 @@ fn unprocessable(kind: &str, loc: Value, message: &str, input: &Value) -> Respon
     (StatusCode::UNPROCESSABLE_ENTITY, json, body).into_response()
 }
 
-/// A failure of the core as an HTTP answer. Logs what the client is not told.
-pub(in crate::transport) fn answer(error: &Error) -> Response {
+/// Converts an error of the core into a response. Logs the cause of internal errors, which the
+/// client does not see.
+pub(in crate::transport) fn error_response(error: &Error) -> Response {
     if error.kind() == ErrorKind::Internal {
-        tracing::error!(cause = ?error, "a request failed");
+        tracing::error!(cause = ?error, "request failed");
     }
     let status = status::told(error.kind()).http;
     let mut response = match error.kind() {
@@ -95,13 +96,13 @@ pub(in crate::transport) fn answer(error: &Error) -> Response {
     response
 }
 
-/// `{"detail": message}`.
+/// Returns a response with the body `{"detail": message}`.
 #[must_use]
 pub fn detail(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"detail": message}))).into_response()
 }
 
-/// A 405 with the methods that are allowed (RFC 9110, section 15.5.6).
+/// Returns a 405 with the allowed methods (RFC 9110, section 15.5.6).
 pub(in crate::transport) fn method_not_allowed(allow: &'static str) -> Response {
     let mut response = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));

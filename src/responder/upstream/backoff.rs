@@ -12,20 +12,20 @@ const BASE: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(16);
 
 /// Longest wait before a retry. Who would have to wait longer is told that it failed.
-pub(super) const MAX_WAIT: Duration = Duration::from_secs(60);
+pub(in crate::responder) const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// An upstream that asks for more is believed up to this.
-pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(in crate::responder) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// How long to wait after so many failures in a row. A quarter of it, up or down, is
 /// chance: enough to spread those who failed together, and each wait is still longer than
 /// the one before.
-pub(super) fn jittered(failures: u32) -> Duration {
+pub(in crate::responder) fn jittered(failures: u32) -> Duration {
     nominal(failures).mul_f64(rand::rng().random_range(0.75..1.25))
 }
 
 /// The same without chance, to compare.
-pub(super) fn nominal(failures: u32) -> Duration {
+pub(in crate::responder) fn nominal(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
         Some(doublings) => BASE.saturating_mul(1 << doublings.min(16)).min(LONGEST),
@@ -34,14 +34,14 @@ pub(super) fn nominal(failures: u32) -> Duration {
 
 /// A little more than what an upstream asked for: those who wait for the same moment must
 /// not all come at it.
-pub(super) fn after(floor: Duration) -> Duration {
+pub(in crate::responder) fn after(floor: Duration) -> Duration {
     let spread = (floor / 10).clamp(Duration::from_millis(20), Duration::from_secs(2));
     floor + spread.mul_f64(rand::rng().random_range(0.0..1.0))
 }
 
 /// What an answer says about when to come back: `retry-after-ms`, or `Retry-After` in
 /// seconds (RFC 9110 section 10.2.3; fractions are seen, too) or as a date.
-pub(super) fn asked_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(in crate::responder) fn asked_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
     let milliseconds = text("retry-after-ms").and_then(number).map(|ms| ms / 1000.0);

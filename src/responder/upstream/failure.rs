@@ -101,7 +101,7 @@ impl Reason {
     }
 
     /// What clients are told.
-    pub(super) fn outcome(self) -> Outcome {
+    pub(in crate::responder) fn outcome(self) -> Outcome {
         Outcome::failed(self.code(), self.sentence())
     }
 }
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn every_code_is_documented_with_its_meaning() {
-        let protocol = include_str!("../../docs/PROTOCOL.md");
+        let protocol = include_str!("../../../docs/PROTOCOL.md");
         for reason in Reason::ALL {
             let row = format!("| `{}` | {} |", reason.code(), reason.sentence());
             assert!(protocol.contains(&row), "docs/PROTOCOL.md lacks {row}");

@@ -7,12 +7,14 @@
 use metrics::{counter, gauge};
 use tokio::time::Instant;
 
-use super::status;
-use crate::session::{ErrorKind, SessionId};
+use crate::{
+    session::{ErrorKind, SessionId},
+    transport::status,
+};
 
 /// Counts what passes; writes the second line when it is dropped.
 #[derive(Debug)]
-pub(super) struct StreamRecord {
+pub(in crate::transport) struct StreamRecord {
     protocol: &'static str,
     codec: &'static str,
     session: Option<SessionId>,
@@ -24,7 +26,7 @@ pub(super) struct StreamRecord {
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Close {
+pub(in crate::transport) enum Close {
     /// The client went away without a word, or cancelled.
     Lost,
     /// With a code of its protocol, and the gateway's own word for it.
@@ -32,32 +34,32 @@ pub(super) enum Close {
 }
 
 impl StreamRecord {
-    pub(super) fn open(protocol: &'static str, codec: &'static str) -> Self {
+    pub(in crate::transport) fn open(protocol: &'static str, codec: &'static str) -> Self {
         tracing::info!(protocol, codec, "stream opened");
         gauge!("duologue_streams", "protocol" => protocol, "codec" => codec).increment(1);
         let opened = Instant::now();
         Self { protocol, codec, session: None, opened, received: 0, sent: 0, close: Close::Lost }
     }
 
-    pub(super) fn attached(&mut self, session: SessionId) {
+    pub(in crate::transport) fn attached(&mut self, session: SessionId) {
         self.session = Some(session);
     }
 
-    pub(super) fn received(&mut self) {
+    pub(in crate::transport) fn received(&mut self) {
         self.received = self.received.saturating_add(1);
     }
 
     /// A message that is refused; the stream goes on.
-    pub(super) fn refused(&mut self, why: ErrorKind) {
+    pub(in crate::transport) fn refused(&mut self, why: ErrorKind) {
         status::told(why);
         self.received();
     }
 
-    pub(super) fn sent(&mut self) {
+    pub(in crate::transport) fn sent(&mut self) {
         self.sent = self.sent.saturating_add(1);
     }
 
-    pub(super) fn closes(&mut self, close: Close) {
+    pub(in crate::transport) fn closes(&mut self, close: Close) {
         self.close = close;
     }
 }

@@ -1,0 +1,8 @@
+//! What the HTTP transports share: errors as responses, and query parameters.
+
+mod error;
+mod params;
+
+pub use error::detail;
+pub(super) use error::{HttpError, HttpResult, error_response, method_not_allowed};
+pub(super) use params::Params;

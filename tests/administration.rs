@@ -771,13 +771,13 @@ async fn a_backup_takes_nothing_away_that_a_gateway_needs() {
         assert!(done.told.contains(because), "{target}: {}", done.told);
     };
     let own = |suffix: &str| place.path(&format!("duologue.db{suffix}"));
-    let beside = ["-wal", "-shm", "-journal", ".lock"];
+    let beside = ["-wal", "-shm", "-journal"];
     for suffix in beside {
         refused(&own(suffix), "belongs to the file").await;
     }
     // Under other names; and as what is removed with a file that is replaced.
     std::os::unix::fs::symlink(own("-wal"), place.path("link")).unwrap();
-    fs::hard_link(own(".lock"), place.path("second.db")).unwrap();
+    fs::hard_link(own("-shm"), place.path("second.db")).unwrap();
     fs::hard_link(own("-wal"), place.path("copy.db-wal")).unwrap();
     std::os::unix::fs::symlink(place.folder.path(), place.path("folder")).unwrap();
     for name in ["link", "second.db", "copy.db", "folder/duologue.db-shm"] {

@@ -114,6 +114,25 @@ async fn at_the_deadline_a_reply_is_committed_as_interrupted_with_its_text() {
     assert_eq!(server.ended().await, Drained::Interrupted);
 }
 
+/// A model may report its usage late. The text is complete without it.
+#[tokio::test]
+async fn at_the_deadline_a_reply_that_waits_for_its_usage_is_complete() {
+    let (responder, _) = Scripted::new(&[Step::Say("all of it"), Step::Finish, Step::Hang]);
+    let mut setup = Setup::answering(responder);
+    setup.server.drain_timeout = Duration::from_millis(100);
+    let mut server = setup.start().await;
+    let token = create(&server).await;
+    let mut stream = Door::Json.open(&server, &token, None).await;
+    stream.say("go", None).await.unwrap();
+    stream.delta().await;
+    server.begin_shutdown();
+    let reply = stream.reply().await.1;
+    assert_eq!((reply.text.as_str(), reply.status()), ("all of it", MessageStatus::Complete));
+    assert_eq!(reply.finish_reason.as_deref(), Some("stop"));
+    assert!(reply.usage.is_some_and(|usage| usage.estimated));
+    assert_eq!(server.ended().await, Drained::Interrupted);
+}
+
 #[tokio::test]
 async fn while_draining_new_work_is_refused_on_connections_that_are_open() {
     let (responder, _) = Scripted::new(&[Step::Gate, Step::End]);

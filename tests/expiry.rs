@@ -149,3 +149,19 @@ async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
         assert!(created.is_ok(), "after {made}: {created:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_is_slow_to_report_changes_delays_no_expiry() {
+    let store = Late::new();
+    let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
+    let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
+    let Created { token, .. } = gateway.create_token("Ada").await.unwrap();
+    let (mut subscription, _) = gateway.attach(&token, None).await.unwrap();
+    store.hold(Call::Heads);
+    store.written_elsewhere.store(true, std::sync::atomic::Ordering::SeqCst);
+    sleep(Duration::from_secs(2)).await;
+    store.holds(1).await;
+    let (kind, after) = end(&mut subscription).await;
+    assert_eq!(kind, ErrorKind::SessionExpired);
+    assert!(after <= HOUR, "{after:?}");
+}

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Entry, Epoch, ErrorKind, Failure, MessageId, Name,
-        NewSession, Page, Result, Session, SessionId, Status, Store, Swept, Timestamp, Token,
+        AppendLimits, Appended, Checkpoint, Entry, Epoch, ErrorKind, Failure, Head, MessageId,
+        Name, NewSession, Page, Result, Session, SessionId, Status, Store, Swept, Timestamp, Token,
         Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
@@ -136,6 +136,28 @@ async fn sweeping_deletes_what_expired_in_batches_and_nothing_else() {
         assert_eq!(swept, due);
         assert_eq!(store.sweep(later(60), 3).await.unwrap(), Swept::default());
         assert!(store.find(&token.hash(), later(60)).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn heads_are_those_of_the_sessions_that_exist_in_the_order_asked_for() {
+    for store in stores() {
+        let (ada, _) = created(&*store).await;
+        let (eve, _) = created(&*store).await;
+        let (bob, _) = created(&*store).await;
+        store.append(bob.id, user("Hi", None), terms()).await.unwrap();
+        store.revoke(eve.id, NOW).await.unwrap();
+        let head = |session: &Session, seq| Head {
+            session: session.id,
+            epoch: session.epoch.clone(),
+            seq,
+        };
+        let asked = [bob.id, eve.id, SessionId::generate(), ada.id];
+        let heads = store.heads(&asked, NOW).await.unwrap();
+        assert_eq!(heads, [head(&bob, 1), head(&ada, 0)]);
+        let heads = store.heads(&asked, later(61)).await.unwrap();
+        assert_eq!(heads, [head(&bob, 1)], "an expired session does not exist");
+        assert!(!store.written_elsewhere().await.unwrap());
     }
 }
 
@@ -511,4 +533,23 @@ async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
         assert_eq!(texts, ["one", "two", "one!", "two!"]);
         assert!(attempts.iter().all(|attempt| *attempt == 2), "{attempts:?}");
     }
+}
+
+/// Another process can hold the write lock for as long as it likes: a sweep that finds nothing to
+/// delete does not ask for it.
+#[tokio::test]
+async fn an_idle_sweep_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let store = SqliteStore::open(&path, Durability::Full).unwrap();
+    created(&store).await;
+    store.sweep(NOW, 10).await.unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let swept = crate::support::soon("the sweep", store.sweep(NOW, 10)).await.unwrap();
+    assert_eq!(swept, Swept::default());
+    let mut due = Box::pin(store.sweep(later(100), 10));
+    assert!(futures_util::poll!(&mut due).is_pending());
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(due.await.unwrap().sessions.len(), 1);
 }

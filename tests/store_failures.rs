@@ -31,6 +31,31 @@ async fn a_second_gateway_on_the_same_file_is_refused_in_one_line() {
 }
 
 #[tokio::test]
+async fn a_second_gateway_is_refused_under_every_name_of_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let first = Process::start(&["--store", &format!("sqlite:{}", path.display())]).await;
+    let [symbolic, hard, through_folder] =
+        ["symbolic.db", "hard.db", "linked/duologue.db"].map(|name| folder.path().join(name));
+    std::os::unix::fs::symlink(&path, &symbolic).unwrap();
+    std::os::unix::fs::symlink(folder.path(), folder.path().join("linked")).unwrap();
+    for name in [&symbolic, &through_folder] {
+        assert!(refused(name).await.contains("another gateway has it open"), "{name:?}");
+    }
+    fs::hard_link(&path, &hard).unwrap();
+    assert!(refused(&hard).await.contains("another gateway has it open"));
+    // A hard link is refused while no gateway runs, too: the changes beside the first name
+    // would be invisible under the second.
+    first.kill().await;
+    for name in [&hard, &path] {
+        assert!(refused(name).await.contains("2 names (hard links)"), "{name:?}");
+    }
+    fs::remove_file(&hard).unwrap();
+    let store = format!("sqlite:{}", symbolic.display());
+    Process::start(&["--store", &store]).await.kill().await;
+}
+
+#[tokio::test]
 async fn files_that_are_not_a_gateways_are_refused_and_left_as_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("duologue.db");

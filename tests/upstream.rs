@@ -55,6 +55,15 @@ pub fn failure(reply: &proto::Message) -> &str {
 const ROLE: &str =
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n";
 
+/// The text `a` in another place than `delta.content`.
+fn in_place(name: &str) -> String {
+    let choice = match name {
+        "text" => json!({"index": 0, "text": "a"}),
+        name => json!({"index": 0, "delta": {}, name: {"role": "assistant", "content": "a"}}),
+    };
+    format!("data: {}\n\n", json!({"choices": [choice]}))
+}
+
 /// Every ending, as (what the upstream writes, status, failure, text, finish_reason).
 fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static str)> {
     use MessageStatus::{Complete, Failed};
@@ -140,7 +149,112 @@ fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static
             "a",
             "",
         ),
-        (format!("{HEAD}{a}data: secret words\n\n"), Failed, "upstream_protocol", "a", ""),
+        (format!("{HEAD}{a}data: secret words\n\n"), Failed, "upstream_truncated", "a", ""),
+        (format!("{HEAD}{a}data: {{secret words}}\n\n"), Failed, "upstream_protocol", "a", ""),
+        // Reasons that mean failure, and errors inside a choice.
+        (format!("{HEAD}{a}{}{DONE}", finish("abort")), Failed, "upstream_failed", "a", ""),
+        (format!("{HEAD}{}{DONE}", finish("error")), Failed, "upstream_failed", "", ""),
+        (
+            format!(
+                "{HEAD}{a}data: {{\"choices\":[{{\"delta\":{{}},\"error\":{{\"message\":\"secret words\"}}}}]}}\n\n{DONE}"
+            ),
+            Failed,
+            "upstream_failed",
+            "a",
+            "",
+        ),
+        // The text in another place. Where it is repeated, it counts once.
+        (
+            format!("{HEAD}{}{}{DONE}", in_place("message"), finish("stop")),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        (format!("{HEAD}{}{}{DONE}", in_place("text"), finish("stop")), Complete, "", "a", "stop"),
+        (
+            format!("{HEAD}{a}{}{}{DONE}", in_place("message"), finish("stop")),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        // A reply without text is complete only if nothing was ignored.
+        (
+            format!(
+                "{HEAD}data: {{\"choices\":[{{\"delta\":{{\"tool_calls\":[{{\"index\":0}}]}}}}]}}\n\n{}{DONE}",
+                finish("tool_calls")
+            ),
+            Failed,
+            "upstream_protocol",
+            "",
+            "",
+        ),
+        (
+            format!("{HEAD}data: {{\"response\":\"a\"}}\n\n{}{DONE}", finish("stop")),
+            Failed,
+            "upstream_protocol",
+            "",
+            "",
+        ),
+        // Events that are no objects.
+        (
+            format!("{HEAD}data: null\n\n{a}data: ping\n\n{}{DONE}", finish("stop")),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        // A repeated name: the last value counts.
+        (
+            format!(
+                "{HEAD}{}{}{DONE}",
+                a.replace("\"content\"", "\"content\":\"x\",\"content\""),
+                finish("stop")
+            ),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        // The only choice counts, whatever its index.
+        (
+            format!("{HEAD}{}{DONE}", (a.clone() + &finish("stop")).replace("x\":0", "x\":1")),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        // Any status of success, under any type, streamed or not.
+        (
+            format!(
+                "{}{a}{}{DONE}",
+                HEAD.replace("text/event-stream", "application/json"),
+                finish("stop")
+            ),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        (
+            format!("{}{a}{}{DONE}", HEAD.replace("200 OK", "201 Created"), finish("stop")),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
+        (
+            refusal(
+                "200 OK",
+                "",
+                "\n{\"choices\":[{\"message\":{\"content\":\"a\"},\"finish_reason\":\"stop\"}],\n\"usage\":{\"prompt_tokens\":19.0,\"completion_tokens\":2.0,\"total_tokens\":21.0}}",
+            ),
+            Complete,
+            "",
+            "a",
+            "stop",
+        ),
         (
             refusal("200 OK", "", "{\"error\":{\"message\":\"secret words\"}}"),
             Failed,
@@ -148,7 +262,8 @@ fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static
             "",
             "",
         ),
-        (refusal("200 OK", "", "{\"choices\":[]}"), Failed, "upstream_protocol", "", ""),
+        (refusal("200 OK", "", "{\"choices\":[]}"), Failed, "upstream_truncated", "", ""),
+        (refusal("200 OK", "", "{\"models\":[]}"), Failed, "upstream_protocol", "", ""),
         (
             refusal("401 Unauthorized", "", "{\"error\":{\"message\":\"secret words\"}}"),
             Failed,
@@ -566,4 +681,50 @@ async fn a_message_that_fits_no_context_fails() {
     let reply = talk.client.reply().await.1;
     assert_eq!(failure(&reply), "context_too_long");
     assert!(talk.upstream.is_idle());
+}
+
+#[tokio::test]
+async fn a_query_in_the_base_url_is_sent_with_every_request() {
+    let upstream = Upstream::start().await;
+    let url = format!("http://{}/openai/deployments/d?api-version=2024-06-01", upstream.addr);
+    let endpoint = duologue::responder::openai::Endpoint::parse(&url).unwrap();
+    let server =
+        Setup::answering(responder(vec![UpstreamSettings::new("azure", endpoint)])).start().await;
+    let client = Door::Json.open(&server, &create(&server).await, None).await;
+    let mut talk = Talk { upstream, server, client };
+    talk.client.say("Hi", None).await.unwrap();
+    let asked = talk.upstream.asked().await;
+    let line = "POST /openai/deployments/d/chat/completions?api-version=2024-06-01 HTTP/1.1";
+    assert_eq!(asked.line, line);
+}
+
+#[tokio::test]
+async fn a_model_that_requires_max_completion_tokens_gets_it() {
+    let with_limit = |settings: &mut UpstreamSettings| settings.defaults.max_tokens = Some(7);
+    // Known by its name.
+    let mut talk = Talk::with(|settings| {
+        with_limit(settings);
+        settings.model = Some("openai/gpt-5-mini".into());
+    })
+    .await;
+    talk.client.say("Hi", None).await.unwrap();
+    let body = talk.upstream.asked().await.body;
+    assert_eq!((body["max_completion_tokens"].as_u64(), body.get("max_tokens")), (Some(7), None));
+
+    // Learned from its refusal, once.
+    let mut talk = Talk::with(with_limit).await;
+    talk.client.say("Hi", None).await.unwrap();
+    let asked = talk.upstream.asked().await;
+    assert_eq!(asked.body["max_tokens"], 7);
+    let error = json!({"error": {
+        "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+        "type": "invalid_request_error", "param": "max_tokens", "code": "unsupported_parameter",
+    }});
+    asked.answer(&refusal("400 Bad Request", "", &error.to_string())).await;
+    let asked = talk.upstream.asked().await;
+    assert_eq!(asked.body["max_completion_tokens"], 7);
+    asked.answer(&format!("{HEAD}{}", answer("a"))).await;
+    assert_eq!(talk.client.reply().await.1.text, "a");
+    talk.client.say("Again", None).await.unwrap();
+    assert_eq!(talk.upstream.asked().await.body["max_completion_tokens"], 7);
 }

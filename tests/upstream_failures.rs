@@ -10,7 +10,8 @@ use crate::{
         Attached, Clock, Door, Event, Rest, Running, Setup, create,
         proto::MessageStatus,
         upstream::{
-            Asked, CHUNKED, HEAD, Upstream, answer, delta, refusal, responder, responder_with,
+            Asked, CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, responder,
+            responder_with,
         },
     },
     upstream::failure,
@@ -545,4 +546,14 @@ async fn a_rate_limit_that_talks_of_tokens_is_waited_out() {
     assert_eq!(asked.conversation().len(), 3);
     asked.answer(&whole("two")).await;
     assert_eq!(client.reply().await.1.text, "two");
+}
+
+#[tokio::test]
+async fn a_finish_reason_that_means_failure_is_tried_again_before_any_text() {
+    let mut pool = Pool::of(2, |one| one.defaults.retries = 0).await;
+    let mut client = pool.talk().await;
+    let aborted = format!("{HEAD}{}{DONE}", finish("abort"));
+    pool.upstreams[0].asked().await.answer(&aborted).await;
+    pool.upstreams[1].asked().await.answer(&whole("a")).await;
+    is_answered(&mut client, "a").await;
 }

@@ -130,3 +130,25 @@ async fn a_connection_that_does_not_come_about_has_its_own_timeout() {
     assert_eq!(failure(&reply), "upstream_connect_timeout");
     assert!(began.elapsed() + STEP > CONNECT);
 }
+
+/// Open WebUI and some proxies send `finish_reason: "stop"` with the first, empty chunk.
+#[tokio::test]
+async fn a_finish_reason_before_any_text_does_not_end_the_reply() {
+    let mut upstream = Upstream::start().await;
+    let mut talk = Talk::with(upstream.settings("one")).await;
+    let mut asked = upstream.asked().await;
+    asked.write(format!("{HEAD}{}", finish("stop"))).await;
+    talk.clock.pass(Duration::from_millis(2500)).await;
+    asked.write(format!("{}{}{DONE}", delta("late"), finish("stop"))).await;
+    let reply = talk.clock.until(talk.client.reply()).await.1;
+    assert_eq!((reply.text.as_str(), failure(&reply)), ("late", ""));
+    drop(talk);
+
+    // Without any text, the time for it ends the reply.
+    let mut talk = Talk::with(upstream.settings("one")).await;
+    let mut asked = upstream.asked().await;
+    asked.write(format!("{HEAD}{}", finish("stop"))).await;
+    let (code, text, after) = talk.end(asked, "").await;
+    assert_eq!((code.as_str(), text.as_str()), ("", ""));
+    assert!(after >= FIRST_CONTENT - Duration::from_secs(1), "{after:?}");
+}

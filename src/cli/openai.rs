@@ -212,7 +212,7 @@ impl OpenAi {
         };
         vec![
             ("DUOLOGUE_CONFIG", self.config.as_ref().map(|path| path.display().to_string())),
-            ("DUOLOGUE_OPENAI_BASE_URL", self.openai_base_url.clone()),
+            ("DUOLOGUE_OPENAI_BASE_URL", self.openai_base_url.as_deref().map(without_query)),
             // A secret is not shown, and so cannot be read again.
             ("# DUOLOGUE_OPENAI_API_KEY", hidden(&self.openai_api_key)),
             (
@@ -242,6 +242,14 @@ impl OpenAi {
                 Some(self.openai_accept_missing_finish_reason.to_string()),
             ),
         ]
+    }
+}
+
+/// A query may hold a key.
+fn without_query(base_url: &str) -> String {
+    match base_url.split_once('?') {
+        Some((base, _)) => format!("{base}?(hidden)"),
+        None => base_url.into(),
     }
 }
 

@@ -111,7 +111,7 @@ mod tests {
         let reply = Simulated::new(template, delay).respond(prompt(text));
         let deltas = reply.chunks.filter_map(async |chunk| match chunk {
             Chunk::Delta(text) => Some(text),
-            Chunk::ContextTrimmed { .. } | Chunk::End(_) => None,
+            Chunk::ContextTrimmed { .. } | Chunk::Finished { .. } | Chunk::End(_) => None,
         });
         deltas.collect().await
     }

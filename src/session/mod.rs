@@ -7,7 +7,8 @@
 //! - `model`: validated values. `ports`: the traits that other modules implement.
 //! - `live`: the sessions that are active in this process, their subscribers and events.
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
-//! - `service`: the operations, one file per group. `lifecycle`: start, sweep and shutdown.
+//! - `service`: the operations, one file per group. `lifecycle`: start and shutdown.
+//! - `sweeper`: ends expired and removed sessions.
 
 mod core;
 mod eager_task;
@@ -19,6 +20,7 @@ mod panic;
 mod ports;
 mod service;
 mod settings;
+mod sweeper;
 mod turn;
 
 pub use eager_task::EagerTask;
@@ -32,8 +34,8 @@ pub use model::{
     Result, Role, Session, SessionId, Status, Timestamp, Token, TokenHash, Usage, estimate_tokens,
 };
 pub use ports::{
-    AppendLimits, Appended, Checkpoint, Chunk, Chunks, Entry, History, NewSession, Outcome, Page,
-    Prompt, Reply, Responder, Snapshot, Store, Swept, Unfinished,
+    AppendLimits, Appended, Checkpoint, Chunk, Chunks, Entry, Head, History, NewSession, Outcome,
+    Page, Prompt, Reply, Responder, Snapshot, Store, Swept, Unfinished,
 };
 pub use service::{Created, Gateway};
 pub use settings::Settings;

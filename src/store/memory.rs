@@ -9,9 +9,9 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Message, MessageId, NewSession,
-    Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
-    Usage,
+    AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Head, Message, MessageId,
+    NewSession, Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash,
+    Unfinished, Usage,
 };
 
 /// What a message costs beside its text, in bytes, roughly.
@@ -115,7 +115,7 @@ impl Store for MemoryStore {
         for _ in 0..limit {
             let due = tables.reviews.first().copied().filter(|(at, _)| *at <= now);
             let Some(review @ (_, id)) = due else {
-                return Ok(Swept { sessions, more: false, changed_elsewhere: false });
+                return Ok(Swept { sessions, more: false });
             };
             tables.reviews.remove(&review);
             match tables.sessions.get_mut(&id) {
@@ -130,7 +130,20 @@ impl Store for MemoryStore {
                 }
             }
         }
-        Ok(Swept { sessions, more: true, changed_elsewhere: false })
+        Ok(Swept { sessions, more: true })
+    }
+
+    async fn written_elsewhere(&self) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>> {
+        let mut tables = self.tables();
+        let head = |id: &SessionId| {
+            let row = tables.row(*id, now).ok()?;
+            Some(Head { session: *id, epoch: row.session.epoch.clone(), seq: row.head_seq() })
+        };
+        Ok(sessions.iter().filter_map(head).collect())
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {

@@ -15,6 +15,8 @@ pub enum Step {
     Gate,
     /// Leaves older messages out.
     Trim,
+    /// Has said everything; the usage may follow.
+    Finish,
     /// Never ends.
     Hang,
     /// Ends as it should.
@@ -67,6 +69,9 @@ impl Responder for Scripted {
                         Step::Flood(size) => break Chunk::Delta("x".repeat(size)),
                         Step::Gate => gate.acquire().await.unwrap().forget(),
                         Step::Trim => break Chunk::ContextTrimmed { input_tokens: 3 },
+                        Step::Finish => {
+                            break Chunk::Finished { finish_reason: Some("stop".into()) };
+                        }
                         Step::Hang => std::future::pending().await,
                         Step::Panic => panic!("as scripted"),
                         Step::End => {

@@ -11,8 +11,8 @@ use std::{
 use async_trait::async_trait;
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, NewSession, Page, Result,
-        Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
+        AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Head, NewSession, Page,
+        Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
     },
     store::MemoryStore,
 };
@@ -25,6 +25,7 @@ pub enum Call {
     Read,
     Append,
     Checkpoint,
+    Heads,
 }
 
 /// A memory store that does at once what it is asked, and answers when the test lets it.
@@ -48,6 +49,8 @@ pub struct Late {
     pub reads: AtomicUsize,
     /// The next appends fail, each with one of these.
     pub refuse_appends: Mutex<Vec<ErrorKind>>,
+    /// Another process writes to the store all the time.
+    pub written_elsewhere: AtomicBool,
     /// When the progress of a reply was noted, and how much there was of it.
     pub noted: Mutex<Vec<(Instant, usize)>>,
 }
@@ -70,6 +73,7 @@ impl Late {
             panics: Mutex::default(),
             reads: AtomicUsize::new(0),
             refuse_appends: Mutex::default(),
+            written_elsewhere: AtomicBool::new(false),
             noted: Mutex::default(),
         })
     }
@@ -148,6 +152,16 @@ impl Store for Late {
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
         self.inner.sweep(now, limit).await
+    }
+
+    async fn written_elsewhere(&self) -> Result<bool> {
+        Ok(self.written_elsewhere.load(Ordering::SeqCst))
+    }
+
+    async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>> {
+        let heads = self.inner.heads(sessions, now).await;
+        self.answer(Call::Heads).await;
+        heads
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {

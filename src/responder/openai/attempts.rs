@@ -9,7 +9,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Pool, context::Context, failure::UpstreamError, report::Report, response::ResponseStream,
+    Pool,
+    context::Context,
+    failure::UpstreamError,
+    report::Report,
+    response::{ResponseStream, Step},
 };
 use crate::{
     responder::upstream::{Reason, backoff, limiter::LimiterError, metrics},
@@ -40,8 +44,8 @@ struct Tries {
     reconnects: bool,
 }
 
-/// An answer with its first text; `None` if it is whole without any.
-type Begun = (ResponseStream, Option<String>);
+/// A response and its first step.
+type Begun = (ResponseStream, Step);
 
 /// A reply that is being said.
 pub(super) struct ReplyStream {
@@ -183,17 +187,21 @@ impl Attempts {
 impl ReplyStream {
     /// The next piece, and whether it was the last.
     pub(super) async fn next(&mut self) -> (Chunk, bool) {
-        let said = self.response_stream.next().await;
-        self.chunk(said)
+        let step = self.response_stream.next().await;
+        self.chunk(step)
     }
 
-    fn chunk(&mut self, said: Result<Option<String>, UpstreamError>) -> (Chunk, bool) {
-        let failed = match said {
-            Ok(Some(text)) => {
+    fn chunk(&mut self, step: Result<Step, UpstreamError>) -> (Chunk, bool) {
+        let failed = match step {
+            Ok(Step::Text(text)) => {
                 self.report.text(&text);
                 return (Chunk::Delta(text), false);
             }
-            Ok(None) => None,
+            Ok(Step::Finished) => {
+                let finish_reason = self.response_stream.finish_reason();
+                return (Chunk::Finished { finish_reason }, false);
+            }
+            Ok(Step::End) => None,
             Err(failed) => Some(failed),
         };
         if let Some(failed) = &failed {

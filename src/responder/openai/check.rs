@@ -9,7 +9,10 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    context::ChatMessage, failure::UpstreamError, response::ResponseStream, settings::Settings,
+    context::ChatMessage,
+    failure::UpstreamError,
+    response::{ResponseStream, Step},
+    settings::Settings,
     upstream::Upstream,
 };
 use crate::{responder::Reason, session::estimate_tokens};
@@ -159,8 +162,12 @@ impl Short {
         let until_first = asked.elapsed();
         let mut last = Instant::now();
         let (mut size, mut estimate) = (0, 0_u32);
-        let mut text = first;
-        while let Some(more) = text {
+        let mut step = first;
+        while step != Step::End {
+            let Step::Text(more) = step else {
+                step = response_stream.next().await?;
+                continue;
+            };
             last = Instant::now();
             size += more.len();
             estimate = estimate.saturating_add(estimate_tokens(&more));
@@ -170,7 +177,7 @@ impl Short {
                     "the answer to a short question is endless",
                 ));
             }
-            text = response_stream.next().await?;
+            step = response_stream.next().await?;
         }
         let usage = response_stream.usage();
         Ok(Self {
@@ -213,17 +220,14 @@ struct Stop {
 
 async fn stop(upstream: &Upstream) -> Result<Stop, UpstreamError> {
     let (response_stream, first) = begin(upstream, LONG).await?;
-    let whole = first.is_none();
+    let whole = first == Step::End;
     drop(response_stream);
     let again = Instant::now();
     begin(upstream, SHORT).await?;
     Ok(Stop { again: again.elapsed(), whole })
 }
 
-async fn begin(
-    upstream: &Upstream,
-    text: &str,
-) -> Result<(ResponseStream, Option<String>), UpstreamError> {
+async fn begin(upstream: &Upstream, text: &str) -> Result<(ResponseStream, Step), UpstreamError> {
     let lines = [ChatMessage { role: "user", content: text.into() }];
     let permit = upstream.acquire(Duration::ZERO).await;
     let permit = permit.map_err(|refused| UpstreamError::new(refused.reason(), refused))?;

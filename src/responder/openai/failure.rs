@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::wire::ErrorBody;
+use super::error_body::ErrorBody;
 use crate::responder::upstream::{
     Reason,
     redact::{self, Vocabulary},
@@ -156,7 +156,6 @@ fn is_context(body: &ErrorBody) -> bool {
         "exceeds the available context",     // llama.cpp
         "context size has been exceeded",    // llama.cpp
         "exceeds the context length",        // Ollama
-        "context window",                    // LiteLLM and others
         "model's context length",            // SGLang, Together
         "maximum prompt length",             // xAI
         "`inputs` tokens",                   // Text Generation Inference
@@ -167,8 +166,51 @@ fn is_context(body: &ErrorBody) -> bool {
         "input is too long",
         "too many tokens", // Cohere
     ];
-    let message = body.message.to_lowercase();
-    worded.iter().any(|words| message.contains(words))
+    let message = without_quotes(&body.message.to_lowercase());
+    let is_worded = worded.iter().any(|words| message.contains(words));
+    // The words alone may be about anything.
+    let exceeds = ["exceed", "too long", "too large", "larger than", "longer than", "does not fit"];
+    let is_window =
+        message.contains("context window") && exceeds.iter().any(|words| message.contains(words));
+    has_general_code(body) && (is_worded || is_window)
+}
+
+/// Returns true if code and type leave open what is wrong. A specific code decides alone: the
+/// message may quote the conversation.
+fn has_general_code(body: &ErrorBody) -> bool {
+    const GENERAL: [&str; 10] = [
+        "",
+        "invalid_request_error",
+        "invalid_request",
+        "badrequesterror",
+        "bad_request",
+        "bad_request_error",
+        "server_error",
+        "internal_server_error",
+        "validation",
+        "error",
+    ];
+    let is_general = |word: &str| {
+        let word = word.to_ascii_lowercase();
+        word.parse::<u16>().is_ok() || GENERAL.contains(&word.as_str())
+    };
+    is_general(&body.code) && is_general(&body.kind)
+}
+
+/// Removes quoted passages: they are the user's words, not the server's.
+fn without_quotes(message: &str) -> String {
+    let mut kept = String::with_capacity(message.len());
+    let mut closing = None;
+    for letter in message.chars() {
+        match (closing, letter) {
+            (Some(end), letter) if letter == end => closing = None,
+            (Some(_), _) => {}
+            (None, '"') => closing = Some('"'),
+            (None, '\u{201c}') => closing = Some('\u{201d}'),
+            (None, letter) => kept.push(letter),
+        }
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -238,6 +280,23 @@ mod tests {
                 Reason::ContextTooLong,
             ),
             (400, r#"{"error":{"message":"'messages' is required"}}"#, Reason::Rejected),
+            // Messages that quote the conversation.
+            (
+                400,
+                r#"{"error":{"message":"Invalid prompt: what does it mean to exceed the context window?","type":"invalid_request_error","code":"invalid_prompt"}}"#,
+                Reason::Rejected,
+            ),
+            (
+                400,
+                r#"{"error":{"message":"Flagged: \"my prompt is too long\"","type":"invalid_request_error","code":null}}"#,
+                Reason::Rejected,
+            ),
+            (400, r#"{"error":{"message":"no context window for cats"}}"#, Reason::Rejected),
+            (
+                400,
+                r#"{"error":{"message":"The request exceeds the model's context window."}}"#,
+                Reason::ContextTooLong,
+            ),
             (404, r#"{"error":{"message":"model \"x\" not found"}}"#, Reason::Rejected),
             (422, r#"{"detail":[]}"#, Reason::Rejected),
             (302, "", Reason::Rejected),

@@ -14,13 +14,16 @@
 //! also after half an answer, or take an end for a good one.
 
 mod attempts;
+mod body;
 mod check;
 mod context;
 mod deadline_timer;
+mod error_body;
 mod failure;
 pub mod file;
 mod health;
 mod report;
+mod request;
 mod response;
 pub mod settings;
 mod sse;

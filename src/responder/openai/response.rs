@@ -1,6 +1,6 @@
-//! One answer of an upstream, from its head to its end.
+//! One streamed response of an upstream, from its head to its end.
 //!
-//! It is whole only if the upstream said why it ended: `[DONE]` alone proves nothing, and
+//! It is complete only if the upstream said why it ended: `[DONE]` alone proves nothing, and
 //! neither does a connection that closes in good order.
 
 use std::{sync::Arc, time::Duration};
@@ -9,55 +9,89 @@ use reqwest::Response;
 use tokio::time::{Instant, timeout};
 
 use super::{
+    body::Body,
     deadline_timer::DeadlineTimer,
     failure::UpstreamError,
-    sse::Framer,
-    wire::{self, Piece, WireEvent},
+    wire::{self, Form, Piece, WireEvent},
 };
 use crate::{
     responder::upstream::{Reason, limiter::Permit},
     session::Usage,
 };
 
-/// After its reason, an answer may still tell what it cost. That is worth so much.
-const USAGE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the usage is waited for after the finish reason.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a connection may take to come to the end of a body that is over, to be used
-/// again.
-const REUSE_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a connection may take to deliver the rest of a body that is complete, so that it can
+/// be reused.
+const REUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What an answer has to keep to.
+/// Finish reasons by which servers report a failure: vLLM, SGLang (`abort`), OpenRouter (`error`),
+/// DeepSeek (`insufficient_system_resource`), GLM (`network_error`) and others.
+const FAILURES: [&str; 10] = [
+    "abort",
+    "aborted",
+    "cancelled",
+    "canceled",
+    "error",
+    "failed",
+    "insufficient_system_resource",
+    "internal_error",
+    "network_error",
+    "server_error",
+];
+
+/// Limits of a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// Longest silence.
     pub(super) chunk_timeout: Duration,
-    /// When the first text must be there.
+    /// Deadline of the first text.
     pub(super) first_content: Instant,
-    /// When the reply must be over.
+    /// Deadline of the reply.
     pub(super) total: Instant,
-    /// `[DONE]` without a reason is an end, too.
+    /// `[DONE]` without a finish reason completes the reply.
     pub(super) accept_missing_finish_reason: bool,
 }
 
-/// An answer under way. Dropping it drops the connection.
+/// The next step of a response.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// More text; never empty.
+    Text(String),
+    /// The finish reason is known. Usage may follow, and with some servers more text.
+    Finished,
+    /// The response is complete.
+    End,
+}
+
+/// A response in progress. Dropping it drops the connection.
 #[derive(Debug)]
 pub(super) struct ResponseStream {
     /// `None` once the body is over.
     response: Option<Response>,
-    framer: Framer,
+    body: Body,
     limits: Limits,
     timer: DeadlineTimer,
-    /// Since when nothing has come that counts.
+    /// Time of the last event that counts as progress.
     silent_since: Instant,
     has_content: bool,
     has_piece: bool,
+    /// Content arrived that is not understood: an empty reply would hide it.
+    ignored: bool,
+    /// The choice that the reply is made of, once one has content.
+    choice: Option<u32>,
+    /// The field that holds the text: some servers repeat the whole text in another one.
+    form: Option<Form>,
     finish_reason: Option<Arc<str>>,
-    /// When it came.
+    /// Time of the finish reason.
     ended_at: Option<Instant>,
-    /// One that came before the last text: the answer may end in the middle all the same.
+    /// A `Step::Finished` is due.
+    announce_finish: bool,
+    /// A finish reason that was followed by text: the reply may still break off.
     early_reason: Option<Arc<str>>,
     usage: Option<Usage>,
-    /// Its place among those that the upstream serves.
+    /// The permit of the upstream's limiter.
     _permit: Permit,
 }
 
@@ -65,133 +99,164 @@ impl ResponseStream {
     pub(super) fn new(response: Response, limits: Limits, permit: Permit) -> Self {
         Self {
             response: Some(response),
-            framer: Framer::default(),
+            body: Body::default(),
             limits,
             timer: DeadlineTimer::at(limits.first_content),
             silent_since: Instant::now(),
             has_content: false,
             has_piece: false,
+            ignored: false,
+            choice: None,
+            form: None,
             finish_reason: None,
             ended_at: None,
+            announce_finish: false,
             early_reason: None,
             usage: None,
             _permit: permit,
         }
     }
 
-    /// Why it ended.
+    /// Returns why the reply ended.
     pub(super) fn finish_reason(&self) -> Option<Arc<str>> {
         self.finish_reason.clone()
     }
 
-    /// What it cost, if the upstream has said.
+    /// Returns the usage, if the upstream reported it.
     pub(super) const fn usage(&self) -> Option<Usage> {
         self.usage
     }
 
-    /// More text, which is never empty; `None` at the end of an answer that is whole.
-    pub(super) async fn next(&mut self) -> Result<Option<String>, UpstreamError> {
-        // Whoever asks may have been busy with something else: that was not the upstream's
-        // silence.
+    /// Returns the next step.
+    ///
+    /// # Errors
+    /// The reply is not complete: the upstream reported a failure, broke off, or timed out.
+    pub(super) async fn next(&mut self) -> Result<Step, UpstreamError> {
+        // Time that the caller spent elsewhere is not the upstream's silence.
         self.silent_since = Instant::now();
         loop {
-            let said = match self.event() {
-                Ok(said) => said,
-                // All that mattered was said before.
-                Err(_) if self.finish_reason.is_some() => return Ok(None),
+            if std::mem::take(&mut self.announce_finish) {
+                return Ok(Step::Finished);
+            }
+            let event = match self.event() {
+                Ok(event) => event,
+                // Everything that matters has arrived.
+                Err(_) if self.is_finished() => return Ok(Step::End),
                 Err(failed) => return Err(failed),
             };
-            match said {
+            match event {
                 Some(WireEvent::Piece(piece)) => {
-                    if let Some(text) = self.take(piece) {
-                        return Ok(Some(text));
+                    if let Some(text) = self.take(piece)? {
+                        return Ok(Step::Text(text));
                     }
                 }
-                Some(WireEvent::Nothing) => {}
+                Some(WireEvent::KeepAlive) => {}
+                Some(WireEvent::Unknown) => self.ignored = true,
                 Some(WireEvent::Error(body)) => {
                     return Err(UpstreamError::of_upstream(None, &body));
                 }
                 Some(WireEvent::Done) => {
-                    self.let_finish();
+                    self.release_connection();
                     self.finish_reason = self.finish_reason.take().or(self.early_reason.take());
                     let accepted = self.limits.accept_missing_finish_reason;
-                    return self
-                        .ended(accepted && self.has_piece, "[DONE] without a finish_reason");
+                    return self.end(accepted && self.has_piece, "[DONE] without a finish_reason");
                 }
                 None if self.response.is_none() => {
-                    return self.ended(false, "the body ended without a finish_reason");
+                    return self.end(false, "the body ended without a finish_reason");
                 }
                 None => match self.read().await {
                     Ok(()) => {}
-                    Err(_) if self.finish_reason.is_some() => return Ok(None),
+                    Err(_) if self.is_finished() => return Ok(Step::End),
+                    // A reason without text may be premature, until the time for text is over.
+                    Err(failed)
+                        if failed.reason == Reason::FirstContentTimeout
+                            && self.finish_reason.is_some() =>
+                    {
+                        return self.end(false, "");
+                    }
                     Err(failed) => return Err(failed),
                 },
             }
         }
     }
 
+    /// Returns true if the reply has text and a finish reason.
+    const fn is_finished(&self) -> bool {
+        self.has_content && self.finish_reason.is_some()
+    }
+
     fn event(&mut self) -> Result<Option<WireEvent>, UpstreamError> {
-        let (event, is_whole) = match self.framer.next() {
-            Ok(None) if self.response.is_none() => (self.framer.finish(), false),
-            Ok(event) => (event, true),
-            Err(_) => return Err(UpstreamError::new(Reason::Protocol, "an event is too long")),
+        let is_over = self.response.is_none();
+        let (event, is_whole) = match self.body.next(is_over) {
+            Ok(Some(event)) => event,
+            Ok(None) => return Ok(None),
+            Err(problem) => return Err(UpstreamError::new(Reason::Protocol, problem)),
         };
-        let Some(event) = event else { return Ok(None) };
-        let said = wire::read(&event).map_err(|error| {
-            // Not the error's own words, which quote what it found.
+        let read = wire::read(&event, self.choice).map_err(|error| {
+            // Not the error's own words, which quote the input.
             let (kind, column) = (error.classify(), error.column());
             let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
             UpstreamError::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
         });
-        self.has_piece |= matches!(said, Ok(WireEvent::Piece(_)));
-        said.map(Some)
+        self.has_piece |= matches!(read, Ok(WireEvent::Piece(_)));
+        read.map(Some)
     }
 
-    fn take(&mut self, piece: Piece) -> Option<String> {
+    fn take(&mut self, mut piece: Piece) -> Result<Option<String>, UpstreamError> {
         if piece.advances() {
             self.silent_since = Instant::now();
+            self.choice = self.choice.or(piece.choice);
         }
         self.usage = piece.usage.or(self.usage);
+        self.ignored |= piece.ignored;
+        if !piece.text.is_empty() && *self.form.get_or_insert(piece.form) != piece.form {
+            piece.text.clear();
+        }
         if !piece.text.is_empty() {
             self.has_content = true;
             self.early_reason = self.finish_reason.take().or(self.early_reason.take());
             self.ended_at = None;
         }
         if let Some(reason) = piece.finish_reason {
+            if FAILURES.contains(&reason.as_ref()) {
+                // The reason is one of the list above, and safe to log.
+                let cause = format_args!("finish_reason {reason}");
+                return Err(UpstreamError::new(Reason::Failed, cause));
+            }
+            self.announce_finish = self.has_content && self.finish_reason.is_none();
             self.finish_reason = Some(reason);
             self.ended_at.get_or_insert_with(Instant::now);
         }
-        (!piece.text.is_empty()).then_some(piece.text)
+        Ok((!piece.text.is_empty()).then_some(piece.text))
     }
 
-    fn ended(&self, accepted: bool, otherwise: &str) -> Result<Option<String>, UpstreamError> {
-        if self.finish_reason.is_some() || accepted {
-            return Ok(None);
+    fn end(&self, accepted: bool, otherwise: &str) -> Result<Step, UpstreamError> {
+        if self.finish_reason.is_none() && !accepted {
+            if !self.has_piece && self.ignored {
+                return Err(UpstreamError::new(Reason::Protocol, "not a chat completion"));
+            }
+            let mut failed = UpstreamError::new(Reason::Truncated, otherwise);
+            // Some servers refuse a prompt that is too long with an empty response.
+            failed.is_empty = !self.has_piece;
+            return Err(failed);
         }
-        let mut failed = UpstreamError::new(Reason::Truncated, otherwise);
-        // How some servers say that a prompt is too long.
-        failed.is_empty = !self.has_piece;
-        Err(failed)
+        if !self.has_content && self.ignored {
+            let cause = "the response has no text, and content that is not understood";
+            return Err(UpstreamError::new(Reason::Protocol, cause));
+        }
+        Ok(Step::End)
     }
 
     /// Reads more of the body, or its end.
     async fn read(&mut self) -> Result<(), UpstreamError> {
-        // A body that is always ready must let a stop be heard.
+        // A body that is always ready must not starve a stop.
         tokio::task::coop::consume_budget().await;
+        let (limit, reason) = self.deadline();
         let Some(response) = &mut self.response else { return Ok(()) };
-        let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
-        let next = match self.ended_at {
-            Some(ended_at) => (ended_at + USAGE_PATIENCE, Reason::ChunkTimeout),
-            None if self.has_content => silence,
-            None => (self.limits.first_content, Reason::FirstContentTimeout),
-        };
-        let total = (self.limits.total, Reason::TotalTimeout);
-        let (limit, reason) = silence.min_by_time(next).min_by_time(total);
         match self.timer.within(limit, response.chunk()).await {
             Some(Ok(Some(bytes))) => {
-                self.framer.push(&bytes);
-                // Before the first text, any byte is a sign of life; later only more of
-                // the answer is.
+                self.body.push(&bytes);
+                // Before the first text any byte is progress, later only more of the reply is.
                 if !self.has_content && self.finish_reason.is_none() {
                     self.silent_since = Instant::now();
                 }
@@ -206,18 +271,32 @@ impl ResponseStream {
         }
     }
 
-    /// Lets the connection come to its body's end, so that it can be used again.
-    fn let_finish(&mut self) {
+    fn deadline(&self) -> (Instant, Reason) {
+        let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
+        let first_content = (self.limits.first_content, Reason::FirstContentTimeout);
+        let total = (self.limits.total, Reason::TotalTimeout);
+        match (self.has_content, self.ended_at) {
+            (true, None) => silence.min_by_time(total),
+            (true, Some(ended_at)) => {
+                silence.min_by_time((ended_at + USAGE_TIMEOUT, Reason::ChunkTimeout))
+            }
+            (false, None) => silence.min_by_time(first_content).min_by_time(total),
+            (false, Some(_)) => first_content.min_by_time(total),
+        }
+    }
+
+    /// Reads the rest of the body in the background, so that the connection can be reused.
+    fn release_connection(&mut self) {
         if let Some(mut response) = self.response.take() {
             tokio::spawn(async move {
                 let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
-                timeout(REUSE_PATIENCE, rest).await
+                timeout(REUSE_TIMEOUT, rest).await
             });
         }
     }
 }
 
-/// The earlier of two limits.
+/// Selects the earlier of two deadlines.
 trait Earliest {
     fn min_by_time(self, other: Self) -> Self;
 }

@@ -7,7 +7,7 @@ use reqwest::Url;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
-use super::wire::RESERVED;
+use super::request::RESERVED;
 use crate::{
     responder::upstream::{Capacity, timeouts, tls_roots},
     session::Name,
@@ -197,12 +197,13 @@ impl UpstreamSettings {
 }
 
 /// The address of an upstream's `chat/completions`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Endpoint(Url);
 
 impl Endpoint {
     /// Reads a base URL: of the host alone (`/v1` is added), or up to where
-    /// `/chat/completions` follows. A slash at the end changes nothing.
+    /// `/chat/completions` follows. A slash at the end changes nothing. A query is kept, as
+    /// Azure's `?api-version=…` needs it; it may hold a key, and is not shown by `Display`.
     ///
     /// # Errors
     /// What is wrong with it, without repeating it: it may hold a password.
@@ -216,8 +217,8 @@ impl Endpoint {
                 "the base URL must hold no user or password: there is a setting for the key".into(),
             );
         }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("the base URL must have no query and no fragment".into());
+        if url.fragment().is_some() {
+            return Err("the base URL must have no fragment (`#…`)".into());
         }
         let path = url.path().trim_end_matches('/');
         let path = path.strip_suffix("/chat/completions").unwrap_or(path);
@@ -250,7 +251,15 @@ impl Endpoint {
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let mut shown = self.0.clone();
+        shown.set_query(self.0.query().map(|_| "\u{2026}"));
+        f.write_str(&shown.as_str().replace("%E2%80%A6", "\u{2026}"))
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
     }
 }
 
@@ -300,6 +309,11 @@ mod tests {
             ("https://h/openai/v1//", "https://h/openai/v1/chat/completions"),
             ("https://h/v1beta/openai", "https://h/v1beta/openai/chat/completions"),
             ("https://h/v1/chat/completions", "https://h/v1/chat/completions"),
+            ("https://h/v1/?a=b", "https://h/v1/chat/completions?a=b"),
+            (
+                "https://r.openai.azure.com/openai/deployments/d?api-version=2024-06-01",
+                "https://r.openai.azure.com/openai/deployments/d/chat/completions?api-version=2024-06-01",
+            ),
         ] {
             assert_eq!(Endpoint::parse(base_url).unwrap().url().as_str(), url, "{base_url}");
         }
@@ -312,7 +326,6 @@ mod tests {
             "/v1",
             "https://user:secret@h/v1",
             "https://secret@h/v1",
-            "https://h/v1?key=secret",
             "https://h/#secret",
         ] {
             let refused = Endpoint::parse(wrong);
@@ -321,6 +334,14 @@ mod tests {
                 "{wrong}: {refused:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_query_is_sent_and_not_shown() {
+        let endpoint = Endpoint::parse("https://h/v1?key=secret").unwrap();
+        assert_eq!(endpoint.url().query(), Some("key=secret"));
+        assert_eq!(endpoint.to_string(), "https://h/v1/chat/completions?…");
+        assert!(!format!("{endpoint:?}").contains("secret"));
     }
 
     #[test]

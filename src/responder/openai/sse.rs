@@ -5,9 +5,9 @@
 //! whether they are UTF-8 is for who reads them. What an event may hold is bounded.
 
 /// Longest event, its unfinished line included. A piece of a reply has some hundred bytes.
-const MAX_EVENT: usize = 1 << 20;
+pub(super) const MAX_EVENT: usize = 1 << 20;
 
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// An event that has come to its end.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,11 +63,25 @@ impl Framer {
 
     /// The next event that is whole.
     pub(super) fn next(&mut self) -> Result<Option<Event<'_>>, TooLong> {
+        Ok(if self.advance()? { Some(self.dispatch()) } else { None })
+    }
+
+    /// The next event, and whether it is whole: at the end of the stream, the last one may
+    /// lack its empty line.
+    pub(super) fn next_or_rest(&mut self) -> Result<Option<(Event<'_>, bool)>, TooLong> {
+        if self.advance()? {
+            return Ok(Some((self.dispatch(), true)));
+        }
+        Ok(self.finish().map(|event| (event, false)))
+    }
+
+    /// Reads lines up to the end of an event. Returns false if there is none.
+    fn advance(&mut self) -> Result<bool, TooLong> {
         self.forget_dispatched();
         while let Some(line) = self.line() {
             if self.bytes[line.clone()].is_empty() {
                 if self.has_data {
-                    return Ok(Some(self.dispatch()));
+                    return Ok(true);
                 }
                 self.kind = Kind::Message;
             } else {
@@ -80,7 +94,7 @@ impl Framer {
         if self.data.len() + self.bytes.len() - self.read > MAX_EVENT {
             Err(TooLong)
         } else {
-            Ok(None)
+            Ok(false)
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     path::Path,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
 
@@ -11,11 +12,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     context::ChatMessage,
+    error_body::ErrorBody,
     failure::{self, UpstreamError},
     health::Health,
+    request::{self, LimitField, Parameters},
     response::{Limits, ResponseStream},
     settings::UpstreamSettings,
-    wire::{self, ErrorBody, Parameters},
 };
 use crate::responder::upstream::{
     Reason, backoff,
@@ -35,6 +37,8 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) struct Upstream {
     settings: UpstreamSettings,
     parameters: Parameters,
+    /// The model requires `max_completion_tokens`.
+    needs_completion_tokens: AtomicBool,
     client: Client,
     /// For requests on a connection of their own.
     fresh: Client,
@@ -61,6 +65,9 @@ impl Upstream {
                 max_tokens: defaults.max_tokens,
                 extra: settings.body.clone(),
             },
+            needs_completion_tokens: AtomicBool::new(
+                settings.model.as_deref().is_some_and(is_reasoning_model),
+            ),
             client,
             fresh,
             limiter: Limiter::new(defaults.capacity),
@@ -142,7 +149,32 @@ impl Upstream {
         lines: &[ChatMessage<'_>],
         limit: Instant,
     ) -> Result<Response, UpstreamError> {
-        let body = wire::request(&self.parameters, lines)
+        let needed = self.needs_completion_tokens.load(Ordering::Relaxed);
+        let field = if needed { LimitField::MaxCompletionTokens } else { LimitField::MaxTokens };
+        match self.post_with(client, lines, limit, field).await? {
+            Ok(response) => return Ok(response),
+            Err((_, body))
+                if field == LimitField::MaxTokens
+                    && self.parameters.max_tokens.is_some()
+                    && body.message.contains("max_completion_tokens") =>
+            {
+                self.needs_completion_tokens.store(true, Ordering::Relaxed);
+            }
+            Err((failed, _)) => return Err(failed),
+        }
+        let field = LimitField::MaxCompletionTokens;
+        self.post_with(client, lines, limit, field).await?.map_err(|(failed, _)| failed)
+    }
+
+    /// Posts once. The inner error is an answer of the upstream.
+    async fn post_with(
+        &self,
+        client: &Client,
+        lines: &[ChatMessage<'_>],
+        limit: Instant,
+        field: LimitField,
+    ) -> Result<Result<Response, (UpstreamError, ErrorBody)>, UpstreamError> {
+        let body = request::body(&self.parameters, field, lines)
             .map_err(|error| UpstreamError::new(Reason::Rejected, error))?;
         let late = |_| UpstreamError::new(Reason::FirstContentTimeout, "no status came");
         let sent = client.post(self.settings.endpoint.url().clone()).body(body).send();
@@ -150,19 +182,15 @@ impl Upstream {
         let response =
             response.map_err(|error| UpstreamError::of_client(error, Reason::Unavailable))?;
         let status = response.status();
-        let is_json = is_of_type(&response, b"application/json");
-        if status == 200 && !is_json {
-            return if is_readable(&response) { Ok(response) } else { Err(no_stream()) };
+        if status.is_success() {
+            return if is_readable(&response) { Ok(Ok(response)) } else { Err(no_stream()) };
         }
         let retry_after = backoff::asked_for(response.headers(), SystemTime::now());
-        let patience = limit.min(Instant::now() + self.settings.defaults.chunk_timeout);
-        let body = timeout_at(patience, beginning(response)).await.unwrap_or_default();
+        let wait = limit.min(Instant::now() + self.settings.defaults.chunk_timeout);
+        let body = timeout_at(wait, beginning(response)).await.unwrap_or_default();
         let body = ErrorBody::read(&body);
-        if status == 200 && !body.says_something() {
-            return Err(no_stream());
-        }
-        let status = (status != 200).then_some(status.as_u16());
-        Err(UpstreamError { retry_after, ..UpstreamError::of_upstream(status, &body) })
+        let failed = UpstreamError::of_upstream(Some(status.as_u16()), &body);
+        Ok(Err((UpstreamError { retry_after, ..failed }, body)))
     }
 
     /// The operator's words, which may stand in a log.
@@ -183,6 +211,15 @@ impl Upstream {
         let body = timeout(patience, beginning(response)).await.unwrap_or_default();
         Ok((status, ErrorBody::read(&body)))
     }
+}
+
+/// Returns true for OpenAI's models that refuse `max_tokens`.
+fn is_reasoning_model(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    ["gpt-5", "o1", "o3", "o4"].iter().any(|family| {
+        let rest = name.strip_prefix(family);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '.']))
+    })
 }
 
 /// Keeps so many connections that are idle.

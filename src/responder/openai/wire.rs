@@ -1,97 +1,71 @@
-//! The messages of `POST …/chat/completions`, as far as they concern us.
+//! The events of a streamed chat completion.
 //!
-//! Read leniently, since servers differ: fields may be absent or null, an error's code a
-//! string or a number, and what is unknown is passed over. Only JSON that is no JSON is
-//! an error.
+//! Servers differ, so reading is lenient: fields may be absent, null or repeated (the last one
+//! counts), and unknown fields are allowed. [`Piece::ignored`] tells whether a field that may
+//! hold content was not understood.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, sync::Arc};
 
-use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, de::Visitor};
-use serde_json::{Map, Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use super::{
-    context::ChatMessage,
+    error_body::ErrorBody,
     sse::{Event, Kind},
 };
 use crate::{responder::upstream::sanitize, session::Usage};
 
-/// What the operator adds to a request, and what is asked of the model.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Parameters {
-    pub(super) model: Option<String>,
-    pub(super) temperature: Option<f32>,
-    pub(super) max_tokens: Option<u32>,
-    /// Fields that are sent as they are; `null` takes one of ours away.
-    pub(super) extra: BTreeMap<String, Value>,
-}
-
-/// Fields that are not for the operator to set: without them there is no stream of one
-/// answer to this conversation.
-pub(super) const RESERVED: [&str; 3] = ["messages", "stream", "n"];
-
-/// The body of a request.
-pub(super) fn request(
-    parameters: &Parameters,
-    lines: &[ChatMessage<'_>],
-) -> Result<Bytes, serde_json::Error> {
-    #[derive(Serialize)]
-    struct Request<'a> {
-        messages: &'a [ChatMessage<'a>],
-        stream: bool,
-        #[serde(flatten)]
-        others: Map<String, Value>,
-    }
-    let mut others = Map::new();
-    if let Some(model) = &parameters.model {
-        others.insert("model".into(), Value::from(model.as_str()));
-    }
-    others.insert("stream_options".into(), serde_json::json!({"include_usage": true}));
-    if let Some(temperature) = parameters.temperature {
-        // Through text: 0.7 as a 32-bit number would become 0.699999988079071.
-        others.insert("temperature".into(), serde_json::from_str(&temperature.to_string())?);
-    }
-    if let Some(max_tokens) = parameters.max_tokens {
-        others.insert("max_tokens".into(), Value::from(max_tokens));
-    }
-    for (name, value) in &parameters.extra {
-        if value.is_null() {
-            others.remove(name);
-        } else {
-            others.insert(name.clone(), value.clone());
-        }
-    }
-    serde_json::to_vec(&Request { messages: lines, stream: true, others }).map(Bytes::from)
-}
-
-/// What one event says.
+/// The content of one event.
 #[derive(Debug, PartialEq)]
 pub(super) enum WireEvent {
-    /// A piece of the answer, or of what surrounds it.
+    /// A piece of the reply, or of its metadata.
     Piece(Piece),
     /// The upstream reports an error.
     Error(ErrorBody),
     /// `[DONE]`.
     Done,
-    /// Nothing that is part of an answer.
-    Nothing,
+    /// A keep-alive.
+    KeepAlive,
+    /// Something that is not an event of a chat completion.
+    Unknown,
 }
 
-/// A piece of the answer.
+/// A piece of a reply.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Piece {
-    /// More text; may be empty.
+    /// More text. May be empty.
     pub(super) text: String,
-    /// The model thinks; what it thinks is no part of the answer.
+    /// The field that held the text.
+    pub(super) form: Form,
+    /// Index of the choice among the alternatives that the upstream produces.
+    pub(super) choice: Option<u32>,
+    /// The model produces reasoning, which is not part of the reply.
     pub(super) reasons: bool,
-    /// Why it ended, in the upstream's own words.
+    /// Why the reply ended, in the upstream's own words.
     pub(super) finish_reason: Option<Arc<str>>,
-    /// What it cost so far.
+    /// Tokens used so far.
     pub(super) usage: Option<Usage>,
+    /// The event held content that is not understood: tool calls, audio, another form.
+    pub(super) ignored: bool,
+}
+
+/// The field of a choice that holds its text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `delta.content`, or `delta.refusal`.
+    #[default]
+    Delta,
+    /// `message.content`, as in a response that is not streamed.
+    Message,
+    /// `text`, as in the older completions API.
+    Text,
 }
 
 impl Piece {
-    /// The answer, or the way to it, is further than before.
+    /// Returns true if the reply, or the way to it, has advanced.
     pub(super) fn advances(&self) -> bool {
         !self.text.is_empty()
             || self.reasons
@@ -100,88 +74,233 @@ impl Piece {
     }
 }
 
-/// Reads an event.
-pub(super) fn read(event: &Event<'_>) -> Result<WireEvent, serde_json::Error> {
-    if event.data.trim_ascii() == b"[DONE]" {
+/// Reads an event. `adopted` is the index of the choice that the reply is made of, once known.
+pub(super) fn read(
+    event: &Event<'_>,
+    adopted: Option<u32>,
+) -> Result<WireEvent, serde_json::Error> {
+    let data = event.data.trim_ascii();
+    if data == b"[DONE]" {
         return Ok(WireEvent::Done);
     }
     if event.kind == Kind::Error {
-        return Ok(WireEvent::Error(ErrorBody::read(event.data)));
+        return Ok(WireEvent::Error(ErrorBody::read(data)));
     }
-    let chunk: Chunk<'_> = match serde_json::from_slice(event.data) {
-        Ok(chunk) => chunk,
-        // Signs of life, which have a name and say anything, or have nothing to say.
-        Err(_) if event.kind == Kind::Other || event.data.is_empty() => {
-            return Ok(WireEvent::Nothing);
+    match data.first() {
+        Some(b'{') => {}
+        // Gemini reports errors as a list of one object.
+        Some(b'[') => {
+            let list: Value = serde_json::from_slice(data)?;
+            let is_error = list.get(0).is_some_and(|first| first.get("error").is_some());
+            return Ok(match is_error {
+                true => WireEvent::Error(ErrorBody::read(data)),
+                false => WireEvent::Unknown,
+            });
         }
-        Err(error) => return Err(error),
-    };
-    let is_error = chunk.object.is_some_and(|object| object.get() == "\"error\"");
-    if is_error || chunk.error.is_some() {
-        let body = ErrorBody::read(event.data);
-        // Some servers write something for none.
-        if is_error || body.says_something() {
+        None => return Ok(WireEvent::KeepAlive),
+        Some(_) if event.kind == Kind::Other || data == b"null" || data == b"ping" => {
+            return Ok(WireEvent::KeepAlive);
+        }
+        Some(_) => return Ok(WireEvent::Unknown),
+    }
+    match serde_json::from_slice::<Chunk<'_>>(data) {
+        Ok(chunk) => chunk.read(data, adopted),
+        // A named event of another kind may hold anything.
+        Err(_) if event.kind == Kind::Other => Ok(WireEvent::KeepAlive),
+        Err(error) => Err(error),
+    }
+}
+
+/// Reads the fields of a JSON object, in order. A repeated name is reported again; null is
+/// reported as `None`.
+fn fields<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    field: impl FnMut(&str, Option<&'de RawValue>),
+) -> Result<(), D::Error> {
+    #[derive(Deserialize)]
+    struct FieldName<'a>(#[serde(borrow)] Cow<'a, str>);
+
+    struct Fields<F>(F);
+
+    impl<'de, F: FnMut(&str, Option<&'de RawValue>)> Visitor<'de> for Fields<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some(FieldName(name)) = map.next_key()? {
+                let value: &RawValue = map.next_value()?;
+                (self.0)(&name, Some(value).filter(|value| value.get() != "null"));
+            }
+            Ok(())
+        }
+    }
+
+    deserializer.deserialize_map(Fields(field))
+}
+
+/// Returns true for values that say nothing: `""`, `[]`, `{}` and false.
+fn is_blank(json: &RawValue) -> bool {
+    matches!(json.get(), "\"\"" | "[]" | "{}" | "false")
+}
+
+// Fields that are rare, or of no use, are not parsed: an event comes for each token.
+#[derive(Default)]
+struct Chunk<'a> {
+    choices: Option<&'a RawValue>,
+    usage: Option<&'a RawValue>,
+    error: Option<&'a RawValue>,
+    is_error: bool,
+    /// The field `choices` is present, even if it is null.
+    is_completion: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Chunk<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut chunk = Self::default();
+        fields(deserializer, |name, value| match name {
+            "choices" => (chunk.choices, chunk.is_completion) = (value, true),
+            "usage" => chunk.usage = value.or(chunk.usage),
+            "x_groq" => chunk.usage = chunk.usage.or(value.and_then(Groq::usage)),
+            "error" => chunk.error = value,
+            "object" => chunk.is_error = value.is_some_and(|it| it.get() == "\"error\""),
+            _ => {}
+        })?;
+        Ok(chunk)
+    }
+}
+
+impl Chunk<'_> {
+    fn read(self, data: &[u8], adopted: Option<u32>) -> Result<WireEvent, serde_json::Error> {
+        if self.is_error || self.error.is_some() {
+            let body = ErrorBody::read(data);
+            // Some servers write an empty error for none.
+            if self.is_error || body.says_something() {
+                return Ok(WireEvent::Error(body));
+            }
+        }
+        let usage = self.usage.and_then(tokens);
+        let Some(choices) = self.choices else {
+            return Ok(match self.is_completion || usage.is_some() {
+                true => WireEvent::Piece(Piece { usage, ..Piece::default() }),
+                false => WireEvent::Unknown,
+            });
+        };
+        let choices: Vec<Choice<'_>> = serde_json::from_str(choices.get())?;
+        let index = |choice: &Choice<'_>| choice.index.unwrap_or(0);
+        let is_adopted = |choice: &&Choice<'_>| index(choice) == adopted.unwrap_or(0);
+        let first = choices.first().filter(|_| adopted.is_none());
+        let Some(choice) = choices.iter().find(is_adopted).or(first) else {
+            // An alternative to the reply, or none at all.
+            return Ok(WireEvent::Piece(Piece { usage, ..Piece::default() }));
+        };
+        if let Some(error) = choice.error.filter(|error| !is_blank(error)) {
+            let body = ErrorBody::read(format!("{{\"error\":{}}}", error.get()).as_bytes());
             return Ok(WireEvent::Error(body));
         }
-    }
-    let mut piece = Piece { usage: chunk.usage.and_then(tokens), ..Piece::default() };
-    // Others are other answers to the same question.
-    if let Some(choice) = chunk.choices.unwrap_or_default().into_iter().find(Choice::is_first) {
-        let delta = choice.delta.unwrap_or_default();
-        let content = delta.content.map(content).transpose()?.filter(|text| !text.is_empty());
-        piece.text = match content {
-            Some(text) => text,
-            None => delta.refusal.map(text).transpose()?.unwrap_or_default(),
-        };
-        let thinks = |text: Option<&RawValue>| text.is_some_and(|text| text.get() != "\"\"");
-        piece.reasons = thinks(delta.reasoning_content) || thinks(delta.reasoning);
+        let usage = usage.or_else(|| choice.usage.and_then(tokens));
+        let mut piece = Piece { usage, choice: Some(index(choice)), ..Piece::default() };
+        choice.read_text(&mut piece)?;
         piece.finish_reason = choice.finish_reason.and_then(reason);
+        Ok(WireEvent::Piece(piece))
     }
-    Ok(WireEvent::Piece(piece))
 }
 
-// What is seldom there, or of no use, is not taken apart: one of these comes per token.
+/// Groq's own extension of a chunk.
 #[derive(Deserialize)]
-struct Chunk<'a> {
-    #[serde(borrow)]
-    choices: Option<Vec<Choice<'a>>>,
+struct Groq<'a> {
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
-    #[serde(borrow)]
-    error: Option<&'a RawValue>,
-    #[serde(borrow)]
-    object: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
+impl<'a> Groq<'a> {
+    fn usage(json: &'a RawValue) -> Option<&'a RawValue> {
+        serde_json::from_str::<Self>(json.get()).ok()?.usage
+    }
+}
+
+#[derive(Default)]
 struct Choice<'a> {
-    #[serde(borrow)]
-    delta: Option<Delta<'a>>,
-    #[serde(borrow)]
+    delta: Option<&'a RawValue>,
+    message: Option<&'a RawValue>,
+    text: Option<&'a RawValue>,
     finish_reason: Option<&'a RawValue>,
-    #[serde(borrow)]
-    index: Option<&'a RawValue>,
+    index: Option<u32>,
+    usage: Option<&'a RawValue>,
+    error: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Choice<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut choice = Self::default();
+        fields(deserializer, |name, value| match name {
+            "delta" => choice.delta = value,
+            "message" => choice.message = value,
+            "text" => choice.text = value,
+            "finish_reason" => choice.finish_reason = value,
+            "index" => choice.index = value.and_then(whole_number),
+            "usage" => choice.usage = value,
+            "error" => choice.error = value,
+            _ => {}
+        })?;
+        Ok(choice)
+    }
 }
 
 impl Choice<'_> {
-    fn is_first(&self) -> bool {
-        // A number, however it is written, or a text.
-        let number = |index: &RawValue| index.get().trim_matches('"').parse::<f64>().ok();
-        self.index.and_then(number).is_none_or(|index| index == 0.0)
+    fn read_text(&self, piece: &mut Piece) -> Result<(), serde_json::Error> {
+        for (form, said) in [(Form::Delta, self.delta), (Form::Message, self.message)] {
+            let Some(said) = said else { continue };
+            let said: Content<'_> = serde_json::from_str(said.get())?;
+            piece.reasons |= said.reasons;
+            piece.ignored |= said.ignored;
+            let (mut words, mut ignored) = (String::new(), false);
+            if let Some(json) = said.content {
+                (words, ignored) = content(json)?;
+            }
+            piece.ignored |= ignored;
+            if words.is_empty() {
+                words = said.refusal.map(text).transpose()?.unwrap_or_default();
+            }
+            if piece.text.is_empty() && !words.is_empty() {
+                (piece.text, piece.form) = (words, form);
+            }
+        }
+        if let Some(json) = self.text.filter(|_| piece.text.is_empty()) {
+            (piece.text, piece.form) = (text(json)?, Form::Text);
+        }
+        Ok(())
     }
 }
 
-#[derive(Default, Deserialize)]
-struct Delta<'a> {
-    #[serde(borrow)]
+/// A `delta` or a `message`.
+#[derive(Default)]
+struct Content<'a> {
     content: Option<&'a RawValue>,
-    /// Said in the place of an answer.
-    #[serde(borrow)]
+    /// Said in place of an answer.
     refusal: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning_content: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reasoning: Option<&'a RawValue>,
+    reasons: bool,
+    ignored: bool,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut read = Self::default();
+        fields(deserializer, |name, value| match name {
+            "content" => read.content = value,
+            "refusal" => read.refusal = value,
+            "reasoning_content" | "reasoning" => {
+                read.reasons |= value.is_some_and(|it| !is_blank(it));
+            }
+            "tool_calls" | "function_call" | "audio" | "images" | "text" => {
+                read.ignored |= value.is_some_and(|it| !is_blank(it));
+            }
+            _ => {}
+        })?;
+        Ok(read)
+    }
 }
 
 #[derive(Deserialize)]
@@ -192,22 +311,26 @@ struct Part<'a> {
     text: Option<&'a RawValue>,
 }
 
-/// A text, or what some servers write: a list, in which thinking has its own type.
-fn content(json: &RawValue) -> Result<String, serde_json::Error> {
+/// Reads a content: a text, or a list of parts, in which reasoning has a type of its own.
+/// Returns true beside the text if a part was ignored.
+fn content(json: &RawValue) -> Result<(String, bool), serde_json::Error> {
     if !json.get().starts_with('[') {
-        return text(json);
+        return Ok((text(json)?, false));
     }
-    let parts: Vec<&RawValue> = serde_json::from_str(json.get())?;
-    parts.into_iter().map(part).collect()
-}
-
-fn part(json: &RawValue) -> Result<String, serde_json::Error> {
-    if json.get().starts_with('"') {
-        return text(json);
+    let (mut whole, mut ignored) = (String::new(), false);
+    for part in serde_json::from_str::<Vec<&RawValue>>(json.get())? {
+        if part.get().starts_with('"') {
+            whole.push_str(&text(part)?);
+            continue;
+        }
+        let Part { kind, text: words } = serde_json::from_str(part.get())?;
+        match (kind.map(RawValue::get), words) {
+            (None | Some("\"text\""), Some(words)) => whole.push_str(&text(words)?),
+            (None | Some("\"text\"" | "\"thinking\"" | "\"reasoning\""), _) => {}
+            (Some(_), _) => ignored = true,
+        }
     }
-    let part: Part<'_> = serde_json::from_str(json.get())?;
-    let is_text = part.kind.is_none_or(|kind| kind.get() == "\"text\"");
-    part.text.filter(|_| is_text).map_or(Ok(String::new()), text)
+    Ok((whole, ignored))
 }
 
 /// A JSON string. Half of a surrogate pair, as servers in UTF-16 languages leave it where
@@ -252,51 +375,22 @@ fn reason(json: &RawValue) -> Option<Arc<str>> {
     word.as_deref().and_then(sanitize::finish_reason)
 }
 
+/// Reads an index or a count that a server may write as `1`, `1.0` or `"1"`.
+fn whole_number(json: &RawValue) -> Option<u32> {
+    let number: f64 = json.get().trim_matches('"').parse().ok()?;
+    let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+    is_whole.then_some(number as u32)
+}
+
 fn tokens(json: &RawValue) -> Option<Usage> {
     let usage: Value = serde_json::from_str(json.get()).ok()?;
-    let count = |name| usage.get(name)?.as_u64()?.try_into().ok();
+    let count = |name| {
+        let number = usage.get(name)?.as_f64()?;
+        let is_whole = number.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&number);
+        is_whole.then_some(number as u32)
+    };
     let (input_tokens, output_tokens) = (count("prompt_tokens")?, count("completion_tokens")?);
     Some(Usage { input_tokens, output_tokens, estimated: false })
-}
-
-/// What an upstream says about an error, in whichever form.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ErrorBody {
-    pub(super) message: String,
-    pub(super) kind: String,
-    pub(super) code: String,
-}
-
-impl ErrorBody {
-    /// There is an error in it at all.
-    pub(super) fn says_something(&self) -> bool {
-        !(self.message.is_empty() && self.kind.is_empty() && self.code.is_empty())
-    }
-
-    /// Reads `{"error":{message,type,code}}`, `{"error":"…"}`, the same without `error`
-    /// around it, `{"detail":…}`, or a text that is no JSON.
-    pub(super) fn read(body: &[u8]) -> Self {
-        let Ok(value) = serde_json::from_slice::<Value>(body) else {
-            let message = String::from_utf8_lossy(body).into_owned();
-            return Self { message, ..Self::default() };
-        };
-        // Gemini puts it into a list of one.
-        let value = value.get(0).unwrap_or(&value);
-        let inner = match value.get("error") {
-            None | Some(Value::Null) => value,
-            Some(error) => error,
-        };
-        let text = |names: &[&str]| {
-            let found = names.iter().find_map(|name| inner.get(name).filter(|v| !v.is_null()));
-            found.map(|found| found.as_str().map_or_else(|| found.to_string(), Into::into))
-        };
-        let message = inner.as_str().map(Into::into).or_else(|| text(&["message", "detail"]));
-        Self {
-            message: message.unwrap_or_default(),
-            kind: text(&["type"]).unwrap_or_default(),
-            code: text(&["code"]).unwrap_or_default(),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -305,7 +399,7 @@ mod tests {
 
     fn said(data: &str) -> WireEvent {
         let event = Event { data: data.as_bytes(), kind: Kind::Message };
-        read(&event).unwrap_or_else(|error| panic!("{data}: {error}"))
+        read(&event, None).unwrap_or_else(|error| panic!("{data}: {error}"))
     }
 
     fn piece(data: &str) -> Piece {
@@ -331,7 +425,12 @@ mod tests {
             (r#"{"choices":[],"usage":{"prompt_tokens":null,"completion_tokens":-1}}"#, ""),
             (r#"{"choices":[{"delta":{"refusal":"No."}}]}"#, "No."),
             (r#"{"choices":[{"delta":{"content":"","refusal":"No."}}]}"#, "No."),
-            (r#"{"choices":[{"index":1,"delta":{"content":"other"}}]}"#, ""),
+            (r#"{"choices":[{"index":1,"delta":{"content":"the only one"}}]}"#, "the only one"),
+            // A repeated name: the last value counts.
+            (r#"{"choices":[{"delta":{"content":"x","role":"a","content":"a","role":"b"}}]}"#, "a"),
+            (r#"{"choices":[{"message":{"role":"assistant","content":"a"}}]}"#, "a"),
+            (r#"{"choices":[{"delta":{"content":""},"message":{"content":"a"}}]}"#, "a"),
+            (r#"{"choices":[{"text":"a"}]}"#, "a"),
             (
                 r#"{"choices":[{"index":1,"delta":{"content":"other"}},{"index":0,"delta":{"content":"a"}}]}"#,
                 "a",
@@ -387,6 +486,14 @@ mod tests {
         );
         let exact = Usage { input_tokens: 3, output_tokens: 4, estimated: false };
         assert_eq!(usage.usage, Some(exact));
+        for elsewhere in [
+            r#"{"choices":[{"delta":{},"usage":{"prompt_tokens":3,"completion_tokens":4}}]}"#,
+            r#"{"choices":[],"x_groq":{"id":"r","usage":{"prompt_tokens":3,"completion_tokens":4}}}"#,
+            r#"{"choices":[],"usage":{"prompt_tokens":3.0,"completion_tokens":4.0}}"#,
+            r#"{"usage":{"prompt_tokens":3,"completion_tokens":4},"usage":null}"#,
+        ] {
+            assert_eq!(piece(elsewhere).usage, Some(exact), "{elsewhere}");
+        }
         assert_eq!(said(" [DONE] "), WireEvent::Done);
     }
 
@@ -396,14 +503,19 @@ mod tests {
             (r#"{"error":{"message":"m","type":"t","param":null,"code":"c"}}"#, "m", "t", "c"),
             (r#"{"error":{"message":"m","code":503}}"#, "m", "", "503"),
             (r#"{"error":"m"}"#, "m", "", ""),
+            (r#"[{"error":{"message":"m","type":"t","code":"c"}}]"#, "m", "t", "c"),
             (r#"{"object":"error","message":"m","type":"t","code":40303}"#, "m", "t", "40303"),
         ] {
             let expected =
                 ErrorBody { message: message.into(), kind: kind.into(), code: code.into() };
             assert_eq!(said(data), WireEvent::Error(expected.clone()), "{data}");
             let event = Event { data: data.as_bytes(), kind: Kind::Error };
-            assert_eq!(read(&event).ok(), Some(WireEvent::Error(expected)), "{data}");
+            assert_eq!(read(&event, None).ok(), Some(WireEvent::Error(expected)), "{data}");
         }
+        let in_choice =
+            r#"{"choices":[{"delta":{"content":"a"},"error":{"message":"m","code":502}}]}"#;
+        let expected = ErrorBody { message: "m".into(), kind: "".into(), code: "502".into() };
+        assert_eq!(said(in_choice), WireEvent::Error(expected));
         assert_eq!(ErrorBody::read(b"Bad Gateway").message, "Bad Gateway");
         assert_eq!(ErrorBody::read(br#"{"detail":"Not Found"}"#).message, "Not Found");
         assert_eq!(ErrorBody::read(br#"{"detail":[{"msg":"x"}]}"#).message, r#"[{"msg":"x"}]"#);
@@ -411,39 +523,56 @@ mod tests {
 
     #[test]
     fn what_is_no_json_of_this_form_is_refused() {
-        let invalid: [&[u8]; 4] = [
+        let invalid: [&[u8]; 3] = [
             b"{\"choices\":[",
-            b"hello",
             b"{\"choices\":[{\"delta\":{\"content\":\"\xff\"}}]}",
             b"{\"choices\":[{\"delta\":{\"content\":7}}]}",
         ];
         for data in invalid {
-            assert!(read(&Event { data, kind: Kind::Message }).is_err());
+            assert!(read(&Event { data, kind: Kind::Message }, None).is_err());
         }
-        for (data, kind) in [("", Kind::Message), ("", Kind::Other), ("alive", Kind::Other)] {
+        for (data, kind) in [
+            ("", Kind::Message),
+            ("", Kind::Other),
+            ("alive", Kind::Other),
+            ("null", Kind::Message),
+            ("ping", Kind::Message),
+        ] {
             let event = Event { data: data.as_bytes(), kind };
-            assert_eq!(read(&event).ok(), Some(WireEvent::Nothing), "{data}");
+            assert_eq!(read(&event, None).ok(), Some(WireEvent::KeepAlive), "{data}");
+        }
+        for data in ["hello", "7", "[]", r#"["a"]"#, r#"{"response":"a"}"#, "{}"] {
+            assert_eq!(said(data), WireEvent::Unknown, "{data}");
         }
     }
 
     #[test]
-    fn a_request_holds_what_was_configured_and_nothing_twice() {
-        let extra = [
-            ("top_p".to_owned(), Value::from(0.5)),
-            ("max_tokens".to_owned(), Value::Null),
-            ("max_completion_tokens".to_owned(), Value::from(9)),
-        ];
-        let parameters = Parameters {
-            model: Some("m".into()),
-            temperature: Some(0.7),
-            max_tokens: Some(5),
-            extra: extra.into(),
+    fn content_that_is_not_understood_is_reported() {
+        for (data, ignored) in [
+            (r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, true),
+            (r#"{"choices":[{"delta":{"tool_calls":[],"audio":null}}]}"#, false),
+            (r#"{"choices":[{"delta":{"content":[{"type":"image_url"}]}}]}"#, true),
+            (r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[]}]}}]}"#, false),
+            (r#"{"choices":[{"delta":{"reasoning":"hm"}}]}"#, false),
+        ] {
+            assert_eq!(piece(data).ignored, ignored, "{data}");
+        }
+    }
+
+    #[test]
+    fn one_choice_makes_the_reply_whatever_its_index() {
+        let both = r#"{"choices":[{"index":1,"delta":{"content":"b"}},{"index":0,"delta":{"content":"a"}}]}"#;
+        let second = r#"{"choices":[{"index":1,"delta":{"content":"b"}}]}"#;
+        let text = |data: &str, adopted| {
+            let event = Event { data: data.as_bytes(), kind: Kind::Message };
+            match read(&event, adopted).unwrap() {
+                WireEvent::Piece(piece) => (piece.text, piece.choice),
+                other => panic!("{other:?}"),
+            }
         };
-        let lines = [ChatMessage { role: "user", content: "Hi \"you\"".into() }];
-        let body = request(&parameters, &lines).unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(
-            body,
-            r#"{"messages":[{"role":"user","content":"Hi \"you\""}],"stream":true,"max_completion_tokens":9,"model":"m","stream_options":{"include_usage":true},"temperature":0.7,"top_p":0.5}"#
-        );
+        assert_eq!(text(both, None), ("a".into(), Some(0)));
+        assert_eq!(text(both, Some(1)), ("b".into(), Some(1)));
+        assert_eq!(text(second, None), ("b".into(), Some(1)));
+        assert_eq!(text(second, Some(0)), (String::new(), None));
     }
 }

@@ -77,6 +77,13 @@ pub enum Chunk {
     },
     /// More text.
     Delta(String),
+    /// The text is complete. [`Chunk::End`] follows, and until then the usage is waited for: a
+    /// reply that is interrupted now is complete. With some servers more text follows after
+    /// all.
+    Finished {
+        /// As in [`Outcome::finish_reason`].
+        finish_reason: Option<Arc<str>>,
+    },
     /// The end: nothing follows.
     End(Outcome),
 }

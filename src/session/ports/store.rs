@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::session::model::{
-    Error, Message, MessageId, Position, Result, Role, Session, SessionId, Status, Timestamp,
-    TokenHash, Usage,
+    Epoch, Error, Message, MessageId, Position, Result, Role, Session, SessionId, Status,
+    Timestamp, TokenHash, Usage,
 };
 
 /// A session to be kept, and the hash of the token that opens it.
@@ -141,9 +141,17 @@ pub struct Swept {
     pub sessions: Vec<SessionId>,
     /// There may be more to sweep.
     pub more: bool,
-    /// Somebody else has written to what is kept since the last sweep: an operator, who
-    /// may have ended sessions that are live here.
-    pub changed_elsewhere: bool,
+}
+
+/// The head of a session's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The session.
+    pub session: SessionId,
+    /// The incarnation of its log.
+    pub epoch: Epoch,
+    /// Sequence number of its last message; 0 if there is none.
+    pub seq: u32,
 }
 
 /// A turn that was accepted and never answered.
@@ -200,6 +208,13 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes sessions whose deadline has come, up to `limit` of them or fewer, so that
     /// others need not wait for it.
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept>;
+
+    /// Returns true if another process has written to the store since the last call. Must be
+    /// cheap: it is called twice a second.
+    async fn written_elsewhere(&self) -> Result<bool>;
+
+    /// Returns the heads of those of the given sessions that exist, in one consistent read.
+    async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>>;
 
     /// Gives an entry the next number and appends it, once.
     ///

@@ -4,6 +4,7 @@ pub(super) mod append;
 pub(super) mod cancel;
 mod checkpointer;
 mod prompt;
+pub(super) mod recovery;
 mod reply_run;
 pub(super) mod runner;
 

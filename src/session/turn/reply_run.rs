@@ -50,6 +50,8 @@ pub(super) struct ReplyRun<'a> {
     chunks: Chunks,
     input_tokens: Option<u32>,
     has_content: bool,
+    /// The responder has delivered all of the text, with this finish reason.
+    finished: Option<Option<Arc<str>>>,
 }
 
 /// Counts a reply as running until it is dropped.
@@ -97,6 +99,7 @@ impl<'a> ReplyRun<'a> {
             chunks: stream::empty().boxed(),
             input_tokens: None,
             has_content: false,
+            finished: None,
         };
         let producing = AssertUnwindSafe(async {
             tokio::select! {
@@ -106,6 +109,13 @@ impl<'a> ReplyRun<'a> {
             }
         });
         let ending = producing.catch_unwind().await.unwrap_or_else(|panic| panic_outcome(&panic));
+        let ending = match (ending, run.finished.take()) {
+            // Only the usage is missing.
+            (Ending::Cancelled(CancelReason::Interrupt), Some(finish_reason)) => {
+                Ending::Finished(Outcome::complete(finish_reason, None))
+            }
+            (ending, _) => ending,
+        };
         run.drop_chunks();
         Produced { ending, input_tokens: run.input_tokens }
     }
@@ -145,7 +155,7 @@ impl<'a> ReplyRun<'a> {
                     self.checkpointer.poll(cx);
                 }
                 // The whole reply is committed next.
-                Poll::Ready(Some(Chunk::End(_)) | None) => {}
+                Poll::Ready(Some(Chunk::Finished { .. } | Chunk::End(_)) | None) => {}
             }
             chunk
         })
@@ -160,6 +170,10 @@ impl<'a> ReplyRun<'a> {
                 self.session.announce_reply(true);
                 None
             }
+            Some(Chunk::Finished { finish_reason }) => {
+                self.finished = Some(finish_reason);
+                None
+            }
             Some(Chunk::End(outcome)) => Some(Ending::Finished(outcome)),
             None => {
                 let (code, message) = ("responder_truncated", "The reply ended too early");
@@ -172,6 +186,7 @@ impl<'a> ReplyRun<'a> {
         if !std::mem::replace(&mut self.has_content, true) {
             self.core.metrics.first_delta(self.running.started.elapsed());
         }
+        self.finished = None;
         self.checkpointer.grew(text.len());
         match self.session.extend_reply(text, self.core.settings.max_reply_size) {
             Extended::Whole => None,

@@ -18,6 +18,7 @@ use rusqlite::{
 
 use super::{
     file::SqliteFile,
+    lock::FileLock,
     schema::{self, OpenError},
 };
 
@@ -48,14 +49,15 @@ impl SqliteFile {
         replace: bool,
         report: impl Fn(u64, u64),
     ) -> Result<Copied, OpenError> {
-        self.check_target(to, replace)?;
+        // Held until the target is replaced.
+        let _lock = self.check_target(to, replace)?;
         let partial = Partial::make(to).map_err(|error| OpenError::new(to, error))?;
         let sessions = self.copy(&partial.path, report)?;
         let size = partial.finish(to, replace).map_err(|error| OpenError::new(to, error))?;
         Ok(Copied { sessions, size })
     }
 
-    fn check_target(&self, to: &Path, replace: bool) -> Result<(), OpenError> {
+    fn check_target(&self, to: &Path, replace: bool) -> Result<Option<FileLock>, OpenError> {
         let refuse = |problem: &str| Err(OpenError::new(to, problem));
         if is_same(to, &self.path) {
             return refuse("it is the file itself");
@@ -68,7 +70,7 @@ impl SqliteFile {
         }
         // Some of them may be changes that would be taken for the copy's own.
         if !family(to).iter().any(|path| path.exists()) {
-            return Ok(());
+            return Ok(None);
         }
         if fs::metadata(to).is_ok_and(|there| !there.is_file()) {
             return refuse("it is no regular file");
@@ -76,20 +78,20 @@ impl SqliteFile {
         if !replace {
             return refuse("it exists already; --force replaces it");
         }
-        // Nobody must run on a file that is replaced under it. Held for a moment only.
-        if schema::beside(to, ".lock").exists()
-            && let Err(problem) = schema::lock(to)
-        {
-            return refuse(&problem);
+        if !to.exists() {
+            return Ok(None);
         }
-        Ok(())
+        // A file must not be replaced under a gateway that runs on it.
+        match FileLock::acquire_existing(to) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(problem) => refuse(&problem),
+        }
     }
 
     /// One of the files that a gateway has on this one, there or not, which the copy or what
     /// is removed with it would take away.
     fn in_the_way_of(&self, to: &Path) -> Option<PathBuf> {
-        // SQLite puts its files beside the file that a link leads to; the lock stays beside
-        // the link.
+        // SQLite puts its files beside the file that a link leads to.
         let real = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let own = [family(&self.path), family(&real)].concat();
         let taken = family(to);
@@ -122,8 +124,8 @@ impl SqliteFile {
 }
 
 /// A store's file and all that lies beside it.
-fn family(path: &Path) -> [PathBuf; 5] {
-    ["", "-wal", "-shm", "-journal", ".lock"].map(|suffix| schema::beside(path, suffix))
+fn family(path: &Path) -> [PathBuf; 4] {
+    ["", "-wal", "-shm", "-journal"].map(|suffix| schema::beside(path, suffix))
 }
 
 /// Whether two names lead to one file, or would if it were there.

@@ -3,10 +3,11 @@
 //! What only looks reads with a connection of its own, as a gateway's readers do: nobody
 //! waits for it. What changes something takes the file's write lock for a moment, and the
 //! gateway's writer waits; the gateway notices such changes by itself
-//! (`Swept::changed_elsewhere`). The gateway's own lock is not taken: it keeps a second
+//! (`Store::written_elsewhere`). The gateway's own lock is not taken: it keeps a second
 //! gateway away, not the operator.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -16,7 +17,7 @@ use rusqlite::{
 };
 
 use super::{
-    Durability, reader,
+    Durability, lock, reader,
     rows::{self, At, Id},
     schema::{self, OpenError},
     writer,
@@ -119,7 +120,10 @@ impl SqliteFile {
     }
 
     fn exists(path: &Path) -> Result<(), OpenError> {
-        if path.exists() { Ok(()) } else { Err(OpenError::new(path, "there is no such file")) }
+        match fs::metadata(path) {
+            Ok(file) => lock::check_names(&file).map_err(|problem| OpenError::new(path, problem)),
+            Err(_) => Err(OpenError::new(path, "there is no such file")),
+        }
     }
 
     /// Sessions in the order of their ids, which is that of their creation, `limit` of them

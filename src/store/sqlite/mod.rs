@@ -8,6 +8,7 @@
 mod backup;
 mod failure;
 mod file;
+mod lock;
 mod reader;
 mod rows;
 mod schema;
@@ -19,13 +20,16 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, Entry, NewSession, Page, Result, Session, SessionId,
+    AppendLimits, Appended, Checkpoint, Entry, Head, NewSession, Page, Result, Session, SessionId,
     Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
 };
 pub use backup::Copied;
@@ -88,7 +92,7 @@ impl SqliteStore {
         let data_version = schema::data_version(&opened.connection)
             .map_err(|error| OpenError::new(path, schema::explain(&error)))?;
         let trust = FailureSignal::new();
-        let readers = Readers::open(path, trust.clone())?;
+        let readers = Readers::open(path, trust.clone(), Arc::clone(&opened.lock))?;
         let writer = Writer::start(opened, trust.clone());
         let writer = writer.map_err(|error| OpenError::new(path, error))?;
         let (max_sessions, data_version) = (u64::MAX, AtomicI64::new(data_version));
@@ -130,13 +134,21 @@ impl Store for SqliteStore {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
-        let sweep = move |tx: &rusqlite::Transaction<'_>| {
-            Ok((schema::data_version(tx)?, writer::sweep(tx, now, limit)?))
-        };
-        let (version, swept) = self.writer.write(sweep).await?;
-        // Known only now: a sweep that failed has told nobody.
-        let changed_elsewhere = self.data_version.swap(version, Ordering::Relaxed) != version;
-        Ok(Swept { changed_elsewhere, ..swept })
+        // An empty transaction would cost the writer a commit twice a second.
+        if !self.readers.read(move |db| Ok(reader::has_work_for_sweep(db, now)?)).await? {
+            return Ok(Swept::default());
+        }
+        self.writer.write(move |tx| writer::sweep(tx, now, limit)).await
+    }
+
+    async fn written_elsewhere(&self) -> Result<bool> {
+        let version = self.writer.inspect(schema::data_version).await?;
+        Ok(self.data_version.swap(version, Ordering::Relaxed) != version)
+    }
+
+    async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>> {
+        let sessions = sessions.to_vec();
+        self.readers.read(move |db| Ok(reader::heads(db, &sessions, now)?)).await
     }
 
     async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {

@@ -10,12 +10,13 @@ use tokio::sync::Semaphore;
 
 use super::{
     failure::{FailureSignal, WriteError, WriteResult, failure, is_final},
+    lock::FileLock,
     rows::{self, At, Id},
     schema::{self, OpenError},
 };
 use crate::session::{
-    Error, ErrorKind, Message, Page, Result, Session, SessionId, Snapshot, Timestamp, TokenHash,
-    Unfinished, Usage,
+    Error, ErrorKind, Head, Message, Page, Result, Session, SessionId, Snapshot, Timestamp,
+    TokenHash, Unfinished, Usage,
 };
 
 /// Connections that read at a time.
@@ -26,6 +27,8 @@ pub(super) struct Readers {
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
     trust: FailureSignal,
+    /// Declared after the connections, so that it is closed after them.
+    _lock: Arc<FileLock>,
 }
 
 /// A connection that comes back however the read ends, also by a panic.
@@ -42,12 +45,17 @@ impl Drop for PooledConnection {
 }
 
 impl Readers {
-    pub(super) fn open(path: &Path, trust: FailureSignal) -> Result<Self, OpenError> {
+    pub(super) fn open(
+        path: &Path,
+        trust: FailureSignal,
+        lock: Arc<FileLock>,
+    ) -> Result<Self, OpenError> {
         let idle = (0..READERS).map(|_| schema::open_reader(path)).collect::<Result<_, _>>()?;
         Ok(Self {
             idle: Arc::new(Mutex::new(idle)),
             permits: Arc::new(Semaphore::new(READERS)),
             trust,
+            _lock: lock,
         })
     }
 
@@ -107,6 +115,33 @@ pub(super) fn read(
     let (head_seq, usage) = head(db, id)?;
     let (messages, has_more) = messages(db, id, page)?;
     Ok(Snapshot { session, messages, head_seq, usage, has_more })
+}
+
+/// Returns true if a sweep would find an expired session or a free page.
+pub(super) fn has_work_for_sweep(db: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sessions WHERE expires_at <= ?1)
+         OR (SELECT freelist_count FROM pragma_freelist_count) > 0";
+    db.prepare_cached(sql)?.query_row([At(now)], |row| row.get(0))
+}
+
+/// Returns the heads of those of the given sessions that exist.
+pub(super) fn heads(
+    db: &Connection,
+    sessions: &[SessionId],
+    now: Timestamp,
+) -> rusqlite::Result<Vec<Head>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT {}, head_seq FROM sessions WHERE id = ?1 AND expires_at > ?2",
+        rows::SESSION
+    ))?;
+    let head = |id: &SessionId| {
+        let found = statement.query_row(params![Id(*id), At(now)], |row| {
+            let Session { id, epoch, .. } = rows::session(row)?;
+            Ok(Head { session: id, epoch, seq: row.get(6)? })
+        });
+        found.optional().transpose()
+    };
+    sessions.iter().filter_map(head).collect()
 }
 
 /// Number of the last message of a session, and what its replies took.
@@ -198,8 +233,8 @@ mod tests {
     async fn a_read_that_panics_costs_no_connection() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("duologue.db");
-        schema::open(&path, super::super::Durability::Full).unwrap();
-        let readers = Readers::open(&path, FailureSignal::new()).unwrap();
+        let opened = schema::open(&path, super::super::Durability::Full).unwrap();
+        let readers = Readers::open(&path, FailureSignal::new(), opened.lock).unwrap();
         for _ in 0..2 * READERS {
             let panicked =
                 readers.read(|_| -> WriteResult<()> { panic!("as the test wants it") }).await;

@@ -2,16 +2,16 @@
 
 use std::{
     error, fmt,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Durability, wal};
+use super::{Durability, lock::FileLock, wal};
 
 /// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
 const APPLICATION_ID: i32 = 0x4455_4f4c;
@@ -51,9 +51,8 @@ impl error::Error for OpenError {}
 /// The file, for its one writer.
 pub(super) struct Opened {
     pub(super) connection: Connection,
-    /// Keeps other gateways away. SQLite itself would let them in, and two that believe
-    /// to be alone would answer every turn twice.
-    pub(super) lock: File,
+    /// Declared after the connection, so that it is closed after it. Readers share it.
+    pub(super) lock: Arc<FileLock>,
 }
 
 /// Opens the file for its one writer.
@@ -68,9 +67,12 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         make_folder(folder).map_err(|error| problem(&error))?;
     }
-    let lock = lock(path).map_err(|error| problem(&error))?;
+    // Once before the lock, which creates an absent file, and once under it.
+    wal::check(&real_path(path)).map_err(|error| problem(&error))?;
+    let lock = Arc::new(FileLock::acquire(path).map_err(|error| problem(&error))?);
+    // The name that SQLite derives the names of its other files from.
+    let path = &real_path(path);
     wal::check(path).map_err(|error| problem(&error))?;
-    make_private(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
     Ok(Opened { connection, lock })
@@ -90,10 +92,9 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the file when it is absent, for its owner alone: it holds what people said.
-/// SQLite gives its other files the same mode.
-fn make_private(path: &Path) -> io::Result<()> {
-    File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map(drop)
+/// Resolves symbolic links, as SQLite does.
+fn real_path(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// The name of a file that belongs to it.
@@ -101,16 +102,6 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// A lock of the operating system's, which ends with the process however that ends.
-pub(super) fn lock(path: &Path) -> Result<File, String> {
-    let file = File::create(beside(path, ".lock")).map_err(|error| error.to_string())?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err("another gateway has it open".into()),
-        Err(TryLockError::Error(error)) => Err(error.to_string()),
-    }
 }
 
 /// Opens the file for reading, beside its writer.

@@ -38,6 +38,8 @@ const GROUP: usize = 1024;
 /// What the thread does next.
 enum Job {
     Write(Write),
+    /// Runs on the connection outside a transaction.
+    Inspect(Box<dyn FnOnce(&Connection) + Send>),
     Close(oneshot::Sender<Result<()>>),
 }
 
@@ -102,6 +104,18 @@ impl Writer {
         answered.await.map_err(|_| gone())?
     }
 
+    /// Runs a query on the writer's connection, without a transaction of its own.
+    pub(super) async fn inspect<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let job = Box::new(move |connection: &Connection| drop(answer.send(query(connection))));
+        let gone = || Error::internal("the store has failed and takes no more writes");
+        self.queue.send(Job::Inspect(job)).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?.map_err(|error| failure(&error))
+    }
+
     /// Writes the log of changes back into the file and ends the thread.
     pub(super) async fn close(&self) -> Result<()> {
         let (answer, answered) = oneshot::channel();
@@ -143,16 +157,20 @@ fn write_until_closed(
         while let Some(job) = next.take() {
             match job {
                 Job::Write(write) => group.push(write),
+                Job::Inspect(inspect) => inspect(&connection),
                 Job::Close(answer) => close = Some(answer),
             }
             if group.len() < GROUP && close.is_none() {
                 next = waiting.try_recv().ok();
             }
         }
-        writes.increment(group.len() as u64);
-        let began = Instant::now();
-        let mut result = commit(&mut connection, group.drain(..));
-        commits.record(began.elapsed());
+        let mut result = Ok(());
+        if !group.is_empty() {
+            writes.increment(group.len() as u64);
+            let began = Instant::now();
+            result = commit(&mut connection, group.drain(..));
+            commits.record(began.elapsed());
+        }
         if result.is_ok() && pages.load(Ordering::Relaxed) >= WRITE_BACK_PAGES {
             // The next commit says how many are left.
             pages.store(0, Ordering::Relaxed);
@@ -168,8 +186,10 @@ fn write_until_closed(
             if let Some(error) = written_back.as_ref().err().filter(|error| is_final(error)) {
                 lose_trust(&connection, error);
             }
-            // Whoever hears that it is closed may open it.
-            drop((connection, lock));
+            // Another gateway may open the file as soon as the answer is sent. Readers of this
+            // process may still read, so the descriptor stays open.
+            drop(connection);
+            lock.release();
             drop(answer.send(written_back.map_err(|error| failure(&error))));
             return;
         }

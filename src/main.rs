@@ -88,9 +88,9 @@ fn refuse(line: &str) -> ExitCode {
 }
 
 fn run(config: &Config) -> ExitCode {
-    match telemetry::start(&config.telemetry).and_then(|()| Ok(Runtime::new()?)) {
-        Ok(runtime) => {
-            let served = runtime.block_on(serve(config));
+    match telemetry::start(&config.telemetry).and_then(|log| Ok((log, Runtime::new()?))) {
+        Ok((log, runtime)) => {
+            let served = runtime.block_on(serve(config, &log));
             // What is left is connections that were told to end and did not.
             runtime.shutdown_background();
             match served {
@@ -111,7 +111,7 @@ fn in_full(error: &dyn std::error::Error) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-async fn serve(config: &Config) -> Result<(), Error> {
+async fn serve(config: &Config, log: &telemetry::Log) -> Result<(), Error> {
     for name in Cli::unknown_variables() {
         // Not refused: orchestrators set variables of this form by themselves.
         tracing::warn!(name, "an environment variable is no setting of this version");
@@ -125,6 +125,7 @@ async fn serve(config: &Config) -> Result<(), Error> {
     }
     // First of all, so that nothing is counted before somebody collects it.
     let operations = operations(config.server.ops_addr)?;
+    tokio::spawn(log.report_lost_lines());
     let addr = config.server.addr;
     let server = Server::bind(config.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;

@@ -9,7 +9,7 @@ use tokio_tungstenite::{
 
 use crate::{
     process::Process,
-    support::{Door, create},
+    support::{Door, create, soon},
 };
 use duologue::proto::{self, chat_service_client::ChatServiceClient};
 
@@ -135,4 +135,78 @@ async fn each_stream_that_was_opened_is_closed_in_the_log_when_the_process_ends(
         assert_eq!(lines("stream opened"), STREAMS, "{door:?}");
         assert_eq!(lines("stream closed"), STREAMS, "{door:?}");
     }
+}
+
+/// A pipe that is full and that nobody reads.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    // The capacity of a pipe on Linux, unless it was changed: pipe(7).
+    std::io::Write::write_all(&mut writer, &[b'\n'; 65536]).unwrap();
+    (reader, writer)
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_neither_requests_nor_probes_nor_signals() {
+    for environment in ["development", "production"] {
+        // The ports cannot be read from the log.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (addr, ops_addr) = (free(), free());
+        let (_reader, writer) = full_pipe();
+        let flags = [
+            "--app-env",
+            environment,
+            "--log",
+            "debug",
+            "--store",
+            "memory",
+            "--addr",
+            &addr.to_string(),
+            "--ops-addr",
+            &ops_addr.to_string(),
+        ];
+        let mut child = crate::process::command(&flags).stderr(writer).spawn().unwrap();
+        let client = reqwest::Client::new();
+        let get = async |url: String| client.get(url).send().await;
+        soon("the start", async {
+            while get(format!("http://{addr}/healthz")).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        for _ in 0..1000 {
+            let created = client.post(format!("http://{addr}/token?name=Ada")).send();
+            assert_eq!(soon("an answer", created).await.unwrap().status(), 200);
+        }
+        for address in [addr, ops_addr] {
+            let probe = soon("a probe", get(format!("http://{address}/healthz"))).await.unwrap();
+            assert_eq!(probe.status(), 200);
+        }
+        let pid = child.id().unwrap().to_string();
+        std::process::Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap();
+        let ended = soon("the end", child.wait()).await.unwrap();
+        assert_eq!(ended.code(), Some(0), "{environment}");
+    }
+}
+
+#[tokio::test]
+async fn lines_that_a_peer_without_a_token_can_cause_are_limited_and_counted() {
+    let process = Process::start(&[]).await;
+    let client = reqwest::Client::new();
+    for _ in 0..600 {
+        let url = format!("http://127.0.0.1:{}/token?name=Ada", process.port);
+        assert_eq!(client.post(url).send().await.unwrap().status(), 200);
+    }
+    // Unsolicited answers to pings, which h2 warns about one by one.
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", process.port)).await.unwrap();
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    for _ in 0..20_000 {
+        flood.extend_from_slice(b"\0\0\x08\x06\x01\0\0\0\0abcdefgh");
+    }
+    let _may_be_cut = tokio::io::AsyncWriteExt::write_all(&mut stream, &flood).await;
+    drop(stream);
+    process.signal("TERM").await;
+    let (_, log) = process.ended().await;
+    let started = log.iter().filter(|line| line.contains("session started")).count();
+    assert!((200..450).contains(&started), "{started}");
+    assert!(log.len() < started + 50, "{} lines", log.len());
 }

@@ -17,6 +17,7 @@ mod disk_errors;
 mod drain;
 mod expiry;
 mod grpc_calls;
+mod heads;
 mod isolation;
 mod logs;
 mod once;

@@ -27,7 +27,7 @@ async fn the_stream_has_the_headers_that_keep_proxies_from_holding_it_back() {
         assert_eq!(response.status(), 200);
         for (name, value) in [
             ("content-type", "text/event-stream"),
-            ("cache-control", "no-cache"),
+            ("cache-control", "no-store"),
             ("x-accel-buffering", "no"),
         ] {
             assert_eq!(response.headers()[name], value, "{name}");

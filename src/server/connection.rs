@@ -44,7 +44,7 @@ use super::{
     tls::Tls,
     write_timeout::WriteTimeout,
 };
-use crate::transport::InUse;
+use crate::{telemetry::PEER, transport::InUse};
 
 /// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
 /// unread against a budget that grows with it; with the default, a client that opens
@@ -80,7 +80,9 @@ impl Connections {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(settings.head_timeout)
+            // Counts from the end of the request before, so it must be the time that a kept
+            // connection may be idle. The first head has its own deadline, see `serve`.
+            .header_read_timeout(settings.idle_timeout)
             .max_buf_size(MAX_HEAD);
         builder
             .http2()
@@ -166,7 +168,7 @@ impl Connections {
                         return;
                     }
                     if activity.stalled.exceeds(self.write_timeout) {
-                        tracing::info!("a connection does not take its answers, and is cut");
+                        tracing::info!(target: PEER, "connection closed: the peer does not read its responses");
                         return;
                     }
                     if !quiet {

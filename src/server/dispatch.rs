@@ -125,12 +125,24 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        match Family::of(&request) {
+        let family = match transport::check_head(&request) {
+            Some(refusal) => Family::Neither(refusal),
+            None => Family::of(&request),
+        };
+        let secured = |mut response: Response<Body>| {
+            transport::secure(&mut response);
+            response
+        };
+        match family {
             Family::Grpc => {
                 self.grpc.call(request).map(|answer| answer.map(|it| it.map(Body::new))).boxed()
             }
-            Family::Http => self.http.call(request).boxed(),
-            Family::Neither(refusal) => std::future::ready(Ok(refusal)).boxed(),
+            Family::GrpcWeb => {
+                let call = self.grpc.call(request);
+                call.map(move |answer| answer.map(|it| secured(it.map(Body::new)))).boxed()
+            }
+            Family::Http => self.http.call(request).map(move |answer| answer.map(secured)).boxed(),
+            Family::Neither(refusal) => std::future::ready(Ok(secured(refusal))).boxed(),
         }
     }
 }
@@ -138,6 +150,7 @@ where
 /// Whose a request is.
 enum Family {
     Grpc,
+    GrpcWeb,
     Http,
     Neither(Response<Body>),
 }
@@ -168,7 +181,7 @@ impl Family {
                 message,
             ));
         }
-        Self::Grpc
+        if web { Self::GrpcWeb } else { Self::Grpc }
     }
 }
 

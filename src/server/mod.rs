@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{Drained, Gateway},
+    telemetry::PEER,
     transport::{self, TransportContext},
 };
 use connection::Connections;
@@ -207,7 +208,7 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
         }
         Err(error) => {
             // Out of file descriptors, most likely: others must end first.
-            tracing::error!(%error, "a connection could not be accepted");
+            tracing::error!(target: PEER, %error, "failed to accept a connection");
             sleep(Duration::from_millis(100)).await;
             None
         }
@@ -218,7 +219,8 @@ async fn accept(listener: &TcpListener) -> Option<TcpStream> {
 /// does everyone where a certificate is used: a handshake costs too much for this.
 async fn reject(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-        retry-after: 5\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
+        retry-after: 5\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
+        referrer-policy: no-referrer\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
         {\"detail\":\"The gateway has no connection left\"}";
     const PATIENCE: Duration = Duration::from_secs(2);
     let _told_or_not = timeout(PATIENCE, answer_and_close(&mut stream, ANSWER)).await;

@@ -15,7 +15,11 @@ use tokio::{
 };
 
 use super::{accept, listen, write_timeout::WriteTimeout};
-use crate::{session::Gateway, telemetry::Metrics, transport::detail};
+use crate::{
+    session::Gateway,
+    telemetry::Metrics,
+    transport::{check_head, detail, secure},
+};
 
 /// Connections at a time. A scraper needs one.
 const MAX_CONNECTIONS: usize = 32;
@@ -80,7 +84,9 @@ impl Operations {
 
 async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let answer = answer(&request, &gateway, &metrics);
+        let mut answer =
+            check_head(&request).unwrap_or_else(|| answer(&request, &gateway, &metrics));
+        secure(&mut answer);
         async { Ok::<_, Infallible>(answer) }
     });
     let io = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));

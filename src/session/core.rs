@@ -16,6 +16,10 @@ use super::{
     settings::Settings,
 };
 
+/// Log target of lines that a peer without a token can cause: such lines are rate-limited. The
+/// same as `telemetry::PEER`, which the core does not import.
+pub(super) const PEER: &str = "duologue::peer";
+
 /// Reads a session and its head, without messages.
 pub(super) const HEAD: Page = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
 

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
-    core::{Core, HEAD},
+    core::{Core, HEAD, PEER},
     live::registry::SessionHandle,
     model::{ErrorKind, Result, SessionId, Timestamp},
     turn::recovery,
@@ -70,7 +70,7 @@ async fn sweep_store(core: &Core, now: Timestamp) -> Result<()> {
         let swept = core.store.sweep(now, SWEEP_BATCH).await?;
         for id in swept.sessions {
             core.metrics.session_ended(ErrorKind::SessionExpired);
-            tracing::info!(session = %id, reason = "expired", "session ended");
+            tracing::info!(target: PEER, session = %id, reason = "expired", "session ended");
         }
         if !swept.more || Instant::now() >= until || core.closing.is_cancelled() {
             return Ok(());

@@ -91,6 +91,11 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     ("duologue_reply_failures_total", Unit::Count, "Replies that failed, by code"),
     ("duologue_tokens_total", Unit::Count, "Tokens of the model"),
     ("duologue_upstream_attempts_total", Unit::Count, "Attempts to get an answer of an upstream"),
+    (
+        "duologue_log_lines_dropped_total",
+        Unit::Count,
+        "Log lines that were not written, by reason: queue_full, rate_limit",
+    ),
     ("duologue_store_writes_total", Unit::Count, "Writes of the store; several share a commit"),
 ];
 

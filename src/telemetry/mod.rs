@@ -3,17 +3,24 @@
 //! One line each when a session starts and ends, when a stream opens and closes, and
 //! for a failure with its cause. Never a token, a text, or a URI with its query.
 //!
-//! The gateway's own lines follow the configured filter. Those of its libraries are
-//! held at `warn` whatever it says: at `trace`, the WebSocket library prints every
-//! frame and the HTTP libraries print what they parse.
+//! The gateway's own lines follow the configured filter. Its libraries log at `error` only,
+//! whatever the filter says: at `trace`, the WebSocket library prints every frame and the HTTP
+//! libraries print what they parse; at `warn`, h2 and rustls write a line for input that any
+//! peer can send.
 
+mod log_limit;
 mod metrics;
 
+pub use log_limit::PEER;
 pub use metrics::{Metrics, collect};
 
-use std::{backtrace::Backtrace, fmt, panic, str::FromStr};
+use std::{backtrace::Backtrace, fmt, panic, str::FromStr, time::Duration};
 
+use ::metrics::{Counter, counter};
+use log_limit::LogLimit;
+use tokio::time::interval;
 use tracing::{Level, Metadata};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
     EnvFilter, Layer as _,
     filter::{LevelFilter, filter_fn},
@@ -58,32 +65,102 @@ impl fmt::Display for Filter {
     }
 }
 
+/// Lines that wait to be written. Beyond them lines are dropped and counted.
+const QUEUED_LINES: usize = 8192;
+
+/// How often dropped and suppressed lines are reported.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The log. Dropping it writes the queued lines, for a second at most.
+#[derive(Debug)]
+pub struct Log {
+    _writer: WorkerGuard,
+    dropped: ErrorCounter,
+    limit: LogLimit,
+}
+
 /// Starts to log to standard error.
+///
+/// A thread of its own writes the lines, since standard error may be a pipe that nobody reads:
+/// serving, probes and signals must never wait for it.
 ///
 /// # Errors
 /// If logging has been started already.
-pub fn start(settings: &Settings) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+pub fn start(settings: &Settings) -> Result<Log, Box<dyn std::error::Error + Send + Sync>> {
     let filter: EnvFilter = settings.filter.0.parse()?;
-    // Without it, every line that a library writes at `trace` would be put together
-    // before it is refused: several per frame.
-    let own = filter_fn(may_speak)
+    // Without it, every line that a library writes at `trace` would be formatted before it is
+    // refused: several per frame.
+    let own = filter_fn(may_log)
         .with_max_level_hint(filter.max_level_hint().unwrap_or(LevelFilter::TRACE));
-    let lines = layer().with_writer(std::io::stderr);
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(QUEUED_LINES)
+        .thread_name("log-writer")
+        .finish(std::io::stderr());
+    let (dropped, limit) = (writer.error_counter(), LogLimit::default());
+    let lines = layer().with_writer(writer);
     let lines = if settings.json {
         lines.json().flatten_event(true).boxed()
     } else {
         lines.with_ansi(false).boxed()
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter).with_filter(own)).try_init()?;
-    // The standard hook prints the message of a panic, which may hold what a text held.
+    let lines = lines.with_filter(limit.clone()).with_filter(filter).with_filter(own);
+    tracing_subscriber::registry().with(lines).try_init()?;
+    // The standard hook prints the message of a panic, which may hold a user's text.
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(tracing::field::display);
         tracing::error!(place, backtrace = %Backtrace::capture(), "a task panicked");
     }));
-    Ok(())
+    Ok(Log { _writer: guard, dropped, limit })
 }
 
-fn may_speak(metadata: &Metadata<'_>) -> bool {
+impl Log {
+    /// Returns a future that counts and reports lost lines for as long as it is polled.
+    pub fn report_lost_lines(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (counter, limit) = (self.dropped.clone(), self.limit.clone());
+        async move {
+            let mut ticks = interval(REPORT_INTERVAL);
+            let (mut dropped, mut suppressed) = (Lost::new("queue_full"), Lost::new("rate_limit"));
+            loop {
+                ticks.tick().await;
+                let before = counter.dropped_lines();
+                let lost = (dropped.update(before as u64), suppressed.update(limit.suppressed()));
+                if lost == (0, 0) {
+                    continue;
+                }
+                tracing::warn!(dropped = lost.0, suppressed = lost.1, "log lines are missing");
+                // The report itself may have been dropped: it is repeated then.
+                if counter.dropped_lines() == before {
+                    (dropped.reported, suppressed.reported) = (dropped.counted, suppressed.counted);
+                }
+            }
+        }
+    }
+}
+
+/// Lines that were lost for one reason.
+struct Lost {
+    counter: Counter,
+    counted: u64,
+    reported: u64,
+}
+
+impl Lost {
+    fn new(reason: &'static str) -> Self {
+        let counter = counter!("duologue_log_lines_dropped_total", "reason" => reason);
+        Self { counter, counted: 0, reported: 0 }
+    }
+
+    /// Counts new losses; returns those that were not reported yet.
+    fn update(&mut self, total: u64) -> u64 {
+        self.counter.increment(total.saturating_sub(self.counted));
+        self.counted = total;
+        total - self.reported
+    }
+}
+
+/// Libraries log at `error` only: h2 and rustls warn about input that any peer can send.
+fn may_log(metadata: &Metadata<'_>) -> bool {
     let own = metadata.target().split("::").next() == Some(env!("CARGO_CRATE_NAME"));
-    own || *metadata.level() <= Level::WARN
+    own || *metadata.level() <= Level::ERROR
 }

@@ -21,7 +21,7 @@ mod stream;
 mod ws;
 
 pub use grpc::service as grpc_service;
-pub use http::detail;
+pub use http::{check_head, detail, secure};
 pub use origin::Origins;
 pub use router::router;
 pub use settings::Settings;

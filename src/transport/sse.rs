@@ -62,7 +62,9 @@ pub(super) async fn events(
 
 fn position(params: &Params, request: &Request) -> Result<Option<Position>, HttpError> {
     let last = request.headers().get("last-event-id").and_then(|last| last.to_str().ok());
-    let text = last.or_else(|| params.get("position")).filter(|text| !text.is_empty());
+    // A browser sends an empty one if no event had an id.
+    let given = |text: &&str| !text.is_empty();
+    let text = last.filter(given).or_else(|| params.get("position").filter(given));
     Ok(text.map(str::parse).transpose()?)
 }
 
@@ -70,7 +72,7 @@ fn response(body: Body) -> Response {
     let mut response = Response::new(body);
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
-        (header::CACHE_CONTROL, "no-cache"),
+        (header::CACHE_CONTROL, "no-store"),
         // A buffering proxy would hold events back.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ] {

@@ -192,7 +192,21 @@ pub struct Error {
 impl Error {
     /// A failure with a sentence of its own.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), retry_after: kind.wait(), source: None }
+        let message = Self::capped(message.into());
+        Self { kind, message, retry_after: kind.wait(), source: None }
+    }
+
+    /// Cuts a message to 300 bytes: it may repeat a part of the client's input, which may be
+    /// megabytes long.
+    #[must_use]
+    pub fn capped(mut message: Cow<'static, str>) -> Cow<'static, str> {
+        const LONGEST: usize = 300;
+        if message.len() > LONGEST {
+            let message = message.to_mut();
+            message.truncate(message.floor_char_boundary(LONGEST));
+            message.push('…');
+        }
+        message
     }
 
     /// A fault of the gateway's own: `source` is logged, the client is told nothing of it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use crate::session::{
-    core::Core,
+    core::{Core, PEER},
     eager_task::spawn_eager,
     model::{Epoch, ErrorKind, Name, Result, Session, SessionId, Timestamp, Token},
     ports::{NewSession, Page, Snapshot},
@@ -40,7 +40,7 @@ impl Gateway {
         let token = Token::generate();
         store.create(NewSession { session: session.clone(), token: token.hash() }).await?;
         metrics.sessions_started.increment(1);
-        tracing::info!(session = %session.id, "session started");
+        tracing::info!(target: PEER, session = %session.id, "session started");
         Ok(Created { token, session })
     }
 

@@ -6,13 +6,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{
     session::{Error, ErrorKind},
+    telemetry::PEER,
     transport::status,
 };
 
 /// The one place where a core error becomes a status. Logs what the client is not told.
 pub(super) fn status(error: &Error) -> Status {
     if error.kind() == ErrorKind::Internal {
-        tracing::error!(cause = ?error, "a call failed");
+        tracing::error!(target: PEER, cause = ?error, "call failed");
     }
     let mut details = ErrorDetails::new();
     details.set_error_info(error.kind().code(), "duologue", []);

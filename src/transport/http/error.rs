@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     session::{Error, ErrorKind},
+    telemetry::PEER,
     transport::status,
 };
 
@@ -26,8 +27,12 @@ pub(in crate::transport) enum HttpError {
     NotANumber(&'static str, String),
     /// The body is not JSON of the expected form.
     BadJson(String),
+    /// The body is JSON, but not an object.
+    NotAnObject,
     /// The content type of the body is not supported.
     BodyType,
+    /// The body is compressed.
+    BodyEncoding,
 }
 
 impl From<Error> for HttpError {
@@ -52,11 +57,21 @@ impl IntoResponse for HttpError {
             Self::NotANumber(name, input) => {
                 let message =
                     "Input should be a valid integer, unable to parse string as an integer";
+                let input = Error::capped(input.into()).into_owned();
                 unprocessable("int_parsing", json!(["query", name]), message, &input.into())
             }
             Self::BadJson(message) => {
+                let message = Error::capped(message.into());
                 unprocessable("json_invalid", json!(["body"]), &message, &Value::Null)
             }
+            Self::NotAnObject => {
+                let message = "Input should be a valid dictionary or object to extract fields from";
+                unprocessable("model_attributes_type", json!(["body"]), message, &Value::Null)
+            }
+            Self::BodyEncoding => detail(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body must not be compressed (Content-Encoding)",
+            ),
             Self::BodyType => {
                 detail(StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json")
             }
@@ -77,7 +92,7 @@ fn unprocessable(kind: &str, loc: Value, message: &str, input: &Value) -> Respon
 /// client does not see.
 pub(in crate::transport) fn error_response(error: &Error) -> Response {
     if error.kind() == ErrorKind::Internal {
-        tracing::error!(cause = ?error, "request failed");
+        tracing::error!(target: PEER, cause = ?error, "request failed");
     }
     let status = status::told(error.kind()).http;
     let mut response = match error.kind() {

@@ -1,8 +1,10 @@
 //! What the HTTP transports share: errors as responses, and query parameters.
 
 mod error;
+mod headers;
 mod params;
 
 pub use error::detail;
 pub(super) use error::{HttpError, HttpResult, error_response, method_not_allowed};
+pub use headers::{check_head, secure};
 pub(super) use params::Params;

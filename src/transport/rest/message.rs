@@ -5,7 +5,7 @@ use axum::{
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
 };
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -113,6 +113,10 @@ async fn said(
     headers: &HeaderMap,
     body: Body,
 ) -> HttpResult<Said> {
+    let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
+        return Err(HttpError::BodyEncoding);
+    }
     let body = read(context, body).await?;
     if body.is_empty() {
         return Ok(Said {
@@ -124,6 +128,13 @@ async fn said(
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
     if !media_type.trim().eq_ignore_ascii_case("application/json") {
         return Err(HttpError::BodyType);
+    }
+    // serde would take a list for the fields of a struct.
+    if matches!(
+        body.trim_ascii_start().first(),
+        Some(b'[' | b'"' | b'0'..=b'9' | b't' | b'f' | b'n')
+    ) {
+        return Err(HttpError::NotAnObject);
     }
     serde_json::from_slice(&body).map_err(|error| HttpError::BadJson(error.to_string()))
 }

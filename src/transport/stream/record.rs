@@ -1,5 +1,4 @@
-//! Two lines in the log for every stream, and what metrics know of it: when it opens, and
-//! when it closes.
+//! Two lines in the log for every stream that is opened with a token, and its metrics.
 //!
 //! They hold what an operator asks for (protocol, codec, session, close code,
 //! seconds, messages) and nothing that is secret: no token, no text, no URI.
@@ -9,6 +8,7 @@ use tokio::time::Instant;
 
 use crate::{
     session::{ErrorKind, SessionId},
+    telemetry::PEER,
     transport::status,
 };
 
@@ -35,14 +35,16 @@ pub(in crate::transport) enum Close {
 
 impl StreamRecord {
     pub(in crate::transport) fn open(protocol: &'static str, codec: &'static str) -> Self {
-        tracing::info!(protocol, codec, "stream opened");
         gauge!("duologue_streams", "protocol" => protocol, "codec" => codec).increment(1);
         let opened = Instant::now();
         Self { protocol, codec, session: None, opened, received: 0, sent: 0, close: Close::Lost }
     }
 
     pub(in crate::transport) fn attached(&mut self, session: SessionId) {
-        self.session = Some(session);
+        let Self { protocol, codec, .. } = *self;
+        if self.session.replace(session).is_none() {
+            tracing::info!(protocol, codec, %session, "stream opened");
+        }
     }
 
     pub(in crate::transport) fn received(&mut self) {
@@ -74,18 +76,15 @@ impl Drop for StreamRecord {
         gauge!("duologue_streams", "protocol" => protocol, "codec" => codec).decrement(1);
         counter!("duologue_streams_closed_total", "protocol" => protocol, "reason" => reason)
             .increment(1);
-        let session = self.session.map(tracing::field::display);
         let seconds = self.opened.elapsed().as_millis() as f64 / 1000.0;
-        tracing::info!(
-            protocol,
-            codec,
-            session,
-            code,
-            reason,
-            seconds,
-            received,
-            sent,
-            "stream closed"
-        );
+        match self.session {
+            Some(session) => tracing::info!(
+                protocol, codec, %session, code, reason, seconds, received, sent, "stream closed"
+            ),
+            // It needed no token to get here.
+            None => tracing::info!(
+                target: PEER, protocol, codec, code, reason, seconds, "stream closed unopened"
+            ),
+        }
     }
 }

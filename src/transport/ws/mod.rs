@@ -147,13 +147,24 @@ fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
     if headers.get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(upgrade_required("WebSocket version 13 is required"));
     }
-    let key = headers.get(SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
-    let key = key.and_then(|key| HeaderValue::try_from(key).ok());
-    let missing = || detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
+    let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
+    let key = keys.next().filter(|key| is_key(key.as_bytes()) && keys.next().is_none());
+    let key = key.and_then(|key| HeaderValue::try_from(derive_accept_key(key.as_bytes())).ok());
+    let missing =
+        || detail(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64");
     key.map(Accept::Key).ok_or_else(|| Box::new(missing()))
 }
 
 /// Whether a comma-separated header lists a token, in any case.
+/// Returns true for 16 bytes in base64 (RFC 6455, section 4.2.1).
+fn is_key(key: &[u8]) -> bool {
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
+    match key.strip_suffix(b"==") {
+        Some(digits) => digits.len() == 22 && digits.iter().all(is_digit),
+        None => false,
+    }
+}
+
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|entry| entry.trim().eq_ignore_ascii_case(token))

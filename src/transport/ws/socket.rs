@@ -26,6 +26,7 @@ use tokio_tungstenite::{
 use super::plain::Awaited;
 use crate::{
     session::{Error, ErrorKind, Result, Settings as Limits},
+    telemetry::PEER,
     transport::{
         TransportContext,
         codec::{self, Codec},
@@ -240,7 +241,7 @@ impl Socket<'_> {
         const LINGER: Duration = Duration::from_secs(2);
         const LINGER_BYTES: u64 = 8 << 20;
         if error.kind() == ErrorKind::Internal {
-            tracing::error!(cause = ?error, "a stream failed");
+            tracing::error!(target: PEER, cause = ?error, "stream failed");
         }
         let code = status::told(error.kind()).close;
         self.log.closes(Close::Code(code, error.kind().code()));

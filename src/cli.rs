@@ -4,13 +4,20 @@
 //! flag wins. A value that does not parse stops the start with one line.
 
 mod bot;
+pub mod env_file;
 mod openai;
 
-use std::{ffi::OsString, fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    fmt::Write as _,
+    net::{SocketAddr, ToSocketAddrs as _},
+    path::PathBuf,
+    time::Duration,
+};
 
 use bytesize::ByteSize;
 use clap::{
-    ArgAction, CommandFactory, Parser, Subcommand,
+    ArgAction, CommandFactory, FromArgMatches as _, Parser, Subcommand,
     error::{ContextKind, ErrorKind},
 };
 
@@ -20,7 +27,7 @@ use crate::{
     responder,
     server::{self, TlsFiles},
     session, store, telemetry,
-    transport::{self, Origins},
+    transport::{self, Hosts, Origins},
 };
 
 // Headings of `--help`.
@@ -40,11 +47,11 @@ pub struct Cli {
 
     /// Environment: `development`, or `production` (JSON logs; reflection, /docs and localhost
     /// origins off)
-    #[arg(long, env = "APP_ENV", default_value_t = Environment::Development)]
+    #[arg(long, global = true, env = "APP_ENV", default_value_t = Environment::Development)]
     app_env: Environment,
 
     /// Listen address for every protocol
-    #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr)]
+    #[arg(long, env = "DUOLOGUE_ADDR", default_value_t = server::Settings::default().addr, value_parser = addr)]
     addr: SocketAddr,
 
     /// Listen address for metrics and probes, not meant for visitors; `off` disables it
@@ -79,7 +86,7 @@ pub struct Cli {
 
     /// What answers: `simulated`, `openai` (any OpenAI-compatible model) or `grpc` (a bot of your
     /// own)
-    #[arg(long, help_heading = REPLIES, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated", "openai", "grpc"])]
+    #[arg(long, global = true, help_heading = REPLIES, env = "DUOLOGUE_RESPONDER", default_value = "simulated", value_parser = ["simulated", "openai", "grpc"])]
     responder: String,
 
     /// Reply of the simulated responder; may hold {text} and {name}
@@ -136,10 +143,15 @@ pub struct Cli {
     #[arg(long, help_heading = LIMITS, env = "DUOLOGUE_MAX_CONNECTION_STREAMS", default_value_t = server::Settings::default().max_connection_streams)]
     max_connection_streams: u32,
 
-    /// Origins of web pages that may use the gateway, comma-separated, or `*` [default: same
-    /// origin; in development also any localhost port]
+    /// Origins of web pages that may use the gateway, comma-separated, or `*`. One may begin with
+    /// `https://*.` [default: same origin; in development also any localhost port]
     #[arg(long, env = "DUOLOGUE_ALLOWED_ORIGINS")]
     allowed_origins: Option<Origins>,
+
+    /// Names of the gateway, comma-separated: a page of another name is not of the same origin
+    /// [default: any name]
+    #[arg(long, env = "DUOLOGUE_HOST")]
+    host: Option<Hosts>,
 
     /// Heartbeat interval of every stream
     #[arg(long, env = "DUOLOGUE_HEARTBEAT", default_value = "25s", value_parser = humantime::parse_duration)]
@@ -193,6 +205,8 @@ pub enum Command {
 pub enum Refusal {
     /// A setting is wrong, by flag, environment or `.env`: one line says which.
     Setting(String),
+    /// There is no such flag: clap's explanation, with a suggestion and the usage.
+    Flag(String),
     /// A command is not used as it can be: this explains it.
     Usage(String),
 }
@@ -210,7 +224,10 @@ impl Cli {
     /// What is wrong with which setting, or with the use of a command.
     pub fn command() -> Result<Command, Refusal> {
         let arguments: Vec<_> = std::env::args_os().collect();
-        match Self::try_parse_from(&arguments) {
+        let parsed = without_blank_variables(<Self as CommandFactory>::command())
+            .try_get_matches_from(&arguments)
+            .and_then(|matches| Self::from_arg_matches(&matches));
+        match parsed {
             Ok(cli) => Ok(cli.into_command()?),
             Err(error) => match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -219,6 +236,7 @@ impl Cli {
                 _ if is_about_a_command(&error, &arguments) => {
                     Err(Refusal::Usage(error.render().to_string()))
                 }
+                ErrorKind::UnknownArgument => Err(Refusal::Flag(error.render().to_string())),
                 _ => Err(Refusal::Setting(one_line(&error.render().to_string()))),
             },
         }
@@ -296,6 +314,7 @@ impl Cli {
             responder,
             transport: transport::Settings {
                 origins: self.allowed_origins.clone().unwrap_or(default_origins),
+                hosts: self.host.clone().unwrap_or_default(),
                 docs: self.docs.unwrap_or(development),
                 reflection: self.reflection.unwrap_or(development),
                 heartbeat: self.heartbeat,
@@ -325,10 +344,7 @@ impl Cli {
     fn effective(&self) -> String {
         let development = self.app_env == Environment::Development;
         // Unset is no empty list: in development it allows any port of localhost.
-        let origins = self.allowed_origins.as_ref().map(|origins| match origins {
-            Origins::Any => "*".into(),
-            Origins::Listed { origins, .. } => origins.join(","),
-        });
+        let origins = self.allowed_origins.as_ref().map(ToString::to_string);
         let duration = |duration| humantime::format_duration(duration).to_string();
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let values = [
@@ -359,6 +375,7 @@ impl Cli {
             ("DUOLOGUE_MAX_CONNECTION_STREAMS", Some(self.max_connection_streams.to_string())),
             // Unset is no empty list: in development it allows any port of localhost.
             ("DUOLOGUE_ALLOWED_ORIGINS", origins),
+            ("DUOLOGUE_HOST", self.host.as_ref().map(ToString::to_string)),
             ("DUOLOGUE_HEARTBEAT", Some(duration(self.heartbeat))),
             ("DUOLOGUE_DRAIN_TIMEOUT", Some(duration(self.drain_timeout))),
             ("DUOLOGUE_REFLECTION", Some(self.reflection.unwrap_or(development).to_string())),
@@ -385,11 +402,28 @@ struct OpsAddr(Option<SocketAddr>);
 fn ops_addr(text: &str) -> Result<OpsAddr, String> {
     match text {
         "off" => Ok(OpsAddr(None)),
-        _ => match text.parse() {
+        _ => match addr(text) {
             Ok(addr) => Ok(OpsAddr(Some(addr))),
-            Err(_) => Err("expected an address such as 127.0.0.1:3501, or `off`".into()),
+            Err(problem) => Err(format!("{problem}, or `off`")),
         },
     }
+}
+
+/// Reads `HOST:PORT`. A host name stands for its first address, and no host for every address of
+/// the machine.
+fn addr(text: &str) -> Result<SocketAddr, String> {
+    let expected = "expected HOST:PORT, for example `localhost:4500`";
+    let host_and_port = if text.starts_with(':') { format!("0.0.0.0{text}") } else { text.into() };
+    let port = host_and_port.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    if !matches!(port, Some(Ok(_))) {
+        return Err(expected.into());
+    }
+    let addresses = host_and_port.to_socket_addrs();
+    let mut addresses: Vec<_> =
+        addresses.map_err(|error| format!("{error}; {expected}"))?.collect();
+    // `localhost` may have both; clients try the older one first, or only.
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.first().copied().ok_or_else(|| expected.into())
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {
@@ -413,19 +447,21 @@ fn in_units(size: ByteSize) -> String {
 
 /// A value as an `.env` file has it.
 fn quoted(value: String) -> String {
-    if !value.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
-        return value;
+    if value.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
+        return env_file::quoted(&value);
     }
-    let mut text = String::from('"');
-    for c in value.chars() {
-        match c {
-            '\n' => text.push_str("\\n"),
-            '"' | '\\' | '$' => text.extend(['\\', c]),
-            _ => text.push(c),
-        }
-    }
-    text.push('"');
-    text
+    value
+}
+
+/// Makes a blank variable count as unset, as Docker Compose writes `NAME=`.
+fn without_blank_variables(command: clap::Command) -> clap::Command {
+    let is_blank = |argument: &clap::Arg| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        value.is_some_and(|value| value.to_string_lossy().trim().is_empty())
+    };
+    command.mut_args(|argument| {
+        if is_blank(&argument) { argument.env(clap::builder::Resettable::Reset) } else { argument }
+    })
 }
 
 /// Whether a command was given, or something in its place, and no setting is at fault.

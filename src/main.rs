@@ -7,7 +7,7 @@ use std::{
 };
 
 use duologue::{
-    cli::{Cli, Command, Refusal},
+    cli::{Cli, Command, Refusal, env_file},
     commands,
     config::Config,
     responder::{self, openai},
@@ -30,14 +30,8 @@ const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     // Before the runtime and its threads exist: it changes the environment.
-    match dotenvy::dotenv() {
-        // Its own words would show the line, and a line may hold a secret.
-        Err(dotenvy::Error::LineParse(line, _)) => {
-            let (name, _) = line.split_once('=').unwrap_or_default();
-            return refuse(&format!(".env: a line cannot be read: `{}`", name.trim()));
-        }
-        Err(error) if !error.not_found() => return refuse(&format!(".env: {error}")),
-        _ => {}
+    if let Err(line) = env_file::load() {
+        return refuse(&line);
     }
     match Cli::command() {
         Ok(Command::Print(text)) => print(&text),
@@ -54,6 +48,10 @@ fn main() -> ExitCode {
             }
         }
         Err(Refusal::Setting(line)) => refuse(&line),
+        Err(Refusal::Flag(explanation)) => {
+            eprint!("{explanation}");
+            ExitCode::from(BAD_CONFIG)
+        }
         Err(Refusal::Usage(explanation)) => {
             eprint!("{explanation}");
             ExitCode::from(BAD_USAGE)

@@ -151,10 +151,88 @@ async fn a_start_that_cannot_be_says_why_in_one_line() {
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains(&format!("cannot listen on {addr}")) && log.lines().count() == 1, "{log}");
 
-    for flags in [["--session-ttl", "soon"], ["--max-message-size", "0"], ["--no-such-flag", "1"]] {
+    for flags in [["--session-ttl", "soon"], ["--max-message-size", "0"]] {
         let (code, _, log) = output(&flags).await;
         assert_eq!((code, log.lines().count()), (Some(78), 1), "{flags:?}: {log}");
         assert!(log.contains(flags[0]), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_misspelt_flag_is_answered_with_a_suggestion_and_the_usage() {
+    let (code, _, log) = output(&["--sesion-ttl", "5m"]).await;
+    assert_eq!(code, Some(78), "{log}");
+    for part in ["unexpected argument '--sesion-ttl'", "'--session-ttl'", "Usage: duologue"] {
+        assert!(log.contains(part), "{part} is not in\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_blank_variable_counts_as_unset() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join(".env"), "DUOLOGUE_MAX_QUEUED_TURNS=9\nDUOLOGUE_LOG=\n")
+        .unwrap();
+    let example = include_str!("../.env.example").lines();
+    let variables = example.filter_map(|line| line.strip_prefix("# ")?.split_once('='));
+    let variables: Vec<_> = variables
+        .map(|(name, _)| name)
+        .filter(|name| *name == "APP_ENV" || name.starts_with("DUOLOGUE_"))
+        .collect();
+    assert!(variables.len() > 50, "{variables:?}");
+    let shown = async |set: &[(&str, &str)]| {
+        let mut check = command(&["--check-config"]);
+        check.current_dir(folder.path()).env_remove("DUOLOGUE_OPS_ADDR").envs(set.iter().copied());
+        let output = soon("the end", check.output()).await.unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{log}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let unset = shown(&[]).await;
+    assert!(unset.contains("DUOLOGUE_MAX_QUEUED_TURNS=9\n"), "{unset}");
+    for blank in ["", " "] {
+        let blank: Vec<_> = variables.iter().map(|name| (*name, blank)).collect();
+        assert_eq!(shown(&blank).await, unset);
+    }
+}
+
+#[tokio::test]
+async fn an_env_file_is_read_as_docker_and_python_dotenv_read_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "DUOLOGUE_SIMULATED_REPLY=Hello there friend, it costs $5 # a comment\n";
+    std::fs::write(folder.path().join(".env"), text).unwrap();
+    let mut check = command(&["--check-config"]);
+    let output = soon("the end", check.current_dir(folder.path()).output()).await.unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    let line = "DUOLOGUE_SIMULATED_REPLY=\"Hello there friend, it costs \\$5\"\n";
+    assert!(shown.contains(line), "{shown}");
+
+    std::fs::write(folder.path().join(".env"), "A=b\n\nDUOLOGUE OPENAI_API_KEY=canary\n").unwrap();
+    let mut check = command(&["--check-config"]);
+    let output = soon("the end", check.current_dir(folder.path()).output()).await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), log.lines().count()), (Some(78), 1), "{log}");
+    assert!(log.contains(".env:3: expected NAME=VALUE") && !log.contains("canary"), "{log}");
+}
+
+#[tokio::test]
+async fn listen_addresses_may_name_a_host_or_none() {
+    for (addr, shown) in [
+        ("localhost:4500", "127.0.0.1:4500"),
+        (":4500", "0.0.0.0:4500"),
+        ("[::]:4500", "[::]:4500"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+    ] {
+        for (flag, variable) in [("--addr", "DUOLOGUE_ADDR"), ("--ops-addr", "DUOLOGUE_OPS_ADDR")] {
+            let (code, config, log) = output(&["--check-config", flag, addr]).await;
+            assert_eq!(code, Some(0), "{flag} {addr}: {log}");
+            assert!(config.contains(&format!("{variable}={shown}\n")), "{flag} {addr}: {config}");
+        }
+    }
+    for wrong in ["4500", "localhost", "localhost:", "localhost:http", ":70000", ""] {
+        let (code, _, log) = output(&["--check-config", "--addr", wrong]).await;
+        assert_eq!((code, log.lines().count()), (Some(78), 1), "{wrong}: {log}");
+        let expected = "expected HOST:PORT, for example `localhost:4500`";
+        assert!(log.contains("--addr") && (log.contains(expected) || wrong.is_empty()), "{log}");
     }
 }
 

@@ -113,6 +113,19 @@ async fn check_upstream_calls_one_that_answers_only_once_not_usable() {
 }
 
 #[tokio::test]
+async fn check_upstream_takes_the_flags_of_a_start_before_and_behind_it() {
+    for flags in [
+        ["check-upstream", "--responder", "openai", "--app-env", "production"],
+        ["--responder", "openai", "check-upstream", "--app-env", "production"],
+    ] {
+        let output = soon("the end", command(&flags).output()).await.unwrap();
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert!(line.contains("--openai-base-url is missing"), "{line}");
+        assert_eq!(output.status.code(), Some(78));
+    }
+}
+
+#[tokio::test]
 async fn check_upstream_refuses_wrong_settings_in_one_line() {
     for flags in [&[][..], &["--openai-base-url", "nowhere"], &["--config", "/no/such/file"]] {
         let (status, told, line) = check(flags).await;

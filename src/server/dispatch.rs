@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -17,7 +18,7 @@ use hyper::body::Incoming;
 use tower::{Layer as _, Service};
 use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
-use crate::transport::{self, Origins, TransportContext};
+use crate::transport::{self, TransportContext};
 
 /// Everything that the port serves.
 pub(super) fn service(
@@ -37,7 +38,7 @@ pub(super) fn service(
 > {
     let dispatch =
         Dispatch { grpc: transport::grpc_service(context)?, http: transport::router(context) };
-    Ok(Preflights { cors: cors(&context.settings.origins).layer(dispatch.clone()), dispatch })
+    Ok(Preflights { cors: cors(&context.settings).layer(dispatch.clone()), dispatch })
 }
 
 /// Keeps OPTIONS requests that are no preflight (WHATWG Fetch, section 3.3.3) from the
@@ -79,11 +80,11 @@ where
 }
 
 /// What a page of another origin may do (WHATWG Fetch, section 3.3).
-fn cors(origins: &Origins) -> CorsLayer {
+fn cors(settings: &Arc<transport::Settings>) -> CorsLayer {
     const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
-    let origins = origins.clone();
+    let settings = Arc::clone(settings);
     let allow = move |_: &HeaderValue, request: &http::request::Parts| {
-        origins.allow(&request.headers, &request.uri)
+        settings.allows_origin(&request.headers, &request.uri)
     };
     let exposed = [
         "grpc-status",

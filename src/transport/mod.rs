@@ -22,7 +22,7 @@ mod ws;
 
 pub use grpc::service as grpc_service;
 pub use http::{check_head, detail, secure};
-pub use origin::Origins;
+pub use origin::{Hosts, OriginPattern, Origins};
 pub use router::router;
 pub use settings::Settings;
 

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use super::Origins;
+use http::{HeaderMap, Uri};
+
+use super::{Hosts, Origins};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Which pages may use the gateway from a browser.
     pub origins: Origins,
+    /// Names of the gateway: a page of another name is not of the same origin.
+    pub hosts: Hosts,
     /// Serve `/docs`, `/openapi.json` and `/asyncapi.yaml`.
     pub docs: bool,
     /// Serve gRPC server reflection.
@@ -29,6 +33,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             origins: Origins::default(),
+            hosts: Hosts::default(),
             docs: true,
             reflection: true,
             heartbeat: Duration::from_secs(25),
@@ -37,5 +42,13 @@ impl Default for Settings {
             send_timeout: Duration::from_secs(10),
             call_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl Settings {
+    /// Returns true if a request may come from the origin that its headers name.
+    #[must_use]
+    pub fn allows_origin(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        self.origins.allow(&self.hosts, headers, uri)
     }
 }

@@ -46,7 +46,7 @@ type Refusal = Box<Response>;
 
 async fn handshake(context: &TransportContext, request: &mut Request) -> Result<Response, Refusal> {
     let accept = check_upgrade(request)?;
-    if !context.settings.origins.allow(request.headers(), request.uri()) {
+    if !context.settings.allows_origin(request.headers(), request.uri()) {
         return Err(forbidden(&ErrorKind::OriginForbidden.into()));
     }
     let offers = Offers::read(request.headers());

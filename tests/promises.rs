@@ -38,6 +38,7 @@ mod store_failures;
 mod store_migration;
 mod tls;
 mod turns_in_flight;
+mod unread;
 mod upstream;
 mod upstream_failures;
 mod upstream_http2;

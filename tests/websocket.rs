@@ -240,7 +240,7 @@ async fn frames_beyond_the_limit_close_1009_with_a_close_frame_really_sent() {
     setup.session.max_message_size = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
-    for (protocol, size) in [("", 1001), ("", 1 << 20), (JSON, 1 << 20), (PROTO, 1 << 20)] {
+    for (protocol, size) in [("", 1003), ("", 1 << 20), (JSON, 1 << 20), (PROTO, 1 << 20)] {
         let mut socket = Socket::open(&server, &format!("?token={token}"), protocol).await;
         let frame = if protocol == PROTO {
             Message::binary(vec![b'x'; size])

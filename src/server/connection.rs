@@ -44,7 +44,10 @@ use super::{
     tls::Tls,
     write_timeout::WriteTimeout,
 };
-use crate::{telemetry::PEER, transport::InUse};
+use crate::{
+    telemetry::PEER,
+    transport::{ConnectionBudget, InUse, ResponseBudget, ResponsePermit},
+};
 
 /// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
 /// unread against a budget that grows with it; with the default, a client that opens
@@ -68,6 +71,7 @@ pub(super) struct Connections {
     write_timeout: Duration,
     tls: Option<Arc<Tls>>,
     draining: CancellationToken,
+    responses: ResponseBudget,
 }
 
 impl Connections {
@@ -102,6 +106,10 @@ impl Connections {
             write_timeout: settings.write_timeout,
             tls,
             draining,
+            responses: ResponseBudget::new(
+                settings.max_waiting_size,
+                settings.max_connection_waiting_size,
+            ),
         }
     }
 
@@ -138,7 +146,7 @@ impl Connections {
     {
         let _open = Open::count();
         let Some(stream) = self.open(stream).await else { return };
-        let activity = Activity::new(permit);
+        let activity = Activity::new(permit, self.responses.connection());
         let tracked = TowerToHyperService::new(activity.track(service));
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
         let mut connection = pin!(connection);
@@ -207,11 +215,17 @@ struct Activity {
     in_use: InUse,
     requests: Arc<AtomicU64>,
     stalled: Arc<StalledBodies>,
+    responses: ConnectionBudget,
 }
 
 impl Activity {
-    fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self { in_use: InUse::new(permit), requests: Arc::default(), stalled: Arc::default() }
+    fn new(permit: OwnedSemaphorePermit, responses: ConnectionBudget) -> Self {
+        Self {
+            in_use: InUse::new(permit),
+            requests: Arc::default(),
+            stalled: Arc::default(),
+            responses,
+        }
     }
 
     /// Requests that ever came.
@@ -232,6 +246,7 @@ impl Activity {
             in_use: self.in_use.clone(),
             requests: Arc::clone(&self.requests),
             stalled: Arc::clone(&self.stalled),
+            responses: self.responses.clone(),
         }
     }
 }
@@ -243,6 +258,7 @@ struct Tracked<S> {
     in_use: InUse,
     requests: Arc<AtomicU64>,
     stalled: Arc<StalledBodies>,
+    responses: ConnectionBudget,
 }
 
 impl<S> Service<Request<Incoming>> for Tracked<S>
@@ -267,10 +283,13 @@ where
         let in_use = self.in_use.clone();
         // For those who take the connection over.
         request.extensions_mut().insert(in_use.clone());
+        request.extensions_mut().insert(self.responses.clone());
         let call = self.service.call(request);
         let stalled = Arc::clone(&self.stalled);
-        let watch =
-            |response: Response<Body>| response.map(|body| TrackedBody::new(body, stalled, in_use));
+        let watch = |mut response: Response<Body>| {
+            let permit = response.extensions_mut().remove::<ResponsePermit>();
+            response.map(|body| TrackedBody::new(body, stalled, in_use, permit))
+        };
         call.map(move |answer| answer.map(watch)).boxed()
     }
 }

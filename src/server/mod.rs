@@ -61,6 +61,10 @@ pub struct Settings {
     pub write_timeout: Duration,
     /// How long a shutdown waits for replies.
     pub drain_timeout: Duration,
+    /// Bytes of pages that wait to be read, of all connections.
+    pub max_waiting_size: usize,
+    /// The same of one connection.
+    pub max_connection_waiting_size: usize,
 }
 
 impl Default for Settings {
@@ -76,6 +80,8 @@ impl Default for Settings {
             keep_alive: Duration::from_secs(25),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            max_waiting_size: 256 << 20,
+            max_connection_waiting_size: 16 << 20,
         }
     }
 }

@@ -1,9 +1,13 @@
-//! Answers that a peer does not take.
+//! Responses that a peer does not read.
 //!
-//! An HTTP/2 peer can close its window and answer pings for ever: hyper then waits for
-//! room and does not ask the body for more, so that nothing the body knows (the session
-//! is over, the deadline passed, the backlog is full) is ever heard. The connection
-//! notices it from outside: a body that was not asked for its next frame.
+//! An HTTP/2 peer can close its window and answer pings forever: hyper then waits for room and does
+//! not poll the body, so that nothing the body knows (the session has ended, the deadline passed,
+//! the backlog is full) has an effect. The connection notices it from outside: a body that was not
+//! polled for its next frame.
+//!
+//! h2 takes a whole frame of a body once the window has room for one byte. Large bodies are
+//! therefore handed over in small frames, and a body counts as unread until its last frame has been
+//! sent.
 
 use std::{
     collections::BTreeMap,
@@ -21,9 +25,9 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::time::Instant;
 
-use crate::transport::InUse;
+use crate::transport::{InUse, ResponsePermit};
 
-/// The bodies of a connection that have something to say and are not asked.
+/// The bodies of a connection that wait to be polled, and since when.
 #[derive(Debug, Default)]
 pub(super) struct StalledBodies {
     since: Mutex<BTreeMap<u64, Instant>>,
@@ -31,7 +35,7 @@ pub(super) struct StalledBodies {
 }
 
 impl StalledBodies {
-    /// Whether a body has waited for longer than this.
+    /// Returns true if a body has waited for longer than this.
     pub(super) fn exceeds(&self, write_timeout: Duration) -> bool {
         self.since().values().any(|since| since.elapsed() > write_timeout)
     }
@@ -41,19 +45,38 @@ impl StalledBodies {
     }
 }
 
-/// A body that notes when it waits to be asked, and marks its connection as used.
+/// Largest frame that is handed to the connection, in bytes. It is what one stream can pin in h2
+/// unnoticed.
+const MAX_FRAME: usize = 16 << 10;
+
+/// Bodies up to this size are handed over with their end: a further frame for the end would cost
+/// more than they can pin.
+const SMALL_BODY: u64 = 1 << 10;
+
+/// A body in small frames that marks its connection as used, and records when it waits to be polled.
 pub(super) struct TrackedBody {
     body: Body,
+    /// The rest of a frame.
+    rest: Bytes,
+    is_large: bool,
     id: u64,
     stalled: Arc<StalledBodies>,
     _in_use: InUse,
+    _permit: Option<ResponsePermit>,
 }
 
 impl TrackedBody {
-    pub(super) fn new(body: Body, stalled: Arc<StalledBodies>, in_use: InUse) -> Self {
+    pub(super) fn new(
+        body: Body,
+        stalled: Arc<StalledBodies>,
+        in_use: InUse,
+        permit: Option<ResponsePermit>,
+    ) -> Self {
         let id = stalled.next_id.fetch_add(1, Ordering::Relaxed);
         stalled.since().insert(id, Instant::now());
-        Self { body, id, stalled, _in_use: in_use }
+        let is_large =
+            http_body::Body::size_hint(&body).exact().is_some_and(|size| size > SMALL_BODY);
+        Self { body, rest: Bytes::new(), is_large, id, stalled, _in_use: in_use, _permit: permit }
     }
 }
 
@@ -65,7 +88,19 @@ impl http_body::Body for TrackedBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let frame = if self.rest.is_empty() {
+            Pin::new(&mut self.body).poll_frame(cx)
+        } else {
+            Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.rest)))))
+        };
+        let frame = frame.map_ok(|frame| match frame.into_data() {
+            Ok(mut data) if data.len() > MAX_FRAME => {
+                self.rest = data.split_off(MAX_FRAME);
+                Frame::data(data)
+            }
+            Ok(data) => Frame::data(data),
+            Err(other) => other,
+        });
         match &frame {
             Poll::Ready(Some(_)) => self.stalled.since().insert(self.id, Instant::now()),
             Poll::Ready(None) | Poll::Pending => self.stalled.since().remove(&self.id),
@@ -74,11 +109,17 @@ impl http_body::Body for TrackedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.is_large && self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
+        let (rest, hint) = (self.rest.len() as u64, self.body.size_hint());
+        let mut whole = http_body::SizeHint::new();
+        whole.set_lower(hint.lower() + rest);
+        if let Some(upper) = hint.upper() {
+            whole.set_upper(upper + rest);
+        }
+        whole
     }
 }
 

@@ -25,7 +25,7 @@ pub struct Settings {
     pub max_backlog_size: usize,
     /// What one read of a log returns: messages …
     pub max_page_messages: u32,
-    /// … and bytes of text. The default stays below the 4 MiB that gRPC clients accept.
+    /// … and bytes of text, as JSON. The default stays below the 4 MiB that gRPC clients accept.
     pub max_page_size: usize,
 }
 

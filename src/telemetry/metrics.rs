@@ -105,6 +105,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("duologue_streams", "Open streams"),
     ("duologue_sessions_live", "Sessions that somebody watches or that run a turn"),
     ("duologue_replies_running", "Replies in progress"),
+    ("duologue_waiting_response_bytes", "Bytes of pages that wait to be read by their clients"),
     ("duologue_draining", "1 while the gateway shuts down"),
 ];
 

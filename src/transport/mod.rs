@@ -12,6 +12,7 @@ mod codec;
 mod grpc;
 mod http;
 mod origin;
+mod response_budget;
 mod rest;
 mod router;
 mod settings;
@@ -23,6 +24,7 @@ mod ws;
 pub use grpc::service as grpc_service;
 pub use http::{check_head, detail, secure};
 pub use origin::{Hosts, OriginPattern, Origins};
+pub use response_budget::{ConnectionBudget, ResponseBudget, ResponsePermit};
 pub use router::router;
 pub use settings::Settings;
 

@@ -157,7 +157,10 @@ async fn page(
 ) -> Result<Vec<Arc<Message>>> {
     /// Messages that a replay reads at a time.
     const REPLAY_PAGE: u32 = 64;
-    let max_size = core.settings.max_backlog_size;
+    /// Bytes of text that a replay holds at a time, unless a single message has more: a peer may
+    /// open many streams and read none.
+    const REPLAY_PAGE_SIZE: usize = 256 << 10;
+    let max_size = REPLAY_PAGE_SIZE;
     let page = Page { after: Some(after), until, limit: REPLAY_PAGE, max_size };
     let snapshot = core.store.read(session.session().id, core.clock.now(), page).await?;
     if snapshot.messages.is_empty() {

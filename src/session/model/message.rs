@@ -119,6 +119,18 @@ pub fn estimate_tokens(text: &str) -> u32 {
 }
 
 impl Message {
+    /// Returns the bytes of the text as a JSON string (RFC 8259, section 7), without its quotes. A
+    /// control character takes six.
+    #[must_use]
+    pub fn json_size(&self) -> usize {
+        let size = |byte: u8| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+            0..=0x1f => 6,
+            _ => 1,
+        };
+        self.text.bytes().map(size).sum()
+    }
+
     /// The user message it answers; `None` for a user's own.
     #[must_use]
     pub const fn in_reply_to(&self) -> Option<MessageId> {

@@ -6,7 +6,7 @@ use super::Gateway;
 use crate::session::{
     core::{Core, PEER},
     eager_task::spawn_eager,
-    model::{Epoch, ErrorKind, Name, Result, Session, SessionId, Timestamp, Token},
+    model::{Epoch, ErrorKind, Message, Name, Result, Session, SessionId, Timestamp, Token},
     ports::{NewSession, Page, Snapshot},
 };
 
@@ -77,7 +77,9 @@ impl Gateway {
             limit: limit.unwrap_or(max).min(max),
             max_size: settings.max_page_size,
         };
-        store.read(session.id, now, page).await
+        let mut snapshot = store.read(session.id, now, page).await?;
+        shorten_to(settings.max_page_size, &mut snapshot, after.is_some());
+        Ok(snapshot)
     }
 
     /// Ends a session. Its streams end at once.
@@ -96,6 +98,28 @@ impl Gateway {
     /// `SessionExpired`.
     pub async fn authenticate(&self, token: &Token) -> Result<Session> {
         self.core.store.find(&token.hash(), self.core.clock.now()).await
+    }
+}
+
+/// Limits a page by its encoded size: a text of control characters is six times as long in JSON.
+/// At least one message is left, if there is one.
+fn shorten_to(max_size: usize, snapshot: &mut Snapshot, oldest_first: bool) {
+    let mut size = 0;
+    let mut fits = |message: &Arc<Message>| {
+        size += message.json_size();
+        size <= max_size
+    };
+    let messages = &mut snapshot.messages;
+    let count = match oldest_first {
+        true => messages.iter().take_while(|message| fits(message)).count(),
+        false => messages.iter().rev().take_while(|message| fits(message)).count(),
+    };
+    let count = count.max(1).min(messages.len());
+    snapshot.has_more |= count < messages.len();
+    if oldest_first {
+        messages.truncate(count);
+    } else {
+        messages.drain(..messages.len() - count);
     }
 }
 

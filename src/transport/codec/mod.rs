@@ -1,6 +1,7 @@
 //! Frames of a structured WebSocket and of server-sent events.
 
 mod convert;
+mod tolerant_json;
 
 use prost::Message as _;
 use tokio_tungstenite::tungstenite::Message;
@@ -54,7 +55,8 @@ impl Codec {
         /// Everything of a frame that is not the text.
         const ENVELOPE: usize = 4096;
         match self {
-            Self::Plain => text,
+            // A line break at the end is removed.
+            Self::Plain => text.saturating_add(2),
             Self::Json => text.saturating_mul(6).saturating_add(ENVELOPE),
             Self::Proto => text.saturating_add(ENVELOPE),
         }
@@ -68,11 +70,16 @@ impl Codec {
     pub(super) fn decode(self, frame: &Message) -> Result<ClientRequest> {
         match (self, frame) {
             (Self::Plain, Message::Text(text)) => {
-                Ok(ClientRequest::Send { text: text.as_str().into(), client_message_id: None })
+                let text = without_line_break(text.as_str()).into();
+                Ok(ClientRequest::Send { text, client_message_id: None })
             }
             (Self::Json, Message::Text(text)) => {
                 let request = serde_json::from_str::<proto::ChatRequest>(text);
-                ask(request.map_err(|error| bad_frame(&error))?)
+                // The first error is the clearer one.
+                let request = request
+                    .or_else(|error| tolerant_json::from_str(text).map_err(|_| error))
+                    .map_err(|error| bad_frame(&error))?;
+                ask(request)
             }
             (Self::Proto, Message::Binary(bytes)) => {
                 let request = proto::ChatRequest::decode(bytes.clone());
@@ -104,6 +111,12 @@ pub(super) fn json(response: &proto::ChatResponse) -> Result<String> {
 }
 
 /// Says where the frame is wrong; it goes back to the one who sent it, and nowhere else.
+/// Removes one line break at the end. Tools that send a line, such as websocat, send its end too.
+fn without_line_break(text: &str) -> &str {
+    let line = text.strip_suffix('\n').unwrap_or(text);
+    line.strip_suffix('\r').unwrap_or(line)
+}
+
 fn bad_frame(error: &dyn std::error::Error) -> Error {
     Error::new(ErrorKind::BadFrame, format!("The frame could not be understood: {error}"))
 }
@@ -127,6 +140,24 @@ mod tests {
             assert!(
                 matches!(&ask, Ok(ClientRequest::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
                 "{codec:?}: {ask:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn plain_mode_removes_one_line_break_at_the_end() {
+        for (frame, expected) in [
+            ("Hi\n", "Hi"),
+            ("Hi\r\n", "Hi"),
+            ("Hi\r", "Hi"),
+            ("Hi\n\n", "Hi\n"),
+            ("one\ntwo", "one\ntwo"),
+            ("\n", ""),
+        ] {
+            let read = Codec::Plain.decode(&Message::text(frame));
+            assert!(
+                matches!(&read, Ok(ClientRequest::Send { text, .. }) if text == expected),
+                "{frame:?}: {read:?}"
             );
         }
     }

@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, future::OptionFuture, stream, stream::BoxStream};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::failure;
@@ -13,7 +13,9 @@ use crate::{
     proto::{self, chat_service_server::ChatService},
     session::{Error, ErrorKind, NewMessage, Position, Result, Token},
     transport::{
-        TransportContext, auth, codec, status,
+        ConnectionBudget, ResponsePermit, TransportContext, auth, codec,
+        rest::token::page_size,
+        status,
         stream::{ClientStream, Close, Inbound, InboundSource, ListenOnly, Outbound, StreamRecord},
     },
 };
@@ -45,10 +47,13 @@ impl ChatRpc {
         &self,
         token: &Token,
         request: &proto::RefreshTokenRequest,
-    ) -> Result<proto::RefreshTokenResponse> {
+        budget: Option<&ConnectionBudget>,
+    ) -> Result<(proto::RefreshTokenResponse, Option<ResponsePermit>)> {
         let (after, limit) = (request.after, request.limit);
+        let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
         let snapshot = self.context.gateway.refresh_token(token, after, limit).await?;
-        Ok(codec::snapshot(&snapshot, after))
+        let permit = budget.map(|budget| budget.reserve(page_size(&snapshot))).transpose()?;
+        Ok((codec::snapshot(&snapshot, after), permit))
     }
 
     async fn send(
@@ -94,7 +99,14 @@ impl ChatService for ChatRpc {
         request: Request<proto::RefreshTokenRequest>,
     ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        answer(self.refresh(&token, request.get_ref()).await)
+        let budget = request.extensions().get::<ConnectionBudget>();
+        let refreshed = self.refresh(&token, request.get_ref(), budget).await;
+        let (page, permit) = refreshed.map_err(|error| failure::status(&error))?;
+        let mut response = Response::new(page);
+        if let Some(permit) = permit {
+            response.extensions_mut().insert(permit);
+        }
+        Ok(response)
     }
 
     async fn revoke_token(

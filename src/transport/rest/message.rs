@@ -26,6 +26,7 @@ struct Said {
     #[schema(example = "Hello Bot")]
     text: Option<String>,
     /// Names the message, so that sending it again is the same message.
+    #[serde(alias = "clientMessageId")]
     client_message_id: Option<String>,
 }
 

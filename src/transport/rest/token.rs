@@ -5,15 +5,18 @@ use std::time::SystemTime;
 use axum::{
     Json,
     extract::{Request, State},
+    response::{IntoResponse as _, Response},
 };
+use futures_util::future::OptionFuture;
 use http::StatusCode;
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use crate::{
-    session::{Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
+    session::{Error, Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
     transport::{
-        TransportContext,
+        ConnectionBudget, TransportContext,
         http::{HttpResult, Params},
     },
 };
@@ -149,7 +152,7 @@ pub(in crate::transport) async fn create(
 pub(in crate::transport) async fn refresh(
     state: State<TransportContext>,
     request: Request,
-) -> HttpResult<Json<Refreshed>> {
+) -> HttpResult<Response> {
     renew(state, request).await
 }
 
@@ -170,19 +173,38 @@ pub(in crate::transport) async fn refresh(
 pub(in crate::transport) async fn refresh_by_get(
     state: State<TransportContext>,
     request: Request,
-) -> HttpResult<Json<Refreshed>> {
+) -> HttpResult<Response> {
     renew(state, request).await
 }
 
-async fn renew(
-    State(context): State<TransportContext>,
-    request: Request,
-) -> HttpResult<Json<Refreshed>> {
+async fn renew(State(context): State<TransportContext>, request: Request) -> HttpResult<Response> {
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let (after, limit) = (params.number("after")?, params.number("limit")?);
+    let budget = request.extensions().get::<ConnectionBudget>();
+    let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
     let snapshot = context.gateway.refresh_token(&token, after, limit).await?;
-    Ok(Json(Refreshed::new(token.expose(), &snapshot, after)))
+    let size = page_size(&snapshot);
+    let permit = budget.map(|budget| budget.reserve(size)).transpose()?;
+    let encode = move || Json(Refreshed::new(token.expose(), &snapshot, after)).into_response();
+    let mut response = if size < LARGE_PAGE {
+        encode()
+    } else {
+        spawn_blocking(encode).await.map_err(Error::internal)?
+    };
+    if let Some(permit) = permit {
+        response.extensions_mut().insert(permit);
+    }
+    Ok(response)
+}
+
+/// Bytes from which a page is encoded on a thread that may block.
+const LARGE_PAGE: usize = 64 << 10;
+
+/// Returns the size of a page as JSON, roughly: the texts, and 300 bytes for the fields of each
+/// message.
+pub(in crate::transport) fn page_size(snapshot: &Snapshot) -> usize {
+    snapshot.messages.iter().map(|message| message.json_size() + 300).sum::<usize>() + 300
 }
 
 /// Ends a session.

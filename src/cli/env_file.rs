@@ -79,16 +79,10 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, Problem> {
         let Some(value) = value else { continue };
         let value = match value.chars().next() {
             Some(quote @ ('"' | '\'')) => {
-                let mut text = value[1..].to_owned();
                 let first = number;
-                let value = loop {
-                    if let Some((value, tail)) = quoted_value(&text, quote) {
-                        let tail = tail.trim_start();
-                        if !tail.is_empty() && !tail.starts_with('#') {
-                            return Err((number, "text follows the closing quote"));
-                        }
-                        break value;
-                    }
+                let mut text = value[1..].to_owned();
+                // A quoted value may go on in the lines that follow.
+                while quoted_value(&text, quote).is_none() {
                     if rest.is_empty() {
                         return Err((first, "the closing quote is missing"));
                     }
@@ -96,7 +90,11 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, Problem> {
                     (rest, number) = (after, number + 1);
                     text.push('\n');
                     text.push_str(line.strip_suffix('\r').unwrap_or(line));
-                };
+                }
+                let (value, tail) = quoted_value(&text, quote).unwrap_or_default();
+                if !matches!(tail.trim_start().chars().next(), None | Some('#')) {
+                    return Err((number, "text follows the closing quote"));
+                }
                 value
             }
             _ => unquoted_value(value).into(),

@@ -140,7 +140,14 @@ where
             }
             Family::GrpcWeb => {
                 let call = self.grpc.call(request);
-                call.map(move |answer| answer.map(|it| secured(it.map(Body::new)))).boxed()
+                let answered = move |answer: Response<tonic::body::Body>| {
+                    let mut answer = secured(answer.map(Body::new));
+                    // nginx would hold a stream back until its end.
+                    let unbuffered = HeaderValue::from_static("no");
+                    answer.headers_mut().insert("x-accel-buffering", unbuffered);
+                    answer
+                };
+                call.map(move |answer| answer.map(answered)).boxed()
             }
             Family::Http => self.http.call(request).map(move |answer| answer.map(secured)).boxed(),
             Family::Neither(refusal) => std::future::ready(Ok(secured(refusal))).boxed(),

@@ -32,8 +32,9 @@ use crate::session::{Epoch, Event, Position};
         ("position" = Option<String>, Query, description = "EPOCH:SEQ; replay what came after it"),
         ("Last-Event-ID" = Option<String>, Header, description = "As `position`, and before it"),
     ),
+    security(("bearer" = []), ("token" = [])),
     responses(
-        (status = 200, description = "A stream of ChatResponse frames as proto-JSON", content_type = "text/event-stream"),
+        (status = 200, body = String, description = "A stream of ChatResponse frames as proto-JSON", content_type = "text/event-stream"),
         (status = 400, description = "Session expired or does not exist"),
         (status = 422, description = "A parameter is missing"),
     )

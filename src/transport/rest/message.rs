@@ -19,14 +19,15 @@ use crate::{
     },
 };
 
-/// Something to say.
+/// A user message.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Said {
-    #[schema(example = "Hello Bot")]
+struct MessageBody {
+    #[schema(example = "Hello Bot", nullable = false, required, min_length = 1)]
     text: Option<String>,
-    /// Names the message, so that sending it again is the same message.
+    /// Identifies the message: sending it again under the same id is the same message.
     #[serde(alias = "clientMessageId")]
+    #[schema(nullable = false, max_length = 128)]
     client_message_id: Option<String>,
 }
 
@@ -35,6 +36,7 @@ struct Said {
 pub(in crate::transport) struct Accepted {
     #[schema(format = "uuid")]
     message_id: String,
+    #[schema(value_type = i64, minimum = 1)]
     seq: u32,
     client_message_id: Option<String>,
     /// It was there already: this is the first answer again.
@@ -55,9 +57,10 @@ pub(in crate::transport) struct Stopped {
         ("text" = Option<String>, Query, description = "Where there is no body"),
         ("client_message_id" = Option<String>, Query, description = "Where there is no body"),
     ),
-    request_body = Option<Said>,
+    request_body(content = MessageBody, description = "The message. Without a body it is read from the query"),
+    security(("bearer" = []), ("token" = [])),
     responses(
-        (status = 202, body = Accepted),
+        (status = 202, body = Accepted, description = "The message is durable"),
         (status = 400, description = "Session expired or does not exist, or not a valid text"),
         (status = 409, description = "The client_message_id was used for another text, or the conversation is full"),
         (status = 413, description = "The message is too large"),
@@ -72,7 +75,7 @@ pub(in crate::transport) async fn send(
     let (parts, body) = request.into_parts();
     let params = Params::of(&parts.uri);
     let token = params.token(&parts.headers)?;
-    let said = said(&context, &params, &parts.headers, body).await?;
+    let said = message_body(&context, &params, &parts.headers, body).await?;
     let text = said.text.ok_or(HttpError::Missing("body", "text"))?;
 
     let max_size = context.gateway.settings().max_message_size;
@@ -92,8 +95,9 @@ pub(in crate::transport) async fn send(
 #[utoipa::path(
     post, path = "/stop", tag = "conversation",
     params(("token" = Option<String>, Query, description = "Or `Authorization: Bearer`")),
+    security(("bearer" = []), ("token" = [])),
     responses(
-        (status = 200, body = Stopped),
+        (status = 200, body = Stopped, description = "Whether there was a reply to stop"),
         (status = 400, description = "Session expired or does not exist"),
         (status = 422, description = "A parameter is missing"),
     )
@@ -108,19 +112,19 @@ pub(in crate::transport) async fn stop(
 }
 
 /// What is said: in a JSON body, or, where there is none, in the query.
-async fn said(
+async fn message_body(
     context: &TransportContext,
     params: &Params,
     headers: &HeaderMap,
     body: Body,
-) -> HttpResult<Said> {
+) -> HttpResult<MessageBody> {
     let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
         return Err(HttpError::BodyEncoding);
     }
     let body = read(context, body).await?;
     if body.is_empty() {
-        return Ok(Said {
+        return Ok(MessageBody {
             text: Some(params.text("text")?.into()),
             client_message_id: params.get("client_message_id").map(Into::into),
         });

@@ -21,19 +21,19 @@ pub(in crate::transport) struct Online {
 }
 
 /// Is the service there?
-#[utoipa::path(get, path = "/test", tag = "service", responses((status = 200, body = Online)))]
+#[utoipa::path(get, path = "/test", tag = "service", responses((status = 200, body = Online, description = "The service answers")))]
 pub(in crate::transport) async fn test() -> Json<Online> {
     Json(Online { msg: "API is Online" })
 }
 
 /// Does the process live?
-#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200)))]
+#[utoipa::path(get, path = "/healthz", tag = "service", responses((status = 200, description = "The process answers")))]
 pub(in crate::transport) async fn healthz() -> Response {
     detail(StatusCode::OK, "ok")
 }
 
 /// May it be given work? Not while it shuts down.
-#[utoipa::path(get, path = "/readyz", tag = "service", responses((status = 200), (status = 503)))]
+#[utoipa::path(get, path = "/readyz", tag = "service", responses((status = 200, description = "Ready for requests"), (status = 503, description = "The gateway shuts down")))]
 pub(in crate::transport) async fn readyz(State(context): State<TransportContext>) -> Response {
     if context.draining.is_cancelled() {
         return error_response(&ErrorKind::Draining.into());

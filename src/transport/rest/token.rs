@@ -54,6 +54,7 @@ pub(in crate::transport) struct Refreshed {
 #[derive(Serialize, ToSchema)]
 struct At {
     epoch: String,
+    #[schema(value_type = i64, minimum = 0)]
     seq: u32,
 }
 
@@ -67,6 +68,7 @@ struct LogEntry {
     timestamp: String,
     /// `user` or `assistant`.
     role: &'static str,
+    #[schema(value_type = i64, minimum = 0)]
     seq: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     client_message_id: Option<String>,
@@ -97,7 +99,9 @@ struct ReplyFailure {
 /// Tokens of the model that a reply took.
 #[derive(Serialize, ToSchema)]
 struct Tokens {
+    #[schema(value_type = i64, minimum = 0)]
     input_tokens: u32,
+    #[schema(value_type = i64, minimum = 0)]
     output_tokens: u32,
     /// The numbers, or a part of them, are the gateway's estimate.
     estimated: bool,
@@ -115,7 +119,7 @@ impl From<Usage> for Tokens {
     post, path = "/token", tag = "session",
     params(("name" = String, Query, description = "1 to 128 characters", example = "Ada")),
     responses(
-        (status = 200, body = Created),
+        (status = 200, body = Created, description = "The session and its token"),
         (status = 400, description = "Not a valid name"),
         (status = 422, description = "A parameter is missing"),
     )
@@ -140,11 +144,12 @@ pub(in crate::transport) async fn create(
     post, path = "/refresh_token", tag = "session",
     params(
         ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
-        ("after" = Option<u32>, Query, description = "Only messages after this number, oldest first"),
-        ("limit" = Option<u32>, Query, description = "How many messages at most"),
+        ("after" = Option<i64>, Query, minimum = 0, description = "Only messages after this number, oldest first"),
+        ("limit" = Option<i64>, Query, minimum = 0, description = "How many messages at most"),
     ),
+    security(("bearer" = []), ("token" = [])),
     responses(
-        (status = 200, body = Refreshed),
+        (status = 200, body = Refreshed, description = "The session and a page of its log"),
         (status = 400, description = "Session expired or does not exist"),
         (status = 422, description = "A parameter is missing or no number"),
     )
@@ -161,11 +166,12 @@ pub(in crate::transport) async fn refresh(
     get, path = "/refresh_token", tag = "session",
     params(
         ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
-        ("after" = Option<u32>, Query, description = "Only messages after this number, oldest first"),
-        ("limit" = Option<u32>, Query, description = "How many messages at most"),
+        ("after" = Option<i64>, Query, minimum = 0, description = "Only messages after this number, oldest first"),
+        ("limit" = Option<i64>, Query, minimum = 0, description = "How many messages at most"),
     ),
+    security(("bearer" = []), ("token" = [])),
     responses(
-        (status = 200, body = Refreshed),
+        (status = 200, body = Refreshed, description = "The session and a page of its log"),
         (status = 400, description = "Session expired or does not exist"),
         (status = 422, description = "A parameter is missing or no number"),
     )
@@ -211,6 +217,7 @@ pub(in crate::transport) fn page_size(snapshot: &Snapshot) -> usize {
 #[utoipa::path(
     delete, path = "/token", tag = "session",
     params(("token" = Option<String>, Query, description = "Or `Authorization: Bearer`")),
+    security(("bearer" = []), ("token" = [])),
     responses(
         (status = 204, description = "Ended"),
         (status = 400, description = "Session expired or does not exist"),

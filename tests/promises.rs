@@ -36,6 +36,7 @@ mod stop;
 mod store_contract;
 mod store_failures;
 mod store_migration;
+mod structure;
 mod tls;
 mod turns_in_flight;
 mod unread;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{
-    Failure,
+    failure::Failure,
     print::{self, count},
 };
 use crate::store::SqliteFile;

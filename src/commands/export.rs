@@ -11,7 +11,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{
-    Failure, no_session,
+    failure::{Failure, no_session},
     print::{self, count},
     record::Record,
 };

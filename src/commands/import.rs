@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Failure,
+    failure::Failure,
     print::{self, Shown, count},
     record::{self, Announcement, MessageRecord, Record, RoleName, SessionRecord, StatusName},
 };

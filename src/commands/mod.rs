@@ -6,6 +6,7 @@
 
 mod backup;
 mod export;
+mod failure;
 mod import;
 mod print;
 mod record;
@@ -15,19 +16,17 @@ mod sessions;
 use std::{io, path::Path};
 
 use clap::Subcommand;
+use failure::Failure;
 
-use crate::{
-    session,
-    store::{self, OpenError},
-};
+use crate::{session, store};
 
 /// A command for the store's file.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Administration {
-    /// Look at sessions, move them, end them; while the gateway runs, or not
+    /// List, export, import and revoke sessions, of a stopped or running gateway
     #[command(subcommand)]
     Sessions(Sessions),
-    /// Copy the store's file, as it is at this moment; while the gateway runs, or not
+    /// Copy the store's file, of a stopped or running gateway
     Backup(backup::Arguments),
 }
 
@@ -44,27 +43,6 @@ pub enum Sessions {
     Import(import::Arguments),
     /// End them: their logs are gone, their tokens open nothing
     Revoke(revoke::Arguments),
-}
-
-/// Why a command is not done.
-#[derive(Debug)]
-enum Failure {
-    /// What it prints is not taken.
-    Output(io::Error),
-    /// One line for the operator.
-    Told(String),
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
-
-impl From<OpenError> for Failure {
-    fn from(error: OpenError) -> Self {
-        Self::Told(error.to_string())
-    }
 }
 
 /// Does what is asked, with the store and the limits of the gateway's settings.
@@ -105,9 +83,4 @@ fn dispatch(
         Administration::Sessions(Sessions::Revoke(arguments)) => revoke::run(arguments, path),
         Administration::Backup(arguments) => backup::run(arguments, path),
     }
-}
-
-/// What is said of an id that is none of a session's.
-fn no_session(id: session::SessionId) -> Failure {
-    Failure::Told(format!("there is no session {id}"))
 }

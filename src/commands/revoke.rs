@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, print::count};
+use super::{failure::Failure, print::count};
 use crate::{session::SessionId, store::SqliteFile};
 
 /// Arguments of `sessions revoke`.

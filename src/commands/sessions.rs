@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Failure, no_session,
+    failure::{Failure, no_session},
     print::{self, Field, Shown, count, time},
     record,
 };

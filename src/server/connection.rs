@@ -38,8 +38,8 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    Settings,
     maybe_tls::MaybeTls,
+    settings::Settings,
     stalled::{StalledBodies, TrackedBody},
     tls::Tls,
     write_timeout::WriteTimeout,

@@ -5,8 +5,10 @@
 
 mod connection;
 mod dispatch;
+mod listener;
 mod maybe_tls;
 mod operations;
+mod settings;
 mod stalled;
 mod tls;
 mod write_timeout;
@@ -15,76 +17,26 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use metrics::counter;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     session::{Drained, Gateway},
-    telemetry::PEER,
     transport::{self, TransportContext},
 };
 use connection::Connections;
+use listener::{accept, answer_and_close, listen};
 pub use operations::Operations;
+pub use settings::Settings;
 use tls::Tls;
 pub use tls::TlsFiles;
 
 /// Connections that are told at a time that there is no room for them.
 const MAX_REJECTIONS: usize = 256;
-
-/// Limits and deadlines of the port.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where to listen.
-    pub addr: SocketAddr,
-    /// HTTPS, if there is a certificate.
-    pub tls: Option<TlsFiles>,
-    /// Where metrics and probes are, if anywhere.
-    pub ops_addr: Option<SocketAddr>,
-    /// Connections at a time; those beyond are refused.
-    pub max_connections: usize,
-    /// HTTP/2 streams at a time on one connection.
-    pub max_connection_streams: u32,
-    /// How long a new connection may take to shake hands, if there is a certificate,
-    /// and then to make its first request; and any request its head.
-    pub head_timeout: Duration,
-    /// How long a connection may have nothing in progress.
-    pub idle_timeout: Duration,
-    /// How often a quiet HTTP/2 connection is pinged, and how long the answer may take.
-    pub keep_alive: Duration,
-    /// How long a peer may take nothing of what it is sent.
-    pub write_timeout: Duration,
-    /// How long a shutdown waits for replies.
-    pub drain_timeout: Duration,
-    /// Bytes of pages that wait to be read, of all connections.
-    pub max_waiting_size: usize,
-    /// The same of one connection.
-    pub max_connection_waiting_size: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            addr: SocketAddr::from(([0, 0, 0, 0], 3500)),
-            tls: None,
-            ops_addr: Some(SocketAddr::from(([127, 0, 0, 1], 3501))),
-            max_connections: 20_000,
-            max_connection_streams: 256,
-            head_timeout: Duration::from_secs(10),
-            idle_timeout: Duration::from_secs(120),
-            keep_alive: Duration::from_secs(25),
-            write_timeout: Duration::from_secs(30),
-            drain_timeout: Duration::from_secs(30),
-            max_waiting_size: 256 << 20,
-            max_connection_waiting_size: 16 << 20,
-        }
-    }
-}
 
 /// A bound port.
 #[derive(Debug)]
@@ -194,33 +146,6 @@ async fn finish_connections(permits: &Semaphore, all: usize, deadline: Instant) 
     }
 }
 
-fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    const BACKLOG: i32 = 4096;
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-async fn accept(listener: &TcpListener) -> Option<TcpStream> {
-    match listener.accept().await {
-        Ok((stream, _)) => {
-            // Without it, Nagle's algorithm holds back the second small frame of a turn
-            // until the peer's delayed acknowledgement of the first: 40 ms.
-            stream.set_nodelay(true).ok()?;
-            Some(stream)
-        }
-        Err(error) => {
-            // Out of file descriptors, most likely: others must end first.
-            tracing::error!(target: PEER, %error, "failed to accept a connection");
-            sleep(Duration::from_millis(100)).await;
-            None
-        }
-    }
-}
-
 /// Says why, to those who speak HTTP/1.1 and to people; the others see a close, and so
 /// does everyone where a certificate is used: a handshake costs too much for this.
 async fn reject(mut stream: TcpStream) {
@@ -230,15 +155,4 @@ async fn reject(mut stream: TcpStream) {
         {\"detail\":\"The gateway has no connection left\"}";
     const PATIENCE: Duration = Duration::from_secs(2);
     let _told_or_not = timeout(PATIENCE, answer_and_close(&mut stream, ANSWER)).await;
-}
-
-async fn answer_and_close(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
-    let mut sink = [0; 1024];
-    // An answer before the request would be taken for a mistake, and a close with unread
-    // bytes would reset the connection before the answer is read.
-    let _whatever_it_asks = stream.read(&mut sink).await?;
-    stream.write_all(answer).await?;
-    stream.shutdown().await?;
-    while stream.read(&mut sink).await? > 0 {}
-    Ok(())
 }

@@ -14,7 +14,10 @@ use tokio::{
     time::interval,
 };
 
-use super::{accept, listen, write_timeout::WriteTimeout};
+use super::{
+    listener::{accept, listen},
+    write_timeout::WriteTimeout,
+};
 use crate::{
     session::Gateway,
     telemetry::Metrics,

@@ -183,7 +183,7 @@ impl Tls {
     ) -> io::Result<MaybeTls> {
         let mut first = [0];
         if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
-            super::answer_and_close(&mut stream, WRONG_SCHEME).await?;
+            super::listener::answer_and_close(&mut stream, WRONG_SCHEME).await?;
             return Err(io::Error::other("the client does not speak TLS"));
         }
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();

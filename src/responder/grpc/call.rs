@@ -10,7 +10,11 @@ use proto::{respond_response::Event, responder_service_client::ResponderServiceC
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Streaming};
 
-use super::{MAX_FRAME, Shared, channel::Connection, failure::UpstreamError};
+use super::{
+    channel::Connection,
+    failure::UpstreamError,
+    shared::{MAX_FRAME, Shared},
+};
 use crate::{
     proto,
     responder::upstream::{Reason, limiter::Permit},

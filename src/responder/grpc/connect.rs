@@ -23,7 +23,7 @@ use tokio_rustls::{
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
-use super::{Settings, failure::UpstreamError};
+use super::{failure::UpstreamError, settings::Settings};
 use crate::responder::upstream::{Reason, tls_roots};
 
 /// Many small frames that wait unread are counted against a budget which grows with it,

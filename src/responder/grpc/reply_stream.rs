@@ -7,10 +7,10 @@ use proto::respond_response::Event;
 use tokio::time::Instant;
 
 use super::{
-    Shared,
     call::{Call, Limit},
     failure::{self, UpstreamError},
-    request,
+    request::request,
+    shared::Shared,
 };
 use crate::{
     proto,
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        responder::grpc::{Bot, Endpoint, Settings, tests::prompt},
+        responder::grpc::{Bot, Endpoint, Settings, request::tests::prompt},
         session::Responder as _,
     };
 

@@ -9,9 +9,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    Pool,
     context::Context,
     failure::UpstreamError,
+    pool::Pool,
     report::Report,
     response::{ResponseStream, Step},
 };

@@ -22,6 +22,7 @@ mod error_body;
 mod failure;
 pub mod file;
 mod health;
+mod pool;
 mod report;
 mod request;
 mod response;
@@ -30,7 +31,7 @@ mod sse;
 mod upstream;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 
@@ -40,6 +41,7 @@ pub use settings::{Defaults, Endpoint, Settings, UpstreamSettings};
 use self::{
     attempts::{Attempts, ReplyStream},
     context::{Budget, Context},
+    pool::Pool,
     report::Report,
     upstream::Upstream,
 };
@@ -56,14 +58,6 @@ const BYTES_PER_TOKEN: usize = 4;
 pub struct OpenAi {
     pool: Arc<Pool>,
     budget: Budget,
-}
-
-/// What all replies share.
-#[derive(Debug)]
-struct Pool {
-    /// In order of preference.
-    upstreams: Vec<Upstream>,
-    total_timeout: Duration,
 }
 
 impl OpenAi {

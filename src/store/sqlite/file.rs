@@ -17,7 +17,8 @@ use rusqlite::{
 };
 
 use super::{
-    Durability, lock, reader,
+    durability::Durability,
+    lock, reader,
     rows::{self, At, Id},
     schema::{self, OpenError},
     writer,

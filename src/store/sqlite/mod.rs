@@ -6,6 +6,7 @@
 //! here, and nobody could open the file with a tool that every system has.
 
 mod backup;
+mod durability;
 mod failure;
 mod file;
 mod lock;
@@ -17,9 +18,7 @@ mod wal;
 mod writer;
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -33,41 +32,11 @@ use crate::session::{
     Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
 };
 pub use backup::Copied;
+pub use durability::Durability;
 pub use file::{Filter, SqliteFile, StoredSession, Waiting};
 pub use schema::OpenError;
 pub use transfer::{Import, StoredLog};
 use {failure::FailureSignal, reader::Readers, writer::Writer};
-
-/// When an acknowledged write is on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Before it is acknowledged: it survives the loss of power.
-    Full,
-    /// Soon after: it survives the death of the process, but the last moments may be
-    /// lost with the power.
-    Relaxed,
-}
-
-impl FromStr for Durability {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "full" => Ok(Self::Full),
-            "relaxed" => Ok(Self::Relaxed),
-            _ => Err("expected `full` or `relaxed`".into()),
-        }
-    }
-}
-
-impl fmt::Display for Durability {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full => "full",
-            Self::Relaxed => "relaxed",
-        })
-    }
-}
 
 /// A store in one file.
 #[derive(Debug)]

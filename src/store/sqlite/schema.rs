@@ -11,7 +11,7 @@ use std::{
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{Durability, lock::FileLock, wal};
+use super::{durability::Durability, lock::FileLock, wal};
 
 /// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
 const APPLICATION_ID: i32 = 0x4455_4f4c;

@@ -11,7 +11,8 @@ use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
 };
 
-use super::SERVICE;
+/// The name of the service whose health is reported.
+const SERVICE: &str = "duologue.v1.ChatService";
 
 #[derive(Debug)]
 pub(super) struct Health {

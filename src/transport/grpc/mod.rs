@@ -16,9 +16,6 @@ use chat::ChatRpc;
 use deadline::DeadlineLayer;
 use health::Health;
 
-/// The name that health and reflection know the service by.
-const SERVICE: &str = "duologue.v1.ChatService";
-
 /// Every gRPC service of the gateway. Takes requests of content type
 /// `application/grpc*` over HTTP/2, and gRPC-Web over HTTP/1.1 too.
 ///

@@ -1,0 +1,31 @@
+//! Why a command failed.
+
+use std::io;
+
+use crate::{session, store::OpenError};
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The output cannot be written.
+    Output(io::Error),
+    /// One line for the operator.
+    Told(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::Told(error.to_string())
+    }
+}
+
+/// Returns the failure for an id that no session has.
+pub(super) fn no_session(id: session::SessionId) -> Failure {
+    Failure::Told(format!("there is no session {id}"))
+}

@@ -62,16 +62,20 @@ impl Codec {
         }
     }
 
-    /// Reads a data frame.
+    /// Reads a data frame. A plain frame holds a text of at most `max_text` bytes.
     ///
     /// # Errors
-    /// `WrongFrameType`, after which the stream must end; `BadFrame`, after which it
-    /// may go on.
-    pub(super) fn decode(self, frame: &Message) -> Result<ClientRequest> {
+    /// `WrongFrameType` and `FrameTooLarge`, after which the stream must end;
+    /// `BadFrame`, after which it may go on.
+    pub(super) fn decode(self, frame: &Message, max_text: usize) -> Result<ClientRequest> {
         match (self, frame) {
             (Self::Plain, Message::Text(text)) => {
-                let text = without_line_break(text.as_str()).into();
-                Ok(ClientRequest::Send { text, client_message_id: None })
+                let text = without_line_break(text.as_str());
+                // The size of the frame does not decide: it leaves room for a line break.
+                if text.len() > max_text {
+                    return Err(ErrorKind::FrameTooLarge.into());
+                }
+                Ok(ClientRequest::Send { text: text.into(), client_message_id: None })
             }
             (Self::Json, Message::Text(text)) => {
                 let request = serde_json::from_str::<proto::ChatRequest>(text);
@@ -110,13 +114,13 @@ pub(super) fn json(response: &proto::ChatResponse) -> Result<String> {
     serde_json::to_string(response).map_err(Error::internal)
 }
 
-/// Says where the frame is wrong; it goes back to the one who sent it, and nowhere else.
 /// Removes one line break at the end. Tools that send a line, such as websocat, send its end too.
 fn without_line_break(text: &str) -> &str {
     let line = text.strip_suffix('\n').unwrap_or(text);
     line.strip_suffix('\r').unwrap_or(line)
 }
 
+/// Says where the frame is wrong. Only the client that sent the frame reads it.
 fn bad_frame(error: &dyn std::error::Error) -> Error {
     Error::new(ErrorKind::BadFrame, format!("The frame could not be understood: {error}"))
 }
@@ -136,7 +140,7 @@ mod tests {
         };
         let binary = Message::binary(request.encode_to_vec());
         for (codec, frame) in [(Codec::Json, json), (Codec::Proto, binary)] {
-            let ask = codec.decode(&frame);
+            let ask = codec.decode(&frame, 64);
             assert!(
                 matches!(&ask, Ok(ClientRequest::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
                 "{codec:?}: {ask:?}"
@@ -154,7 +158,7 @@ mod tests {
             ("one\ntwo", "one\ntwo"),
             ("\n", ""),
         ] {
-            let read = Codec::Plain.decode(&Message::text(frame));
+            let read = Codec::Plain.decode(&Message::text(frame), 64);
             assert!(
                 matches!(&read, Ok(ClientRequest::Send { text, .. }) if text == expected),
                 "{frame:?}: {read:?}"
@@ -180,7 +184,7 @@ mod tests {
     #[test]
     fn frames_that_cannot_be_understood_are_told_apart() {
         let kind =
-            |codec: Codec, frame: Message| codec.decode(&frame).err().map(|error| error.kind());
+            |codec: Codec, frame: Message| codec.decode(&frame, 64).err().map(|error| error.kind());
         for text in [
             "",
             "{",

@@ -62,6 +62,7 @@ pub(super) async fn run(
     let frames = Incoming {
         stream,
         codec,
+        max_text: context.gateway.settings().max_message_size,
         heard,
         asked: false,
         paused: false,
@@ -305,6 +306,8 @@ async fn within(
 struct Incoming {
     stream: Stream,
     codec: Codec,
+    /// In bytes.
+    max_text: usize,
     /// When the client last gave a sign of life; any frame is one.
     heard: Instant,
     /// It has asked something since what it was told was flushed.
@@ -361,10 +364,12 @@ impl Incoming {
     }
 
     fn read(&self, frame: &Message) -> Inbound {
-        match self.codec.decode(frame) {
-            Ok(ask) => Inbound::Request(ask),
-            Err(error) if error.kind() == ErrorKind::WrongFrameType => Inbound::Gone(Some(error)),
-            Err(error) => Inbound::Refused(error),
+        match self.codec.decode(frame, self.max_text) {
+            Ok(request) => Inbound::Request(request),
+            Err(error) => match error.kind() {
+                ErrorKind::WrongFrameType | ErrorKind::FrameTooLarge => Inbound::Gone(Some(error)),
+                _ => Inbound::Refused(error),
+            },
         }
     }
 }

@@ -65,13 +65,13 @@ def test_a_generated_client_holds_a_conversation(gateway: Gateway, generated: Mo
     )
     send = importlib.import_module(f"{name}.api.conversation.send")
     body = importlib.import_module(f"{name}.models.message_body").MessageBody
-    client = generated.Client(base_url=gateway.http)
-    created = create.sync(client=client, name="Ada")
+    with generated.Client(base_url=gateway.http) as client:
+        created = create.sync(client=client, name="Ada")
     gateway.tokens.append(str(created.token))
-    authenticated = generated.AuthenticatedClient(base_url=gateway.http, token=str(created.token))
     message = body(text="Hello", client_message_id="m1")
-    for duplicate in (False, True):
-        accepted = send.sync(client=authenticated, body=message)
-        assert (accepted.seq, accepted.duplicate) == (1, duplicate)
-    page = refresh.sync(client=authenticated, after=0)
+    with generated.AuthenticatedClient(base_url=gateway.http, token=str(created.token)) as client:
+        for duplicate in (False, True):
+            accepted = send.sync(client=client, body=message)
+            assert (accepted.seq, accepted.duplicate) == (1, duplicate)
+        page = refresh.sync(client=client, after=0)
     assert (page.name, page.messages[0].msg) == ("Ada", "Hello")

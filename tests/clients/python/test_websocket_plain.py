@@ -123,8 +123,9 @@ def test_the_longest_message_is_accepted_and_a_longer_one_refused(start) -> None
     gateway = start("--max-message-size", "4KiB", "--simulated-reply", "{text}")
     with open_chat(gateway) as socket:
         longest = "ä" * 2048
-        socket.send(longest)
-        assert socket.recv(timeout=5) == longest
+        for line_break in ("", "\n", "\r\n"):
+            socket.send(longest + line_break)
+            assert socket.recv(timeout=5) == longest
         socket.send(longest + "x")
         assert close_code(socket) == 1009
 

@@ -1,21 +1,20 @@
 //! Duologue: a chat gateway. One session core, two protocol families, one port.
 //!
 //! ```text
-//! main → cli, server → transport → session ← store, responder
+//! main → cli → commands → server → transport → session ← store, responder
 //! ```
 //!
 //! - [`session`] is the core: every rule that both protocol families must agree on.
-//! - [`store`] and [`responder`] implement its traits.
-//! - [`transport`] holds the doors: REST, server-sent events, WebSocket, gRPC.
-//! - [`server`] binds the port and gives each connection its deadlines.
-//! - [`admin`] is what an operator does with the store's file.
-//! - [`cli`] and [`config`] turn flags and environment into one validated value;
-//!   [`telemetry`] writes the logs.
-//! - [`proto`] is the wire contract, for clients too.
+//! - [`store`] and [`responder`] implement its ports.
+//! - [`transport`] implements the protocols: REST, server-sent events, WebSocket, gRPC.
+//! - [`server`] binds the port and sets the deadlines of connections.
+//! - [`commands`] runs the gateway, and works on the file of the store.
+//! - [`cli`] turns flags, environment and files into one validated configuration.
+//! - [`telemetry`] writes the log and collects metrics.
+//! - [`proto`] is the wire contract, generated from `proto/`.
 
 pub mod cli;
 pub mod commands;
-pub mod config;
 pub mod proto;
 pub mod responder;
 pub mod server;

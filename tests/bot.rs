@@ -369,7 +369,7 @@ async fn a_reply_that_would_be_over_before_the_bot_may_be_called_fails_at_once()
 async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
     let script = [Act::Gate, Act::Say("here"), Act::done()];
     let mut bot = TestBot::start(&[&script]).await;
-    let capacity = Capacity { concurrency: 1, waiting_room: 1, ..Capacity::default() };
+    let capacity = Capacity { concurrency: 1, queue_size: 1, ..Capacity::default() };
     let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
     let mut served = attached(&server, Door::Grpc).await;
     served.say("one", None).await.unwrap();
@@ -392,7 +392,7 @@ async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
 #[tokio::test]
 async fn a_place_is_free_once_the_outcome_has_come_though_the_bot_does_not_end_the_call() {
     let bot = TestBot::start(&[&[Act::done(), Act::Hang]]).await;
-    let capacity = Capacity { concurrency: 1, waiting_room: 0, ..Capacity::default() };
+    let capacity = Capacity { concurrency: 1, queue_size: 0, ..Capacity::default() };
     let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
     let mut client = attached(&server, Door::Grpc).await;
     for _ in 0..3 {
@@ -406,7 +406,7 @@ async fn the_time_of_a_bot_begins_when_it_takes_the_call_and_until_then_one_wait
     let first_content_timeout = Duration::from_millis(200);
     let settings = grpc::Settings { first_content_timeout, ..calls(bot.addr) };
     let brief = Duration::from_millis(400);
-    let short = Capacity { waiting_timeout: brief, ..Capacity::default() };
+    let short = Capacity { queue_timeout: brief, ..Capacity::default() };
     let server = gateway(grpc::Settings { capacity: short, ..settings }).await;
     let mut served = attached(&server, Door::Grpc).await;
     served.say("one", None).await.unwrap();

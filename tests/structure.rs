@@ -11,7 +11,7 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Modules that a module may import, beside itself.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("telemetry", &[]),
     ("session", &[]),
     // It converts messages of the log, for transports and responders alike.
@@ -20,21 +20,8 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("responder", &["proto", "session", "telemetry"]),
     ("transport", &["proto", "session", "telemetry"]),
     ("server", &["session", "telemetry", "transport"]),
-    ("commands", &["session", "store", "telemetry"]),
-    ("config", &["responder", "server", "session", "store", "telemetry", "transport"]),
-    (
-        "cli",
-        &[
-            "commands",
-            "config",
-            "responder",
-            "server",
-            "session",
-            "store",
-            "telemetry",
-            "transport",
-        ],
-    ),
+    ("commands", &["responder", "server", "session", "store", "telemetry", "transport"]),
+    ("cli", &["commands", "responder", "server", "session", "store", "telemetry", "transport"]),
 ];
 
 /// Libraries of transports and stores, which the core must not name.

@@ -250,7 +250,7 @@ async fn an_upstream_that_is_not_there_is_unavailable_and_the_next_one_answers()
 async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
     let narrow = |one: &mut UpstreamSettings| {
         one.defaults.capacity.concurrency = 2;
-        one.defaults.capacity.waiting_room = 1;
+        one.defaults.capacity.queue_size = 1;
     };
     let mut pool = Pool::of(1, narrow).await;
     let mut served = [pool.talk().await, pool.talk().await];
@@ -280,7 +280,7 @@ async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
 async fn a_full_upstream_sends_those_beyond_to_the_next() {
     let narrow = |one: &mut UpstreamSettings| {
         one.defaults.capacity.concurrency = 1;
-        one.defaults.capacity.waiting_room = 0;
+        one.defaults.capacity.queue_size = 0;
     };
     let mut pool = Pool::of(2, narrow).await;
     let mut clients = [pool.talk().await, pool.talk().await];
@@ -295,7 +295,7 @@ async fn a_full_upstream_sends_those_beyond_to_the_next() {
 async fn who_waits_too_long_for_a_place_is_told() {
     let narrow = |one: &mut UpstreamSettings| {
         one.defaults.capacity.concurrency = 1;
-        one.defaults.capacity.waiting_timeout = Duration::from_secs(3);
+        one.defaults.capacity.queue_timeout = Duration::from_secs(3);
     };
     let mut pool = Pool::of(1, narrow).await;
     let clock = Clock::hold();

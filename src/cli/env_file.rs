@@ -3,35 +3,67 @@
 //! The library `dotenvy` refuses unquoted values with spaces and expands `$`. It still sets the
 //! environment, from lines that are quoted here.
 
-use std::{env, fmt::Write as _, fs, path::PathBuf};
+use std::{collections::BTreeMap, env, fmt::Write as _, fs, path::PathBuf};
 
-/// Loads the nearest `.env` of the working directory and the folders above it. A variable of the
-/// environment counts before it, unless that is blank. Must be called before any thread exists,
-/// since it changes the environment.
-///
-/// # Errors
-/// One line that names the file, the number of the line, and not its content: it may hold a
-/// secret.
-pub fn load() -> Result<(), String> {
-    let Some(path) = find() else { return Ok(()) };
-    let shown = path.display();
-    let text = fs::read_to_string(&path).map_err(|error| format!("{shown}: {error}"))?;
-    let pairs = parse(&text).map_err(|(line, problem)| format!("{shown}:{line}: {problem}"))?;
-    let (mut absent, mut blank) = (String::new(), String::new());
-    for (name, value) in pairs {
-        let target = match env::var_os(&name) {
-            Some(set) if set.to_string_lossy().trim().is_empty() => &mut blank,
-            _ => &mut absent,
+/// A file `.env` that was loaded.
+#[derive(Debug, Default)]
+pub struct EnvFile {
+    path: PathBuf,
+    /// The variables that it set, and the lines that did.
+    lines: BTreeMap<String, usize>,
+}
+
+impl EnvFile {
+    /// Loads the nearest `.env` of the working directory and the folders above it. A variable of
+    /// the environment takes precedence, unless it is blank. Must be called before any thread
+    /// exists, since it changes the environment.
+    ///
+    /// # Errors
+    /// One line that names the file, the number of the line, and not its content: it may hold a
+    /// secret.
+    pub fn load() -> Result<Self, String> {
+        let Some(path) = find() else { return Ok(Self::default()) };
+        let shown = path.display();
+        let text = fs::read_to_string(&path).map_err(|error| format!("{shown}: {error}"))?;
+        let variables =
+            parse(&text).map_err(|(line, problem)| format!("{shown}:{line}: {problem}"))?;
+        let (mut absent, mut blank) = (String::new(), String::new());
+        let mut lines = BTreeMap::new();
+        for Variable { name, value, line } in variables {
+            let target = match env::var_os(&name) {
+                Some(set) if set.to_string_lossy().trim().is_empty() => &mut blank,
+                Some(_) => continue,
+                None => &mut absent,
+            };
+            let _infallible = writeln!(target, "{name}={}", quoted(&value));
+            lines.insert(name, line);
+        }
+        let problem = |error: dotenvy::Error| match error {
+            // Its words would show the line.
+            dotenvy::Error::LineParse(..) => format!("{shown}: a value cannot be set"),
+            other => format!("{shown}: {other}"),
         };
-        let _infallible = writeln!(target, "{name}={}", quoted(&value));
+        dotenvy::from_read(absent.as_bytes()).map_err(problem)?;
+        dotenvy::from_read_override(blank.as_bytes()).map_err(problem)?;
+        Ok(Self { path, lines })
     }
-    let problem = |error: dotenvy::Error| match error {
-        // Its words would show the line.
-        dotenvy::Error::LineParse(..) => format!("{shown}: a value cannot be set"),
-        other => format!("{shown}: {other}"),
-    };
-    dotenvy::from_read(absent.as_bytes()).map_err(problem)?;
-    dotenvy::from_read_override(blank.as_bytes()).map_err(problem)
+
+    /// Returns the place of a variable for an error message: the file and the line, if this file
+    /// set it.
+    pub(super) fn place(&self, variable: &str) -> String {
+        match self.lines.get(variable) {
+            Some(line) => format!("{}:{line}: {variable}", self.path.display()),
+            None => variable.into(),
+        }
+    }
+}
+
+/// A variable of the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Variable {
+    name: String,
+    value: String,
+    line: usize,
 }
 
 fn find() -> Option<PathBuf> {
@@ -40,7 +72,7 @@ fn find() -> Option<PathBuf> {
 }
 
 /// A value in the double quotes of an `.env` file, as `parse` and `dotenvy` read it.
-pub(super) fn quoted(value: &str) -> String {
+fn quoted(value: &str) -> String {
     let mut text = String::from('"');
     for letter in value.chars() {
         match letter {
@@ -53,12 +85,21 @@ pub(super) fn quoted(value: &str) -> String {
     text
 }
 
+/// A value as an `.env` file has it: quoted if it must be.
+pub(super) fn quoted_if_needed(value: &str) -> String {
+    if value.contains(|c: char| c.is_whitespace() || "\"'\\#$".contains(c)) {
+        return quoted(value);
+    }
+    value.into()
+}
+
+/// The number of a line, and what is wrong with it.
 type Problem = (usize, &'static str);
 
 /// Returns the variables in order. The last value of a name counts.
-fn parse(text: &str) -> Result<Vec<(String, String)>, Problem> {
+pub(super) fn parse(text: &str) -> Result<Vec<Variable>, Problem> {
     let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (mut pairs, mut number) = (Vec::<(String, String)>::new(), 0);
+    let (mut variables, mut number) = (Vec::<Variable>::new(), 0);
     while !rest.is_empty() {
         number += 1;
         let (line, after) = rest.split_once('\n').unwrap_or((rest, ""));
@@ -77,9 +118,9 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, Problem> {
         }
         // A name alone stands for the variable of the environment.
         let Some(value) = value else { continue };
+        let first = number;
         let value = match value.chars().next() {
             Some(quote @ ('"' | '\'')) => {
-                let first = number;
                 let mut text = value[1..].to_owned();
                 // A quoted value may go on in the lines that follow.
                 while quoted_value(&text, quote).is_none() {
@@ -99,10 +140,10 @@ fn parse(text: &str) -> Result<Vec<(String, String)>, Problem> {
             }
             _ => unquoted_value(value).into(),
         };
-        pairs.retain(|(known, _)| known != name);
-        pairs.push((name.into(), value));
+        variables.retain(|known| known.name != name);
+        variables.push(Variable { name: name.into(), value, line: first });
     }
-    Ok(pairs)
+    Ok(variables)
 }
 
 fn is_name(name: &str) -> bool {
@@ -151,7 +192,8 @@ mod tests {
     use super::*;
 
     fn values(text: &str) -> Vec<(String, String)> {
-        parse(text).unwrap()
+        let variables = parse(text).unwrap().into_iter();
+        variables.map(|variable| (variable.name, variable.value)).collect()
     }
 
     #[test]

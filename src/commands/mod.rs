@@ -11,6 +11,7 @@ mod import;
 mod print;
 mod record;
 mod revoke;
+pub mod serve;
 mod sessions;
 
 use std::{io, path::Path};
@@ -23,10 +24,10 @@ use crate::{session, store};
 /// A command for the store's file.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Administration {
-    /// List, export, import and revoke sessions, of a stopped or running gateway
+    /// List, export, import and revoke sessions
     #[command(subcommand)]
     Sessions(Sessions),
-    /// Copy the store's file, of a stopped or running gateway
+    /// Copy the file of the store
     Backup(backup::Arguments),
 }
 

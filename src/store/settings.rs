@@ -26,12 +26,15 @@ pub enum Settings {
     },
 }
 
-/// Sessions that a store keeps unless it is told otherwise.
-const MAX_SESSIONS: usize = 1_000_000;
-
 impl Settings {
+    /// Default limit of sessions.
+    pub const MAX_SESSIONS: usize = 1_000_000;
+
+    /// Default limit of the memory store, in bytes of messages.
+    pub const MAX_SIZE: usize = 1 << 30;
+
     fn sqlite(path: impl Into<PathBuf>) -> Self {
-        let (durability, max_sessions) = (Durability::Full, MAX_SESSIONS);
+        let (durability, max_sessions) = (Durability::Full, Self::MAX_SESSIONS);
         Self::Sqlite { path: path.into(), durability, max_sessions }
     }
 
@@ -79,7 +82,7 @@ impl FromStr for Settings {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             None if text == "memory" => {
-                Ok(Self::Memory { max_sessions: MAX_SESSIONS, max_size: 1 << 30 })
+                Ok(Self::Memory { max_sessions: Self::MAX_SESSIONS, max_size: Self::MAX_SIZE })
             }
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::sqlite(path)),
             _ => Err("unknown store: this version has `memory` and `sqlite:PATH`".into()),

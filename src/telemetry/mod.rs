@@ -8,9 +8,11 @@
 //! libraries print what they parse; at `warn`, h2 and rustls write a line for input that any
 //! peer can send.
 
+mod error_chain;
 mod log_limit;
 mod metrics;
 
+pub use error_chain::{causes, error_chain};
 pub use log_limit::PEER;
 pub use metrics::{Metrics, collect};
 

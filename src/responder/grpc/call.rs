@@ -63,7 +63,7 @@ impl Call {
                 Either::Right((answered, _)) => answered.map(Some),
             }
         };
-        let limit = Limit::taken(Instant::now() + settings.capacity.waiting_timeout, total);
+        let limit = Limit::taken(Instant::now() + settings.capacity.queue_timeout, total);
         let early = limit.within(taken).await?;
         let due = Instant::now() + settings.first_content_timeout;
         let frames = match early {

@@ -83,7 +83,7 @@ impl Connector {
         match timeout(self.timeout, self.attempt()).await {
             Ok(Ok(sender)) => Ok(sender),
             Ok(Err(error)) => Err(UpstreamError::of_connecting(&*error)),
-            Err(_) => Err(UpstreamError::passing(Reason::ConnectTimeout, "the time is up")),
+            Err(_) => Err(UpstreamError::transient(Reason::ConnectTimeout, "the time is up")),
         }
     }
 

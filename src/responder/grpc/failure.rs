@@ -1,7 +1,7 @@
 //! Why a bot did not answer: which [`Reason`] its statuses come to, and what of its own
 //! words clients may see.
 
-use std::{error::Error, fmt, io, iter, time::Duration};
+use std::{error::Error, fmt, io, time::Duration};
 
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -9,11 +9,12 @@ use tonic_types::StatusExt as _;
 use crate::{
     proto,
     responder::upstream::{
-        Reason, backoff,
+        Effect, Reason, backoff,
         redact::{self, Vocabulary},
         sanitize::shorten,
     },
     session::{Failure, Name},
+    telemetry::{causes, error_chain},
 };
 
 /// Longest words of a bot's that clients see, in characters: a code, a sentence.
@@ -28,28 +29,27 @@ pub(super) struct UpstreamError {
     pub(super) cause: String,
     /// In the bot's words, which may hold anything.
     pub(super) said: String,
-    /// The same call may succeed if it is made again …
-    pub(super) passes: bool,
-    /// … but not before.
+    /// The same call may succeed if it is repeated, but not before `retry_after`.
+    pub(super) is_transient: bool,
     pub(super) retry_after: Option<Duration>,
 }
 
 impl UpstreamError {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
         let (cause, said) = (cause.to_string(), String::new());
-        Self { reason, cause, said, passes: false, retry_after: None }
+        Self { reason, cause, said, is_transient: false, retry_after: None }
     }
 
-    /// As [`Self::new`]; the same call may succeed if it is made again.
-    pub(super) fn passing(reason: Reason, cause: impl fmt::Display) -> Self {
-        Self { passes: true, ..Self::new(reason, cause) }
+    /// As [`Self::new`], for a call that may succeed if it is repeated.
+    pub(super) fn transient(reason: Reason, cause: impl fmt::Display) -> Self {
+        Self { is_transient: true, ..Self::new(reason, cause) }
     }
 
     /// What comes of it when there is no connection.
     pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
         let is_late = causes(error).any(is_timeout);
         let reason = if is_late { Reason::ConnectTimeout } else { Reason::Unavailable };
-        Self::passing(reason, shorten(&in_full(error)))
+        Self::transient(reason, shorten(&error_chain(error)))
     }
 
     /// What a status comes to, of a call that had brought text or not.
@@ -58,7 +58,8 @@ impl UpstreamError {
         let retry_after = asked.map(|asked| asked.min(backoff::MAX_RETRY_AFTER));
         // What the library says of a connection has a source, what the bot says has none.
         let lost = status.source();
-        let (reason, passes) = match status.code() {
+        // A bot may act on a call: only a call that it has not accepted is repeated.
+        let (reason, is_repeated) = match status.code() {
             _ if lost.is_some() && spoke => (Reason::Truncated, false),
             _ if lost.is_some() => (Reason::Unavailable, true),
             // A stream that ends with OK ends without a status.
@@ -81,10 +82,15 @@ impl UpstreamError {
             | Code::DataLoss => (Reason::Failed, false),
         };
         // What a server says while it goes away stands in the connection's error, too.
-        let causes = lost.map(|lost| format!(": {}", in_full(lost))).unwrap_or_default();
+        let causes = lost.map(|lost| format!(": {}", error_chain(lost))).unwrap_or_default();
         let said = format!("{}{causes}", status.message());
-        let passes = passes && !spoke;
-        Self { said, passes, retry_after, ..Self::new(reason, format_args!("{:?}", status.code())) }
+        let is_transient = is_repeated && reason.effect() == Effect::Transient && !spoke;
+        Self {
+            said,
+            is_transient,
+            retry_after,
+            ..Self::new(reason, format_args!("{:?}", status.code()))
+        }
     }
 
     /// What the operator is told.
@@ -111,25 +117,10 @@ pub(super) fn shown(failure: &proto::Failure) -> Failure {
     }
 }
 
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    iter::successors(Some(error), |&error| error.source())
-}
-
 /// The system's own, or that of one address of several.
 fn is_timeout(error: &(dyn Error + 'static)) -> bool {
     let of_system = error.downcast_ref::<io::Error>();
     of_system.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)
-}
-
-/// An error with its causes, each said once.
-fn in_full(error: &(dyn Error + 'static)) -> String {
-    let mut words: Vec<String> = Vec::new();
-    for cause in causes(error).map(ToString::to_string) {
-        if !words.iter().any(|word| word.contains(&cause)) {
-            words.push(cause);
-        }
-    }
-    words.join(": ")
 }
 
 #[cfg(test)]

@@ -137,7 +137,7 @@ impl ReplyStream {
 
     /// How long to wait before the call is made again; `None` if it is not.
     fn again_after(&self, failed: &UpstreamError) -> Option<Duration> {
-        if !failed.passes || self.failures > self.shared.settings.retries {
+        if !failed.is_transient || self.failures > self.shared.settings.retries {
             return None;
         }
         let asked = failed.retry_after.map_or(Duration::ZERO, backoff::after);

@@ -37,12 +37,11 @@ pub struct Settings {
     pub capacity: Capacity,
 }
 
-impl Settings {
-    /// A bot without a token, called as the defaults say.
-    #[must_use]
-    pub fn new(endpoint: Endpoint) -> Self {
+impl Default for Settings {
+    /// A bot on this machine, without a token.
+    fn default() -> Self {
         Self {
-            endpoint,
+            endpoint: Endpoint(Uri::from_static("http://localhost:50051")),
             token: None,
             ca_cert: None,
             history: 1000,
@@ -58,6 +57,14 @@ impl Settings {
             capacity: Capacity::default(),
         }
     }
+}
+
+impl Settings {
+    /// A bot without a token, with the default limits.
+    #[must_use]
+    pub fn new(endpoint: Endpoint) -> Self {
+        Self { endpoint, ..Self::default() }
+    }
 
     /// Finds values that are impossible or contradict each other.
     ///
@@ -70,7 +77,7 @@ impl Settings {
             ("--bot-first-content-timeout", self.first_content_timeout),
             ("--bot-chunk-timeout", self.chunk_timeout),
             ("--bot-total-timeout", self.total_timeout),
-            ("--bot-waiting-timeout", self.capacity.waiting_timeout),
+            ("--bot-queue-timeout", self.capacity.queue_timeout),
         ])?;
         if self.keep_alive > LONGEST {
             return Err("--bot-keep-alive must not be more than a day".into());
@@ -235,11 +242,11 @@ mod tests {
                 ..settings.clone()
             },
             Settings {
-                capacity: Capacity { waiting_room: u32::MAX, ..settings.capacity },
+                capacity: Capacity { queue_size: u32::MAX, ..settings.capacity },
                 ..settings.clone()
             },
             Settings {
-                capacity: Capacity { waiting_timeout: zero, ..settings.capacity },
+                capacity: Capacity { queue_timeout: zero, ..settings.capacity },
                 ..settings.clone()
             },
         ] {

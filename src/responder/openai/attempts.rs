@@ -16,7 +16,7 @@ use super::{
     response::{ResponseStream, Step},
 };
 use crate::{
-    responder::upstream::{Reason, backoff, limiter::LimiterError, metrics},
+    responder::upstream::{Effect, Reason, backoff, limiter::LimiterError, metrics},
     session::{Chunk, Outcome},
 };
 
@@ -116,7 +116,8 @@ impl Attempts {
             }
             upstream.failed(failed.reason);
             self.tries[n].made += 1;
-            self.tries[n].over = !failed.passes() || self.tries[n].made > upstream.retries();
+            self.tries[n].over = failed.reason.effect() != Effect::Transient
+                || self.tries[n].made > upstream.retries();
             last = Some(failed);
         }
         Err(last.unwrap_or_else(too_late))

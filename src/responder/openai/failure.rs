@@ -5,14 +5,16 @@ use std::{
     error::Error,
     fmt,
     io::{self, ErrorKind},
-    iter,
     time::Duration,
 };
 
 use super::error_body::ErrorBody;
-use crate::responder::upstream::{
-    Reason,
-    redact::{self, Vocabulary},
+use crate::{
+    responder::upstream::{
+        Reason,
+        redact::{self, Vocabulary},
+    },
+    telemetry::{causes, error_chain},
 };
 
 /// An attempt that failed.
@@ -49,7 +51,7 @@ impl UpstreamError {
         };
         let is_lost = reason == Reason::Unavailable && causes(&error).any(is_lost_connection);
         // What a server says while it goes away stands in it, too.
-        let said = in_full(&error.without_url());
+        let said = error_chain(&error.without_url());
         Self { said, is_lost, ..Self::new(reason, "the attempts failed") }
     }
 
@@ -72,35 +74,6 @@ impl UpstreamError {
         }
         format!("{}: {}", self.cause, redact::logged(&self.said, own))
     }
-
-    /// The same upstream may answer if it is asked again.
-    pub(super) const fn passes(&self) -> bool {
-        match self.reason {
-            Reason::ConnectTimeout
-            | Reason::Unavailable
-            | Reason::FirstContentTimeout
-            | Reason::ChunkTimeout
-            | Reason::RateLimited
-            | Reason::Truncated
-            | Reason::Failed
-            | Reason::Protocol => true,
-            Reason::TotalTimeout
-            | Reason::Quota
-            | Reason::Auth
-            | Reason::Rejected
-            | Reason::ContextTooLong
-            | Reason::Overloaded => false,
-        }
-    }
-}
-
-/// An error with its causes.
-pub(super) fn in_full(error: &(dyn Error + 'static)) -> String {
-    causes(error).map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    iter::successors(Some(error), |&error| error.source())
 }
 
 /// The request was not looked at, for all that is known: RFC 9112 section 9.3.1, RFC 9113

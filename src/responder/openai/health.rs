@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::responder::upstream::{Reason, backoff};
+use crate::responder::upstream::{Effect, Reason, backoff};
 
 /// An upstream that fails for a reason which does not pass is left alone for so long, if
 /// there is another.
@@ -36,23 +36,10 @@ impl Health {
     /// It failed.
     pub(super) fn failed(&self, reason: Reason) {
         let mut state = self.state();
-        let avoid = match reason {
-            // These say nothing about the upstream.
-            Reason::ContextTooLong
-            | Reason::Rejected
-            | Reason::Overloaded
-            | Reason::TotalTimeout => {
-                return;
-            }
-            Reason::Quota | Reason::Auth => REFUSED,
-            Reason::ConnectTimeout
-            | Reason::Unavailable
-            | Reason::FirstContentTimeout
-            | Reason::ChunkTimeout
-            | Reason::RateLimited
-            | Reason::Truncated
-            | Reason::Failed
-            | Reason::Protocol => {
+        let avoid = match reason.effect() {
+            Effect::Request => return,
+            Effect::Permanent => REFUSED,
+            Effect::Transient => {
                 state.answered = false;
                 state.failures = state.failures.saturating_add(1);
                 backoff::jittered(state.failures)

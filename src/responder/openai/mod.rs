@@ -20,7 +20,6 @@ mod context;
 mod deadline_timer;
 mod error_body;
 mod failure;
-pub mod file;
 mod health;
 mod pool;
 mod report;
@@ -29,6 +28,7 @@ mod response;
 pub mod settings;
 mod sse;
 mod upstream;
+pub mod upstream_table;
 mod wire;
 
 use std::sync::Arc;

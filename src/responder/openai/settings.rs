@@ -107,7 +107,7 @@ impl Settings {
     /// One line that names the setting.
     pub fn validate(&self) -> Result<(), String> {
         if self.upstreams.is_empty() {
-            return Err("--openai-base-url is missing: which upstream shall answer?".into());
+            return Err("--openai-base-url is missing, and --config names no upstream".into());
         }
         if self.context_tokens == 0 {
             return Err("--context-tokens must be more than zero".into());
@@ -167,7 +167,7 @@ impl UpstreamSettings {
             ("connect_timeout", self.defaults.connect_timeout),
             ("first_content_timeout", self.defaults.first_content_timeout),
             ("chunk_timeout", self.defaults.chunk_timeout),
-            ("waiting_timeout", capacity.waiting_timeout),
+            ("queue_timeout", capacity.queue_timeout),
             ("total_timeout", settings.total_timeout),
         ])?;
         if temperature.is_some_and(|temperature| !(0.0..=100.0).contains(&temperature)) {
@@ -374,7 +374,7 @@ mod tests {
             Settings { upstreams: Vec::new(), ..Settings::one(upstream.clone()) },
             Settings { context_tokens: 0, ..Settings::one(upstream.clone()) },
             with(&|one| one.defaults.capacity.concurrency = 0),
-            with(&|one| one.defaults.capacity.waiting_room = u32::MAX),
+            with(&|one| one.defaults.capacity.queue_size = u32::MAX),
             with(&|one| one.name = String::new()),
             with(&|one| one.name = "a\u{1b}[2Jb\n".into()),
             with(&|one| one.defaults.retries = 99),

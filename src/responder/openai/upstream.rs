@@ -13,17 +13,20 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     context::ChatMessage,
     error_body::ErrorBody,
-    failure::{self, UpstreamError},
+    failure::UpstreamError,
     health::Health,
     request::{self, LimitField, Parameters},
     response::{Limits, ResponseStream},
     settings::UpstreamSettings,
 };
-use crate::responder::upstream::{
-    Reason, backoff,
-    limiter::{Limiter, LimiterError, Permit},
-    redact::Vocabulary,
-    tls_roots,
+use crate::{
+    responder::upstream::{
+        Reason, backoff,
+        limiter::{Limiter, LimiterError, Permit},
+        redact::Vocabulary,
+        tls_roots,
+    },
+    telemetry::error_chain,
 };
 
 /// As much of an error's body as is read.
@@ -245,9 +248,7 @@ fn client(settings: &UpstreamSettings, idle: usize) -> Result<Client, String> {
         // The system's are not needed, and there may be none.
         client = client.tls_certs_only([]);
     }
-    client
-        .build()
-        .map_err(|error| format!("no HTTP client can be made: {}", failure::in_full(&error)))
+    client.build().map_err(|error| format!("no HTTP client can be made: {}", error_chain(&error)))
 }
 
 fn no_stream() -> UpstreamError {

@@ -38,6 +38,18 @@ pub enum Reason {
     Overloaded,
 }
 
+/// What a failure says about further requests to the same upstream. Decides about retries and
+/// about the order of the upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::responder) enum Effect {
+    /// The same request may succeed if it is repeated.
+    Transient,
+    /// Every request will fail until somebody changes something.
+    Permanent,
+    /// The failure is about this request, and says nothing about others.
+    Request,
+}
+
 impl Reason {
     /// All of them.
     pub const ALL: [Self; 14] = [
@@ -67,6 +79,24 @@ impl Reason {
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         self.row().1
+    }
+
+    /// Classifies the failure.
+    pub(in crate::responder) const fn effect(self) -> Effect {
+        match self {
+            Self::ConnectTimeout
+            | Self::Unavailable
+            | Self::FirstContentTimeout
+            | Self::ChunkTimeout
+            | Self::RateLimited
+            | Self::Truncated
+            | Self::Failed
+            | Self::Protocol => Effect::Transient,
+            Self::Quota | Self::Auth => Effect::Permanent,
+            Self::TotalTimeout | Self::Rejected | Self::ContextTooLong | Self::Overloaded => {
+                Effect::Request
+            }
+        }
     }
 
     const fn row(self) -> (&'static str, &'static str) {

@@ -20,9 +20,9 @@ pub struct Capacity {
     /// At a time.
     pub concurrency: u32,
     /// Beyond these, the ones that wait for a place; whoever comes then is refused.
-    pub waiting_room: u32,
+    pub queue_size: u32,
     /// Longest wait for a place.
-    pub waiting_timeout: Duration,
+    pub queue_timeout: Duration,
 }
 
 impl Capacity {
@@ -37,8 +37,8 @@ impl Capacity {
         if self.concurrency == 0 || self.concurrency > Self::MOST {
             return Err(("concurrency", "must be 1 to 1048576"));
         }
-        if self.waiting_room > Self::MOST {
-            return Err(("waiting_room", "must not be more than 1048576"));
+        if self.queue_size > Self::MOST {
+            return Err(("queue_size", "must not be more than 1048576"));
         }
         Ok(())
     }
@@ -46,7 +46,7 @@ impl Capacity {
 
 impl Default for Capacity {
     fn default() -> Self {
-        Self { concurrency: 64, waiting_room: 256, waiting_timeout: Duration::from_secs(30) }
+        Self { concurrency: 64, queue_size: 256, queue_timeout: Duration::from_secs(30) }
     }
 }
 
@@ -56,7 +56,7 @@ pub(in crate::responder) struct Limiter {
     room: Arc<Semaphore>,
     /// For those that are served.
     permits: Arc<Semaphore>,
-    waiting_timeout: Duration,
+    queue_timeout: Duration,
     /// The upstream asked not to be asked before. Set in one go: a panic cannot leave it
     /// half done.
     not_before: Mutex<Option<Instant>>,
@@ -92,7 +92,7 @@ impl LimiterError {
 impl fmt::Display for LimiterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Full => "the waiting room is full",
+            Self::Full => "the queue is full",
             Self::Late => "no permit became free in time",
             Self::Cooling => "the upstream is cooling down",
         })
@@ -101,11 +101,11 @@ impl fmt::Display for LimiterError {
 
 impl Limiter {
     pub(in crate::responder) fn new(capacity: Capacity) -> Self {
-        let (permits, waiting) = (capacity.concurrency as usize, capacity.waiting_room as usize);
+        let (permits, waiting) = (capacity.concurrency as usize, capacity.queue_size as usize);
         Self {
             room: Arc::new(Semaphore::new(permits + waiting)),
             permits: Arc::new(Semaphore::new(permits)),
-            waiting_timeout: capacity.waiting_timeout,
+            queue_timeout: capacity.queue_timeout,
             not_before: Mutex::new(None),
         }
     }
@@ -120,7 +120,7 @@ impl Limiter {
             sleep(backoff).await;
         }
         let free = Arc::clone(&self.permits).acquire_owned();
-        let Ok(Ok(permit)) = timeout(self.waiting_timeout, free).await else {
+        let Ok(Ok(permit)) = timeout(self.queue_timeout, free).await else {
             return Err(LimiterError::Late);
         };
         // While this one waited, another may have been told to wait.
@@ -163,9 +163,9 @@ mod tests {
 
     const NOW: Duration = Duration::ZERO;
 
-    fn limiter(concurrency: u32, waiting_room: u32) -> Limiter {
-        let waiting_timeout = Duration::from_secs(3);
-        Limiter::new(Capacity { concurrency, waiting_room, waiting_timeout })
+    fn limiter(concurrency: u32, queue_size: u32) -> Limiter {
+        let queue_timeout = Duration::from_secs(3);
+        Limiter::new(Capacity { concurrency, queue_size, queue_timeout })
     }
 
     #[tokio::test(start_paused = true)]

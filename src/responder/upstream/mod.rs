@@ -10,5 +10,6 @@ pub(super) mod sanitize;
 pub(super) mod timeouts;
 pub(super) mod tls_roots;
 
+pub(in crate::responder) use failure::Effect;
 pub use failure::Reason;
 pub use limiter::Capacity;

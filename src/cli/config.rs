@@ -1,22 +1,18 @@
-//! The one validated configuration, gathered from each module's own settings.
+//! The validated configuration: each module's own settings.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::{
-    responder,
-    server::{self, TlsFiles},
-    session, store, telemetry, transport,
-};
+use crate::{commands::serve, responder, server::TlsFiles, telemetry};
 
 /// Clocks overflow and calendars end some time after this.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// Where the gateway runs.
+/// The environment that the gateway runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Environment {
-    /// On somebody's desk: everything that helps is on.
+    /// A developer's machine: text logs, reflection and `/docs`.
     Development,
-    /// In front of users: JSON logs, no reflection, no `/docs` unless asked for.
+    /// In front of users: JSON logs; no reflection and no `/docs` unless they are switched on.
     Production,
 }
 
@@ -41,23 +37,15 @@ impl fmt::Display for Environment {
     }
 }
 
-/// Everything that can be set.
+/// The validated settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Limits and deadlines of sessions.
-    pub session: session::Settings,
-    /// Where sessions are kept.
-    pub store: store::Settings,
-    /// What answers.
-    pub responder: responder::Settings,
-    /// The doors.
-    pub transport: transport::Settings,
-    /// The port.
-    pub server: server::Settings,
-    /// Logs.
+    /// Settings of the gateway.
+    pub serve: serve::Settings,
+    /// Settings of the log.
     pub telemetry: telemetry::Settings,
-    /// What is set and has no effect; said at the start.
-    pub warning: Option<String>,
+    /// Settings that have no effect, one line each; logged at the start.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
@@ -66,7 +54,7 @@ impl Config {
     /// # Errors
     /// One line that names the settings.
     pub fn validate(&self) -> Result<(), String> {
-        let Self { session, transport, server, .. } = self;
+        let serve::Settings { session, transport, server, responder, .. } = &self.serve;
         server.tls.as_ref().map_or(Ok(()), TlsFiles::check)?;
         let zero_is_impossible = [
             ("--session-ttl", session.session_ttl.is_zero()),
@@ -84,7 +72,7 @@ impl Config {
         if let Some((name, _)) = zero_is_impossible.iter().find(|(_, is_zero)| *is_zero) {
             return Err(format!("{name} must be more than zero"));
         }
-        let delay = match &self.responder {
+        let delay = match responder {
             responder::Settings::Simulated { delay, .. } => *delay,
             responder::Settings::Grpc(bot) => {
                 bot.validate()?;

@@ -1,0 +1,144 @@
+use crate::{
+    cli::{
+        config::Environment,
+        setting::{Field, Group, SETTING, Setting, field},
+        value::{Address, AddressOrOff, File, Kind as _, Length, Switch, Word},
+    },
+    telemetry,
+    transport::{Hosts, Origins},
+};
+
+pub(super) const GROUP: Group = Group {
+    heading: "Server",
+    introduction: "Listen addresses are `HOST:PORT`: `127.0.0.1:3500`, `localhost:3500`, \
+        `[::]:3500`, or `:3500` for every IPv4 address of the machine.",
+    settings: SETTINGS,
+};
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "app-env",
+        variable: "APP_ENV",
+        field: Field {
+            value_name: "ENVIRONMENT",
+            set: |values, text| {
+                values.set_environment(Word::<Environment>::parse(text)?);
+                Ok(())
+            },
+            show: |values| Some(values.environment.to_string()),
+        },
+        summary: "`development` or `production`",
+        details: "In production, logs are JSON, reflection and `/docs` are off, and pages of \
+            localhost are not allowed, unless the settings for these say otherwise.",
+        global: true,
+        ..SETTING
+    },
+    Setting {
+        name: "config",
+        variable: "DUOLOGUE_CONFIG",
+        field: field!(optional File, config),
+        summary: "Configuration file, TOML",
+        details: "The keys are the flags with underscores (`session_ttl = \"1h\"`). The file may \
+            also hold several upstreams. `duologue --generate toml` prints a commented one.",
+        example: Some("duologue.toml"),
+        common: true,
+        global: true,
+        ..SETTING
+    },
+    Setting {
+        name: "addr",
+        variable: "DUOLOGUE_ADDR",
+        field: field!(Address, server.addr),
+        summary: "Listen address of every protocol",
+        common: true,
+        ..SETTING
+    },
+    Setting {
+        name: "ops-addr",
+        variable: "DUOLOGUE_OPS_ADDR",
+        field: field!(AddressOrOff, server.ops_addr),
+        summary: "Listen address of metrics and probes; `off` disables it",
+        details: "Do not expose this port to users.",
+        ..SETTING
+    },
+    Setting {
+        name: "tls-cert",
+        variable: "DUOLOGUE_TLS_CERT",
+        field: field!(optional File, tls_cert),
+        summary: "TLS certificate chain, PEM, leaf first",
+        details: "Serves HTTPS on the same port. The file is read again on SIGHUP.",
+        example: Some("/etc/duologue/cert.pem"),
+        ..SETTING
+    },
+    Setting {
+        name: "tls-key",
+        variable: "DUOLOGUE_TLS_KEY",
+        field: field!(optional File, tls_key),
+        summary: "TLS private key, PEM",
+        example: Some("/etc/duologue/key.pem"),
+        ..SETTING
+    },
+    Setting {
+        name: "host",
+        variable: "DUOLOGUE_HOST",
+        field: Field { value_name: "NAMES", ..field!(optional Word<Hosts>, hosts) },
+        summary: "Host names of the gateway, comma-separated, without ports",
+        details: "A page has the same origin if its `Origin` equals the request's `Host` (a \
+            default port equals none) and that host is listed here, an IP address or \
+            `localhost`.",
+        default: Some("any name"),
+        example: Some("chat.example.com"),
+        ..SETTING
+    },
+    Setting {
+        name: "allowed-origins",
+        variable: "DUOLOGUE_ALLOWED_ORIGINS",
+        field: Field { value_name: "ORIGINS", ..field!(optional Word<Origins>, origins) },
+        summary: "Origins of web pages that may use the gateway, comma-separated, or `*`",
+        details: "`https://*.example.com` allows every subdomain at any depth, but not the domain \
+            itself. `null` and `file://` can be listed. An entry that can never match stops the \
+            start.",
+        default: Some("the same origin; in development also any port of localhost"),
+        example: Some("https://chat.example.com,https://*.example.org"),
+        ..SETTING
+    },
+    Setting {
+        name: "heartbeat",
+        variable: "DUOLOGUE_HEARTBEAT",
+        field: field!(Length, transport.heartbeat),
+        summary: "Interval of keep-alive frames on a silent stream",
+        ..SETTING
+    },
+    Setting {
+        name: "drain-timeout",
+        variable: "DUOLOGUE_DRAIN_TIMEOUT",
+        field: field!(Length, server.drain_timeout),
+        summary: "Longest time that a shutdown waits for running replies",
+        details: "A reply that still runs is then committed as interrupted.",
+        ..SETTING
+    },
+    Setting {
+        name: "reflection",
+        variable: "DUOLOGUE_REFLECTION",
+        field: field!(Switch, transport.reflection),
+        summary: "gRPC server reflection",
+        default: Some("true in development, false in production"),
+        ..SETTING
+    },
+    Setting {
+        name: "docs",
+        variable: "DUOLOGUE_DOCS",
+        field: field!(Switch, transport.docs),
+        summary: "Serve `/docs`, `/openapi.json` and `/asyncapi.yaml`",
+        default: Some("true in development, false in production"),
+        ..SETTING
+    },
+    Setting {
+        name: "log",
+        variable: "DUOLOGUE_LOG",
+        field: Field { value_name: "FILTER", ..field!(Word<telemetry::Filter>, telemetry.filter) },
+        summary: "Log filter: `error`, `warn`, `info`, `debug`, `trace`, or per module",
+        details: "Example of a module: `info,duologue::session=debug`. Libraries log errors only.",
+        ..SETTING
+    },
+];

@@ -1,0 +1,53 @@
+use crate::{
+    cli::{
+        setting::{Field, Group, SETTING, Setting, field},
+        value::{Length, Word},
+    },
+    store,
+};
+
+pub(super) const GROUP: Group = Group {
+    heading: "Sessions",
+    introduction: "See [the file](OPERATIONS.md#the-file) for the data that the store keeps.",
+    settings: SETTINGS,
+};
+
+const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "store",
+        variable: "DUOLOGUE_STORE",
+        field: Field { value_name: "STORE", ..field!(Word<store::Settings>, store) },
+        summary: "Store of the sessions: `sqlite:PATH` or `memory`",
+        details: "The SQLite file is created if it does not exist. Sessions in memory end with the \
+            process.",
+        common: true,
+        global: true,
+        sensitive: true,
+        ..SETTING
+    },
+    Setting {
+        name: "durability",
+        variable: "DUOLOGUE_DURABILITY",
+        field: Field { value_name: "LEVEL", ..field!(Word<store::Durability>, durability) },
+        summary: "When an acknowledged message is on disk: `full` or `relaxed`",
+        details: "With `full` a message is on disk before it is acknowledged. With `relaxed` it \
+            follows soon after: a message survives the death of the process, but perhaps not a \
+            loss of power.",
+        ..SETTING
+    },
+    Setting {
+        name: "session-ttl",
+        variable: "DUOLOGUE_SESSION_TTL",
+        field: field!(Length, session.session_ttl),
+        summary: "Idle time after which a session expires",
+        details: "A message and a refresh count as activity. An expired conversation is deleted.",
+        ..SETTING
+    },
+    Setting {
+        name: "session-max-age",
+        variable: "DUOLOGUE_SESSION_MAX_AGE",
+        field: field!(Length, session.session_max_age),
+        summary: "Age at which a session expires, active or not",
+        ..SETTING
+    },
+];

@@ -1,0 +1,97 @@
+//! The gateway as a process: open the parts, serve, stop at a signal.
+
+use std::net::SocketAddr;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::{
+    responder,
+    server::{self, Operations, Server},
+    session::{self, Gateway},
+    store, telemetry, transport,
+};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Settings of every part of the gateway.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Limits and deadlines of sessions.
+    pub session: session::Settings,
+    /// The store of the sessions.
+    pub store: store::Settings,
+    /// The source of replies.
+    pub responder: responder::Settings,
+    /// The protocols.
+    pub transport: transport::Settings,
+    /// The port.
+    pub server: server::Settings,
+}
+
+/// Serves until SIGTERM or SIGINT, and until the running replies have ended.
+///
+/// # Errors
+/// One line for the operator: an address is in use, the store cannot be opened or has failed.
+pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Error> {
+    // Sockets are files, and most systems allow 1,024 unless asked.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    // First of all, so that nothing is counted before somebody collects it.
+    let operations = operations(settings.server.ops_addr)?;
+    tokio::spawn(log.report_lost_lines());
+    let addr = settings.server.addr;
+    let server = Server::bind(settings.server.clone())
+        .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
+    let store = store::open(&settings.store)?;
+    let responder = responder::connect(&settings.responder)?;
+    let gateway = Gateway::start(settings.session.clone(), store, responder).await?;
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            // One after the other; signals that come meanwhile are one.
+            reload().await;
+        }
+    });
+    if let Some(operations) = operations {
+        tracing::info!("metrics at http://{}/metrics", operations.local_addr()?);
+        tokio::spawn(operations.serve(gateway.clone()));
+    }
+    tracing::info!("listening on {}", server.local_addr()?);
+
+    let asked = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // With these very streams: new ones would miss a signal that comes in between.
+        tokio::spawn(exit_at_second_signal(terminate, interrupt));
+    };
+    let failed = gateway.clone();
+    tokio::select! {
+        served = server.serve(gateway, settings.transport.clone(), asked) => served.map(|_| ()),
+        cause = failed.store_failed() => Err(format!("the store has failed: {}", telemetry::error_chain(&cause)).into()),
+    }
+}
+
+fn operations(addr: Option<SocketAddr>) -> Result<Option<Operations>, Error> {
+    let Some(addr) = addr else { return Ok(None) };
+    let bound = Operations::bind(addr, telemetry::collect()?);
+    Ok(Some(
+        bound.map_err(|error| {
+            format!("cannot listen on {addr} for metrics (--ops-addr): {error}")
+        })?,
+    ))
+}
+
+/// Whoever asks twice does not want to wait.
+async fn exit_at_second_signal(mut terminate: Signal, mut interrupt: Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::warn!("stopped by a second signal");
+    std::process::exit(130);
+}

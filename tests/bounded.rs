@@ -63,7 +63,11 @@ async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
             tokio::join!(Door::Proto.open(&server, &token, None), async {
                 server
                     .gateway
-                    .attach(&duologue::session::Token::parse(&token).unwrap(), None)
+                    .attach(
+                        &duologue::session::Caller::default(),
+                        &duologue::session::Token::parse(&token).unwrap(),
+                        None,
+                    )
                     .await
                     .unwrap()
                     .0
@@ -234,7 +238,7 @@ async fn a_store_without_room_refuses_new_sessions_and_keeps_the_old() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     for _ in 1..1000 {
-        server.gateway.create_token("Ada").await.unwrap();
+        server.gateway.create_token(&duologue::session::Caller::default(), "Ada").await.unwrap();
     }
     let answer = Rest::call(&server, "POST", "/token?name=Ada").await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
@@ -281,7 +285,8 @@ async fn a_watcher_that_is_told_of_its_lag_comes_back_to_everything() {
     let server = setup.start().await;
     let token = create(&server).await;
     let secret = duologue::session::Token::parse(&token).unwrap();
-    let (mut laggard, opened) = server.gateway.attach(&secret, None).await.unwrap();
+    let (mut laggard, opened) =
+        server.gateway.attach(&duologue::session::Caller::default(), &secret, None).await.unwrap();
     let mut client = Door::Json.open(&server, &token, None).await;
     for _ in 0..3 {
         let Ok(_) = client.say("x", None).await else { break };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duologue::session::{Drained, NewMessage, Store as _, Timestamp, Token};
+use duologue::session::{Caller, Drained, NewMessage, Store as _, Timestamp, Token};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
@@ -197,7 +197,7 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
     let gateway = server.gateway.clone();
     let sending = tokio::spawn({
         let token = token.clone();
-        async move { gateway.send(&token, NewMessage::parse("hello", None, 100).unwrap()).await }
+        async move { gateway.send(&Caller::default(), &token, NewMessage::new("hello", None)).await }
     });
     store.holds(1).await;
     let gateway = server.gateway.clone();
@@ -211,7 +211,7 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
     store.release();
     sending.await.unwrap().unwrap();
     assert_eq!(ended.await.unwrap(), Drained::Finished);
-    let log = gateway.refresh_token(&token, None, None).await.unwrap().messages;
+    let log = gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap().messages;
     assert_eq!(log.len(), 2, "accepted, and not answered: {log:?}");
 }
 
@@ -230,7 +230,7 @@ async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_p
     store.release();
     assert_eq!(sending.end().await.unwrap().message.seq, 1);
     assert_eq!(draining.await.unwrap(), Drained::Interrupted);
-    let log = gateway.refresh_token(&token, None, None).await.unwrap().messages;
+    let log = gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap().messages;
     assert_eq!(log.len(), 1, "answered after all: {log:?}");
     let left = store.unfinished(Timestamp::of_wall_clock(), None, 2).await.unwrap();
     assert_eq!(left.iter().map(|turn| turn.attempt).collect::<Vec<_>>(), [1]);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     responder::Simulated,
-    session::{Created, ErrorKind, Event, Gateway, NewMessage, Settings, Subscription},
+    session::{Caller, Created, ErrorKind, Event, Gateway, NewMessage, Settings, Subscription},
     store::MemoryStore,
 };
 use tokio::time::{Instant, advance, sleep};
@@ -17,12 +17,12 @@ async fn gateway() -> (Gateway, Created) {
     let store = Arc::new(MemoryStore::new(10, 1 << 20));
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
-    let created = gateway.create_token("Ada").await.unwrap();
+    let created = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
     (gateway, created)
 }
 
 fn draft(text: &str) -> NewMessage {
-    NewMessage::parse(text, None, 100).unwrap()
+    NewMessage::new(text, None)
 }
 
 /// How the stream ends, and how long after now.
@@ -38,48 +38,64 @@ async fn end(attachment: &mut Subscription) -> (ErrorKind, Duration) {
 #[tokio::test(start_paused = true)]
 async fn an_idle_session_expires_and_its_live_stream_ends_within_a_second() {
     let (gateway, Created { token, .. }) = gateway().await;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     let (kind, after) = end(&mut attachment).await;
     assert_eq!(kind, ErrorKind::SessionExpired);
     assert!(after >= HOUR && after <= HOUR + Duration::from_secs(1), "{after:?}");
-    assert_eq!(gateway.authenticate(&token).await.unwrap_err().kind(), ErrorKind::SessionExpired);
+    assert_eq!(
+        gateway.authenticate(&Caller::default(), &token).await.unwrap_err().kind(),
+        ErrorKind::SessionExpired
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn at_its_deadline_a_session_is_gone_for_every_call_before_it_is_swept() {
     let (gateway, Created { token, .. }) = gateway().await;
-    let (attachment, _) = gateway.attach(&token, None).await.unwrap();
+    let (attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     advance(HOUR - Duration::from_millis(1)).await;
-    gateway.authenticate(&token).await.unwrap();
+    gateway.authenticate(&Caller::default(), &token).await.unwrap();
     advance(Duration::from_millis(2)).await;
-    assert_eq!(gateway.authenticate(&token).await.unwrap_err().kind(), ErrorKind::SessionExpired);
     assert_eq!(
-        gateway.refresh_token(&token, None, None).await.unwrap_err().kind(),
+        gateway.authenticate(&Caller::default(), &token).await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
     assert_eq!(
-        gateway.send(&token, draft("x")).await.unwrap_err().kind(),
+        gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap_err().kind(),
+        ErrorKind::SessionExpired
+    );
+    assert_eq!(
+        gateway.send(&Caller::default(), &token, draft("x")).await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
     assert_eq!(
         attachment.send(draft("x")).end().await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
-    assert_eq!(gateway.attach(&token, None).await.unwrap_err().kind(), ErrorKind::SessionExpired);
-    assert_eq!(gateway.stop(&token).await.unwrap_err().kind(), ErrorKind::SessionExpired);
-    assert_eq!(gateway.revoke_token(&token).await.unwrap_err().kind(), ErrorKind::SessionExpired);
+    assert_eq!(
+        gateway.attach(&Caller::default(), &token, None).await.unwrap_err().kind(),
+        ErrorKind::SessionExpired
+    );
+    assert_eq!(
+        gateway.stop(&Caller::default(), &token).await.unwrap_err().kind(),
+        ErrorKind::SessionExpired
+    );
+    assert_eq!(
+        gateway.revoke_token(&Caller::default(), &token).await.unwrap_err().kind(),
+        ErrorKind::SessionExpired
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
     let (gateway, Created { token, session }) = gateway().await;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     for hour in 0..23 {
         advance(HOUR - Duration::from_secs(60)).await;
         if hour % 2 == 0 {
             attachment.send(draft("still here")).end().await.unwrap();
         } else {
-            let snapshot = gateway.refresh_token(&token, None, None).await.unwrap();
+            let snapshot =
+                gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap();
             assert!(snapshot.session.expires_at <= session.ends_at);
         }
     }
@@ -88,7 +104,7 @@ async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
     assert!(after > HOUR - Duration::from_secs(1), "renewed: {after:?}");
 
     let (gateway, Created { token, .. }) = self::gateway().await;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     let born = Instant::now();
     for _ in 0..47 {
         advance(HOUR / 2).await;
@@ -104,7 +120,7 @@ async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
 async fn watching_is_no_activity() {
     let (gateway, Created { token, .. }) = gateway().await;
     advance(HOUR / 2).await;
-    let (mut attachment, opened) = gateway.attach(&token, None).await.unwrap();
+    let (mut attachment, opened) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     let (_, after) = end(&mut attachment).await;
     assert!(after <= HOUR / 2 + Duration::from_secs(1), "{after:?}");
     assert_eq!(opened.head_seq, 0);
@@ -115,8 +131,8 @@ async fn a_message_accepted_just_before_the_deadline_is_answered_however_late_th
     let store = Late::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
-    let Created { token, .. } = gateway.create_token("Ada").await.unwrap();
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
+    let Created { token, .. } = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
+    let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     sleep(HOUR - Duration::from_millis(100)).await;
     store.hold(Call::Append);
     let sending = tokio::spawn(attachment.send(draft("hello")).end());
@@ -141,11 +157,11 @@ async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
     for _ in 0..MANY {
-        gateway.create_token("Ada").await.unwrap();
+        gateway.create_token(&Caller::default(), "Ada").await.unwrap();
     }
     sleep(HOUR + Duration::from_secs(1)).await;
     for made in 0..MANY {
-        let created = gateway.create_token("Ada").await;
+        let created = gateway.create_token(&Caller::default(), "Ada").await;
         assert!(created.is_ok(), "after {made}: {created:?}");
     }
 }
@@ -155,8 +171,8 @@ async fn a_store_that_is_slow_to_report_changes_delays_no_expiry() {
     let store = Late::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
-    let Created { token, .. } = gateway.create_token("Ada").await.unwrap();
-    let (mut subscription, _) = gateway.attach(&token, None).await.unwrap();
+    let Created { token, .. } = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
+    let (mut subscription, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     store.hold(Call::Heads);
     store.written_elsewhere.store(true, std::sync::atomic::Ordering::SeqCst);
     sleep(Duration::from_secs(2)).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duologue::session::{ErrorKind, Position, Store as _, Timestamp, Token};
+use duologue::session::{Caller, ErrorKind, Position, Store as _, Timestamp, Token};
 
 use crate::support::{
     Call, Door, Late, Log, Rest, Scripted, Setup, Step, core, create, draft, handshake, proto,
@@ -51,7 +51,7 @@ async fn tokens_that_open_nothing_are_refused_by_every_door() {
     let token = create(&server).await;
     let session = server
         .gateway
-        .authenticate(&duologue::session::Token::parse(&token).unwrap())
+        .authenticate(&Caller::default(), &duologue::session::Token::parse(&token).unwrap())
         .await
         .unwrap();
     for wrong in [
@@ -177,12 +177,12 @@ async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
     store.hold(Call::Read);
     let attaching = tokio::spawn({
         let (gateway, token) = (server.gateway.clone(), token.clone());
-        async move { gateway.attach(&token, None).await }
+        async move { gateway.attach(&Caller::default(), &token, None).await }
     });
     store.holds(1).await;
     let revoking = tokio::spawn({
         let gateway = server.gateway.clone();
-        async move { gateway.revoke_token(&token).await }
+        async move { gateway.revoke_token(&Caller::default(), &token).await }
     });
     // Revoking may wait for the one who attaches; it has begun when nothing else runs.
     for _ in 0..100 {
@@ -206,11 +206,12 @@ async fn a_replay_under_way_ends_with_its_session() {
         client.reply().await;
     }
     let token = Token::parse(&token).unwrap();
-    let epoch = server.gateway.authenticate(&token).await.unwrap().epoch;
+    let epoch = server.gateway.authenticate(&Caller::default(), &token).await.unwrap().epoch;
     let start = Position { epoch, seq: 0 };
-    let (mut attachment, _) = server.gateway.attach(&token, Some(&start)).await.unwrap();
+    let (mut attachment, _) =
+        server.gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
     attachment.next().await.unwrap();
-    server.gateway.revoke_token(&token).await.unwrap();
+    server.gateway.revoke_token(&Caller::default(), &token).await.unwrap();
     let next = attachment.next().await.map_err(|error| error.kind());
     assert!(matches!(next, Err(ErrorKind::SessionRevoked)), "read after the end: {next:?}");
 }
@@ -223,7 +224,7 @@ async fn a_reply_to_a_session_that_is_gone_ends_the_streams_as_revoked_and_is_no
     let gate = responder.gate.clone();
     let gateway = core(&store, responder).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
     store.revoke(attachment.session(), Timestamp::of_wall_clock()).await.unwrap();
     gate.add_permits(1);
     let reading = async {

@@ -137,6 +137,40 @@ async fn each_stream_that_was_opened_is_closed_in_the_log_when_the_process_ends(
     }
 }
 
+#[tokio::test]
+async fn the_account_of_a_stream_is_the_same_over_every_protocol() {
+    let process = Process::start(&["--simulated-reply", "{text}", "--app-env", "production"]).await;
+    let address = process.address();
+    let token = create(&address).await;
+    let mut streams = Vec::new();
+    for door in Door::ALL {
+        streams.push(door.open(&address, &token, None).await);
+    }
+    // One stream sends a message; all of them receive the turn.
+    streams[0].say("hello", None).await.unwrap();
+    for stream in &mut streams {
+        stream.reply().await;
+    }
+    drop(streams);
+    process.signal("TERM").await;
+    let (_, log) = process.ended().await;
+    let lines: Vec<serde_json::Value> =
+        log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of =
+        |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    for line in of("session started").into_iter().chain(of("stream opened")) {
+        assert_eq!(line["address"], "127.0.0.1", "{line}");
+    }
+    let closed = of("stream closed");
+    assert_eq!(closed.len(), Door::ALL.len());
+    for line in closed {
+        // The user message, the start of the reply, its delta, and the reply.
+        assert_eq!(line["sent"], 4, "{line}");
+        let received = u32::from(line["protocol"] == "grpc");
+        assert_eq!(line["received"], received, "{line}");
+    }
+}
+
 /// A pipe that is full and that nobody reads.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();

@@ -1,6 +1,6 @@
 //! Promise 3: one gapless number per session, the same log through every door.
 
-use duologue::session::{self, ErrorKind, Subscription};
+use duologue::session::{self, Caller, ErrorKind, Subscription};
 use futures_util::future::join_all;
 
 use crate::support::{
@@ -116,8 +116,8 @@ async fn a_reply_that_overtakes_a_message_is_told_before_the_next_one_begins() {
         let gate = responder.gate.clone();
         let gateway = core(&store, responder).await;
         let (mut attachment, token) = watched(&gateway).await;
-        gateway.send(&token, draft("one")).await.unwrap();
-        gateway.send(&token, draft("two")).await.unwrap();
+        gateway.send(&Caller::default(), &token, draft("one")).await.unwrap();
+        gateway.send(&Caller::default(), &token, draft("two")).await.unwrap();
         let late = store.hold_next(Call::Append);
         let third = attachment.send(draft("three"));
         store.holds(1).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Chunk, Gateway, History, Outcome, Prompt, Reply, Responder, Status, Subscription, Token,
+    Caller, Chunk, Gateway, History, Outcome, Prompt, Reply, Responder, Status, Subscription, Token,
 };
 use futures_util::{StreamExt as _, stream};
 
@@ -54,7 +54,7 @@ async fn reply_to(
     (attachment, token): &mut (Subscription, Token),
     text: &str,
 ) -> (Status, String) {
-    gateway.send(token, draft(text)).await.unwrap();
+    gateway.send(&Caller::default(), token, draft(text)).await.unwrap();
     let reply = soon("the reply", next_reply(attachment)).await;
     (status(&reply).clone(), reply.text.as_ref().into())
 }
@@ -106,7 +106,7 @@ async fn a_store_that_panics_does_not_end_the_turns() {
             if call == Call::Read {
                 panics();
             }
-            gateway.send(&token, draft("go")).await.unwrap();
+            gateway.send(&Caller::default(), &token, draft("go")).await.unwrap();
             panics();
             gate.add_permits(2);
             let reply = soon("the reply", next_reply(&mut attachment)).await;

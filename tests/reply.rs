@@ -5,8 +5,8 @@ use std::time::Duration;
 use duologue::{
     responder::Simulated,
     session::{
-        Checkpoint, Created, ErrorKind, History, NewMessage, Position, Prompt, Reply, Responder,
-        Status, Store as _,
+        Caller, Checkpoint, Created, ErrorKind, History, NewMessage, Position, Prompt, Reply,
+        Responder, Status, Store as _,
     },
 };
 use tokio::time::Instant;
@@ -161,9 +161,9 @@ async fn a_stopped_reply_says_what_it_cost_as_an_estimate() {
 async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
     let store = Late::new();
     let gateway = core(&store, Simulated::new("{text}", Duration::from_secs(1))).await;
-    let token = gateway.create_token("Ada").await.unwrap().token;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
-    gateway.send(&token, NewMessage::parse("hello", None, 100).unwrap()).await.unwrap();
+    let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
+    let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
+    gateway.send(&Caller::default(), &token, NewMessage::new("hello", None)).await.unwrap();
     let began = Instant::now();
     let (full, fault) = (ErrorKind::StoreFull, ErrorKind::Internal);
     store.refuse_appends.lock().unwrap().extend([vec![fault; 70], vec![full; 10]].concat());
@@ -176,15 +176,19 @@ async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
 async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
     let (store, log) = (Late::new(), Log::begin());
     let before = core(&store, Scripted::new(&[Step::Hang]).0).await;
-    let Created { token, session } = before.create_token("Ada").await.unwrap();
-    before.send(&token, NewMessage::parse("hello", None, 100).unwrap()).await.unwrap();
+    let Created { token, session } = before.create_token(&Caller::default(), "Ada").await.unwrap();
+    before.send(&Caller::default(), &token, NewMessage::new("hello", None)).await.unwrap();
     let died = Checkpoint { seq: 1, attempt: 2, text: "seen".into() };
     store.checkpoint(session.id, session.created_at, died).await.unwrap();
     store.refuse_appends.lock().unwrap().extend([ErrorKind::StoreFull; 3]);
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let start = Position { epoch: session.epoch, seq: 1 };
-    let (mut attachment, _) = gateway.attach(&token, Some(&start)).await.unwrap();
-    assert!(!gateway.stop(&token).await.unwrap(), "it is interrupted, and will not be stopped");
+    let (mut attachment, _) =
+        gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
+    assert!(
+        !gateway.stop(&Caller::default(), &token).await.unwrap(),
+        "it is interrupted, and will not be stopped"
+    );
     let reply = next_reply(&mut attachment).await;
     assert_eq!((status(&reply), &*reply.text), (&Status::Interrupted, "seen"));
     let told = log.text().matches("the store is full; a reply waits to be committed").count();
@@ -208,9 +212,9 @@ impl Responder for Clumsy {
 async fn a_panic_of_the_responder_is_logged_and_quotes_no_text() {
     let log = Log::begin();
     let gateway = core(&Late::new(), Clumsy).await;
-    let token = gateway.create_token("Ada").await.unwrap().token;
-    let (mut attachment, _) = gateway.attach(&token, None).await.unwrap();
-    gateway.send(&token, NewMessage::parse("a canary", None, 100).unwrap()).await.unwrap();
+    let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
+    let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
+    gateway.send(&Caller::default(), &token, NewMessage::new("a canary", None)).await.unwrap();
     let reply = next_reply(&mut attachment).await;
     assert!(matches!(status(&reply), Status::Failed(_)));
     let log = log.text();

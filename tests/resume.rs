@@ -7,7 +7,7 @@ use std::{
 
 use duologue::{
     responder::Simulated,
-    session::{self, ErrorKind, Gateway, Settings},
+    session::{self, Caller, ErrorKind, Gateway, Settings},
 };
 use tokio::time::{Instant, timeout};
 
@@ -208,14 +208,15 @@ async fn a_position_at_a_message_that_is_durable_and_not_told_yet_is_honoured() 
     store.hold(Call::Append);
     let sending = first.send(draft("hello"));
     store.holds(1).await;
-    let read = gateway.refresh_token(&token, Some(0), None).await.unwrap();
+    let read = gateway.refresh_token(&Caller::default(), &token, Some(0), None).await.unwrap();
     let at = read.position(Some(0));
     assert_eq!(at.seq, 1);
 
     store.refuse_reads.lock().unwrap().push(ErrorKind::Internal);
-    let refused = gateway.attach(&token, Some(&at)).await.err().map(|error| error.kind());
+    let refused =
+        gateway.attach(&Caller::default(), &token, Some(&at)).await.err().map(|error| error.kind());
     assert_eq!(refused, Some(ErrorKind::Internal), "not known is not refused");
-    let (mut second, opened) = gateway.attach(&token, Some(&at)).await.unwrap();
+    let (mut second, opened) = gateway.attach(&Caller::default(), &token, Some(&at)).await.unwrap();
     assert_eq!((opened.recovered, opened.position), (true, at));
     store.release();
     assert_eq!(sending.end().await.unwrap().message.seq, 1);

@@ -144,14 +144,14 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     let text = "x".repeat(60 << 10);
     let mut reader = crate::support::Door::Sse.open(&server, &token, None).await;
     for _ in 0..200 {
-        let draft = duologue::session::NewMessage::parse(text.as_str(), None, 1 << 20).unwrap();
-        server.gateway.send(&secret, draft).await.unwrap();
+        let draft = duologue::session::NewMessage::new(text.as_str(), None);
+        server.gateway.send(&duologue::session::Caller::default(), &secret, draft).await.unwrap();
         reader.reply().await;
     }
     // A connection that ends with something unread is reset, and one learns of a reset
     // without reading.
     stream.write_all(&b"GET /test HTTP/1.1\r\nhost: x\r\n\r\n".repeat(4096)).await.unwrap();
-    server.gateway.revoke_token(&secret).await.unwrap();
+    server.gateway.revoke_token(&duologue::session::Caller::default(), &secret).await.unwrap();
     let end = soon("the end of the connection", stream.ready(Interest::ERROR)).await.unwrap();
     assert!(end.is_error());
 }

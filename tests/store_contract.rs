@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Entry, Epoch, ErrorKind, Failure, Head, MessageId,
-        Name, NewSession, Page, Result, Session, SessionId, Status, Store, Swept, Timestamp, Token,
-        Usage,
+        AppendLimits, Appended, Caller, Checkpoint, Entry, Epoch, ErrorKind, Failure, Head,
+        MessageId, Name, NewSession, Page, Result, Session, SessionId, Status, Store, Swept,
+        Timestamp, Token, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -521,7 +521,8 @@ async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
         let gateway =
             Gateway::start(Settings::default(), Arc::clone(&store), responder).await.unwrap();
         let start = Position { epoch, seq: 0 };
-        let (mut attachment, _) = gateway.attach(&token, Some(&start)).await.unwrap();
+        let (mut attachment, _) =
+            gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
         let (mut texts, mut attempts) = (Vec::new(), Vec::new());
         while texts.len() < 4 {
             match attachment.next().await.unwrap() {

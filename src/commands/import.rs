@@ -342,7 +342,8 @@ impl Log {
         if key == Some("") {
             return Err("client_message_id is empty".into());
         }
-        NewMessage::parse(record.text.as_str(), key, limits.max_message_size)
+        NewMessage::new(record.text.as_str(), key)
+            .check(limits.max_message_size)
             .map_err(|error| error.message().to_owned())?;
         let client_message_id: Option<Arc<str>> = key.map(Into::into);
         if let Some(key) = &client_message_id

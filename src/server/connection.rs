@@ -45,8 +45,9 @@ use super::{
     write_timeout::WriteTimeout,
 };
 use crate::{
+    session::Caller,
     telemetry::PEER,
-    transport::{ConnectionBudget, InUse, ResponseBudget, ResponsePermit},
+    transport::{ConnectionContext, InUse, ResponseBudget, ResponsePermit},
 };
 
 /// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
@@ -133,8 +134,13 @@ impl Connections {
     }
 
     /// Serves a connection until it ends, by itself or by a deadline.
-    pub(super) async fn serve<S>(self, stream: TcpStream, service: S, permit: OwnedSemaphorePermit)
-    where
+    pub(super) async fn serve<S>(
+        self,
+        stream: TcpStream,
+        caller: Caller,
+        service: S,
+        permit: OwnedSemaphorePermit,
+    ) where
         S: Service<
                 Request<Incoming>,
                 Response = Response<Body>,
@@ -146,7 +152,8 @@ impl Connections {
     {
         let _open = Open::count();
         let Some(stream) = self.open(stream).await else { return };
-        let activity = Activity::new(permit, self.responses.connection());
+        let (in_use, budget) = (InUse::new(permit), self.responses.connection());
+        let activity = Activity::new(ConnectionContext { caller, in_use, budget });
         let tracked = TowerToHyperService::new(activity.track(service));
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
         let mut connection = pin!(connection);
@@ -212,20 +219,14 @@ impl Drop for Open {
 
 /// What a connection is doing.
 struct Activity {
-    in_use: InUse,
+    context: ConnectionContext,
     requests: Arc<AtomicU64>,
     stalled: Arc<StalledBodies>,
-    responses: ConnectionBudget,
 }
 
 impl Activity {
-    fn new(permit: OwnedSemaphorePermit, responses: ConnectionBudget) -> Self {
-        Self {
-            in_use: InUse::new(permit),
-            requests: Arc::default(),
-            stalled: Arc::default(),
-            responses,
-        }
+    fn new(context: ConnectionContext) -> Self {
+        Self { context, requests: Arc::default(), stalled: Arc::default() }
     }
 
     /// Requests that ever came.
@@ -237,16 +238,15 @@ impl Activity {
     fn in_progress(&self) -> bool {
         /// This one, and the service's.
         const AT_REST: usize = 2;
-        self.in_use.shares() > AT_REST
+        self.context.in_use.count() > AT_REST
     }
 
     fn track<S>(&self, service: S) -> Tracked<S> {
         Tracked {
             service,
-            in_use: self.in_use.clone(),
+            context: self.context.clone(),
             requests: Arc::clone(&self.requests),
             stalled: Arc::clone(&self.stalled),
-            responses: self.responses.clone(),
         }
     }
 }
@@ -255,10 +255,9 @@ impl Activity {
 #[derive(Clone)]
 struct Tracked<S> {
     service: S,
-    in_use: InUse,
+    context: ConnectionContext,
     requests: Arc<AtomicU64>,
     stalled: Arc<StalledBodies>,
-    responses: ConnectionBudget,
 }
 
 impl<S> Service<Request<Incoming>> for Tracked<S>
@@ -280,10 +279,8 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let in_use = self.in_use.clone();
-        // For those who take the connection over.
-        request.extensions_mut().insert(in_use.clone());
-        request.extensions_mut().insert(self.responses.clone());
+        let in_use = self.context.in_use.clone();
+        request.extensions_mut().insert(self.context.clone());
         let call = self.service.call(request);
         let stalled = Arc::clone(&self.stalled);
         let watch = |mut response: Response<Body>| {

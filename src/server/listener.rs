@@ -9,7 +9,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::telemetry::PEER;
+use crate::{session::Caller, telemetry::PEER};
 
 pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     const BACKLOG: i32 = 4096;
@@ -21,13 +21,15 @@ pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-pub(super) async fn accept(listener: &TcpListener) -> Option<TcpStream> {
+/// Accepts a connection, and returns it with the address of its peer. Returns `None` after a
+/// failure, which it logs.
+pub(super) async fn accept(listener: &TcpListener) -> Option<(TcpStream, Caller)> {
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Without it, Nagle's algorithm holds back the second small frame of a turn
             // until the peer's delayed acknowledgement of the first: 40 ms.
             stream.set_nodelay(true).ok()?;
-            Some(stream)
+            Some((stream, Caller::of_address(peer.ip().to_canonical())))
         }
         Err(error) => {
             // Out of file descriptors, most likely: others must end first.

@@ -99,10 +99,15 @@ impl Server {
         let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
         let accept = async {
             loop {
-                let Some(stream) = accept(&self.listener).await else { continue };
+                let Some((stream, caller)) = accept(&self.listener).await else { continue };
                 match Arc::clone(&permits).try_acquire_owned() {
                     Ok(permit) => {
-                        tokio::spawn(connections.clone().serve(stream, service.clone(), permit));
+                        tokio::spawn(connections.clone().serve(
+                            stream,
+                            caller,
+                            service.clone(),
+                            permit,
+                        ));
                     }
                     // Those beyond even this many see a close.
                     Err(_) => {

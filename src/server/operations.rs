@@ -72,10 +72,8 @@ impl Operations {
                     continue;
                 }
             };
-            let (Some(stream), Ok(permit)) = (stream, Arc::clone(&permits).try_acquire_owned())
-            else {
-                continue;
-            };
+            let permit = Arc::clone(&permits).try_acquire_owned();
+            let (Some((stream, _)), Ok(permit)) = (stream, permit) else { continue };
             let served = serve_connection(stream, gateway.clone(), self.metrics.clone());
             tokio::spawn(async move {
                 let _place = permit;

@@ -6,12 +6,13 @@ use rand::RngExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    caller::Caller,
     live::{
         ActiveSession,
         registry::{Registry, SessionHandle},
     },
     metrics::Metrics,
-    model::{Clock, Error, ErrorKind, Result, SessionId, TokenHash},
+    model::{Clock, Error, ErrorKind, Result, Session, SessionId, TokenHash},
     ports::{AppendLimits, Page, Responder, Store},
     settings::Settings,
 };
@@ -63,9 +64,25 @@ impl Core {
         }
     }
 
-    /// Returns the active session that a token opens.
-    pub(super) async fn open_session(&self, token: &TokenHash) -> Result<SessionHandle> {
-        let session = self.store.find(token, self.clock.now()).await?;
+    /// Returns the session that a token opens for a caller.
+    pub(super) async fn authenticate(&self, caller: &Caller, token: &TokenHash) -> Result<Session> {
+        let found = self.store.find(token, self.clock.now()).await;
+        if let Err(error) = &found
+            && error.kind() == ErrorKind::SessionExpired
+        {
+            let address = caller.address.map(tracing::field::display);
+            tracing::debug!(target: PEER, address, "token refused");
+        }
+        found
+    }
+
+    /// Returns the active session that a token opens for a caller.
+    pub(super) async fn open_session(
+        &self,
+        caller: &Caller,
+        token: &TokenHash,
+    ) -> Result<SessionHandle> {
+        let session = self.authenticate(caller, token).await?;
         self.load_session(session.id).await
     }
 

@@ -67,10 +67,8 @@ impl Metrics {
     }
 
     pub(super) fn session_ended(&self, why: ErrorKind) {
-        match why {
-            ErrorKind::SessionRevoked => self.sessions_revoked.increment(1),
-            _ => self.sessions_expired.increment(1),
-        }
+        let revoked = why == ErrorKind::SessionRevoked;
+        if revoked { &self.sessions_revoked } else { &self.sessions_expired }.increment(1);
     }
 
     pub(super) fn message(&self, duplicate: bool) {

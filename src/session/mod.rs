@@ -7,9 +7,10 @@
 //! - `model`: validated values. `ports`: the traits that other modules implement.
 //! - `live`: the sessions that are active in this process, their subscribers and events.
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
-//! - `service`: the operations, one file per group. `lifecycle`: start and shutdown.
+//! - `service`: the operations, one file per group; `caller`: the origin of an operation. `lifecycle`: start and shutdown.
 //! - `sweeper`: ends expired and removed sessions.
 
+mod caller;
 mod core;
 mod eager_task;
 mod lifecycle;
@@ -23,6 +24,7 @@ mod settings;
 mod sweeper;
 mod turn;
 
+pub use caller::Caller;
 pub use eager_task::EagerTask;
 pub use lifecycle::Drained;
 pub use live::{

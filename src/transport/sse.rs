@@ -5,7 +5,7 @@
 //! that a browser that reconnects resumes by itself with `Last-Event-ID`; deltas have
 //! none, since a reply in progress is told anew to whoever attaches.
 
-use std::{convert::Infallible, sync::Arc};
+use std::convert::Infallible;
 
 use axum::{
     body::Body,
@@ -13,14 +13,12 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::stream;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    TransportContext, codec,
+    ConnectionContext, TransportContext, codec,
     http::{HttpError, HttpResult, Params},
-    status,
-    stream::{ClientStream, Close, ListenOnly, Outbound, StreamRecord},
+    stream::{ClientStream, ListenOnly, Outbound, Protocol, StreamRecord},
 };
 use crate::session::{Epoch, Event, Position};
 
@@ -46,19 +44,15 @@ pub(super) async fn events(
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let position = position(&params, &request)?;
-    let (subscription, opened) = context.gateway.attach(&token, position.as_ref()).await?;
-
-    let mut log = StreamRecord::open("sse", "json");
-    log.attached(opened.session.id);
+    let caller = ConnectionContext::caller(request.extensions());
+    let (subscription, opened) = context.gateway.attach(&caller, &token, position.as_ref()).await?;
     let epoch = opened.session.epoch.clone();
-    let conversation = ClientStream::attached(
-        context.gateway.clone(),
-        Arc::clone(&context.settings),
-        subscription,
-    );
-    let first = Some(Outbound::Opened(Box::new(opened)));
-    let feed = Feed { context, conversation, epoch, first, log };
-    Ok(response(Body::from_stream(stream::unfold(Some(feed), |feed| async { feed?.next().await }))))
+    let record = StreamRecord::new(Protocol::Sse, "json");
+    let stream = ClientStream::attached(&context, caller, record, subscription, opened);
+    let feed = Feed { context, stream, epoch };
+    Ok(response(Body::from_stream(futures_util::stream::unfold(Some(feed), |feed| async {
+        feed?.next().await
+    }))))
 }
 
 fn position(params: &Params, request: &Request) -> Result<Option<Position>, HttpError> {
@@ -84,34 +78,23 @@ fn response(body: Body) -> Response {
 
 struct Feed {
     context: TransportContext,
-    conversation: ClientStream,
+    stream: ClientStream,
     epoch: Epoch,
-    first: Option<Outbound>,
-    log: StreamRecord,
 }
 
 impl Feed {
     async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Option<Self>)> {
-        let outbound = match self.first.take() {
-            Some(outbound) => outbound,
-            None => self.conversation.next(&mut ListenOnly).await,
-        };
-        if let Outbound::End(end) = &outbound {
-            let row = |kind| (status::told(kind).close, kind.code());
-            let (code, reason) = end.as_ref().err().map_or((1000, "ok"), |error| row(error.kind()));
-            self.log.closes(Close::Code(code, reason));
-        }
+        let outbound = self.stream.next(&mut ListenOnly).await;
         let bytes = self.event(&outbound)?;
-        let over = matches!(outbound, Outbound::End(_));
-        Some((Ok(bytes), (!over).then_some(self)))
+        let is_over = matches!(outbound, Outbound::End(_));
+        Some((Ok(bytes), (!is_over).then_some(self)))
     }
 
-    /// The lines of an event; `None` if there is nothing left to say.
-    fn event(&mut self, outbound: &Outbound) -> Option<Bytes> {
+    /// Returns the lines of an event; `None` if the item has no form as an event.
+    fn event(&self, outbound: &Outbound) -> Option<Bytes> {
         if matches!(outbound, Outbound::Heartbeat) {
             return Some(Bytes::from_static(b": keep-alive\n\n"));
         }
-        self.log.sent();
         let limits = self.context.gateway.settings();
         let frame = codec::response(outbound, limits, self.context.settings.heartbeat)?;
         let data = codec::json(&frame).ok()?;
@@ -127,7 +110,12 @@ impl Feed {
                 format!("id: {position}\n")
             }
             Outbound::Event(Event::GoAway(after)) => format!("retry: {}\n", after.as_millis()),
-            _ => String::new(),
+            Outbound::Event(Event::ReplyStarted(_) | Event::Delta { .. })
+            | Outbound::Accepted(_)
+            | Outbound::Refused { .. }
+            | Outbound::Pong
+            | Outbound::Heartbeat
+            | Outbound::End(_) => String::new(),
         }
     }
 }

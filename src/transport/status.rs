@@ -1,4 +1,4 @@
-//! The one table of failures: what each kind is called in each protocol.
+//! The one table of failures: the codes of each kind in each protocol.
 
 use http::StatusCode;
 use metrics::counter;
@@ -15,17 +15,16 @@ pub(super) struct Row {
     pub(super) grpc: Code,
     /// RFC 6455, section 7.4; 4000 and above are this gateway's own.
     pub(super) close: u16,
-    /// A client that lost its stream to this should come back.
+    /// A client that lost its stream to this failure should reconnect.
     pub(super) reconnect: bool,
 }
 
-/// The row of a kind that a client is being told; counts it.
-pub(super) fn told(kind: ErrorKind) -> Row {
+/// Counts a failure that a client is told.
+pub(super) fn count_refusal(kind: ErrorKind) {
     counter!("duologue_refusals_total", "code" => kind.code()).increment(1);
-    row(kind)
 }
 
-/// The row of a kind.
+/// Returns the row of a kind.
 pub(super) const fn row(kind: ErrorKind) -> Row {
     use ErrorKind as K;
     let (http, grpc, close, reconnect) = match kind {

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Event, Gateway, Message, NewMessage, Responder, Role, Settings, Status, Store, Subscription,
-    Token,
+    Caller, Event, Gateway, Message, NewMessage, Responder, Role, Settings, Status, Store,
+    Subscription, Token,
 };
 
 /// The core on this store, with this responder.
@@ -15,13 +15,13 @@ pub async fn core<S: Store>(store: &Arc<S>, responder: impl Responder) -> Gatewa
 
 /// A new session, somebody who watches it, and its secret.
 pub async fn watched(gateway: &Gateway) -> (Subscription, Token) {
-    let token = gateway.create_token("Ada").await.unwrap().token;
-    (gateway.attach(&token, None).await.unwrap().0, token)
+    let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
+    (gateway.attach(&Caller::default(), &token, None).await.unwrap().0, token)
 }
 
 /// What a visitor says, under no id.
 pub fn draft(text: &str) -> NewMessage {
-    NewMessage::parse(text, None, 1000).unwrap()
+    NewMessage::new(text, None)
 }
 
 /// The next committed reply.

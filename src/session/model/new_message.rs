@@ -7,7 +7,7 @@ use super::{Error, ErrorKind, Result};
 /// Longest `client_message_id`, in bytes.
 const MAX_CLIENT_MESSAGE_ID: usize = 128;
 
-/// A user message that may be committed: its text and its sender's id for it.
+/// A user message as a client sent it. The core checks it before it is committed.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
     pub(in crate::session) text: Arc<str>,
@@ -15,21 +15,22 @@ pub struct NewMessage {
 }
 
 impl NewMessage {
-    /// Checks what a client sent. An empty `client_message_id` counts as none.
+    /// Builds a message from its text and the sender's id for it. An empty id counts as none.
+    #[must_use]
+    pub fn new(text: impl Into<Arc<str>>, client_message_id: Option<&str>) -> Self {
+        let client_message_id = client_message_id.filter(|id| !id.is_empty()).map(Into::into);
+        Self { text: text.into(), client_message_id }
+    }
+
+    /// Checks the message against the limits. `max_size` is in bytes.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for an empty text, a NUL, or an id that is longer
     /// than 128 bytes or not visible ASCII; [`ErrorKind::MessageTooLarge`] for more than
     /// `max_size` bytes.
-    pub fn parse(
-        text: impl AsRef<str> + Into<Arc<str>>,
-        client_message_id: Option<&str>,
-        max_size: usize,
-    ) -> Result<Self> {
-        check_text(text.as_ref(), max_size)?;
-        let client_message_id = client_message_id.filter(|id| !id.is_empty());
-        client_message_id.map_or(Ok(()), check_id)?;
-        Ok(Self { text: text.into(), client_message_id: client_message_id.map(Into::into) })
+    pub fn check(&self, max_size: usize) -> Result<()> {
+        check_text(&self.text, max_size)?;
+        self.client_message_id.as_deref().map_or(Ok(()), check_id)
     }
 }
 
@@ -61,7 +62,7 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str, id: Option<&str>) -> Option<ErrorKind> {
-        NewMessage::parse(text, id, 8).err().map(|error| error.kind())
+        NewMessage::new(text, id).check(8).err().map(|error| error.kind())
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use crate::session::{
+    caller::Caller,
     core::{Core, PEER},
     eager_task::spawn_eager,
     model::{Epoch, ErrorKind, Message, Name, Result, Session, SessionId, Timestamp, Token},
@@ -24,7 +25,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `InvalidName`, `Overloaded`, `StoreFull`, `Draining`.
-    pub async fn create_token(&self, name: &str) -> Result<Created> {
+    pub async fn create_token(&self, caller: &Caller, name: &str) -> Result<Created> {
         let name = Name::parse(name)?;
         let Core { settings, clock, store, metrics, .. } = &*self.core;
         self.core.check_serving()?;
@@ -40,7 +41,8 @@ impl Gateway {
         let token = Token::generate();
         store.create(NewSession { session: session.clone(), token: token.hash() }).await?;
         metrics.sessions_started.increment(1);
-        tracing::info!(target: PEER, session = %session.id, "session started");
+        let address = caller.address.map(tracing::field::display);
+        tracing::info!(target: PEER, session = %session.id, address, "session started");
         Ok(Created { token, session })
     }
 
@@ -51,11 +53,12 @@ impl Gateway {
     /// `SessionExpired`.
     pub async fn refresh_token(
         &self,
+        caller: &Caller,
         token: &Token,
         after: Option<u32>,
         limit: Option<u32>,
     ) -> Result<Snapshot> {
-        let session = self.authenticate(token).await?;
+        let session = self.authenticate(caller, token).await?;
         let Core { settings, clock, store, registry, closing, .. } = &*self.core;
         let now = clock.now();
         match store.renew(session.id, now, now.plus(settings.session_ttl)).await {
@@ -86,18 +89,18 @@ impl Gateway {
     ///
     /// # Errors
     /// `SessionExpired`.
-    pub async fn revoke_token(&self, token: &Token) -> Result<()> {
-        let id = self.authenticate(token).await?.id;
+    pub async fn revoke_token(&self, caller: &Caller, token: &Token) -> Result<()> {
+        let id = self.authenticate(caller, token).await?.id;
         let core = Arc::clone(&self.core);
         spawn_eager(async move { revoke(&core, id).await }).end().await
     }
 
-    /// Returns the session that a token opens.
+    /// Returns the session that a token opens for a caller.
     ///
     /// # Errors
     /// `SessionExpired`.
-    pub async fn authenticate(&self, token: &Token) -> Result<Session> {
-        self.core.store.find(&token.hash(), self.core.clock.now()).await
+    pub async fn authenticate(&self, caller: &Caller, token: &Token) -> Result<Session> {
+        self.core.authenticate(caller, &token.hash()).await
     }
 }
 

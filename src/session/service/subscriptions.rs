@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Gateway;
 use crate::session::{
+    caller::Caller,
     live::{
         event::{EventFilter, Opened},
         subscriber_queue::Capacity,
@@ -20,29 +21,35 @@ impl Gateway {
     /// `SessionExpired`, `TooManyStreams`, `Draining`, or an error of the store.
     pub async fn attach(
         &self,
+        caller: &Caller,
         token: &Token,
         position: Option<&Position>,
     ) -> Result<(Subscription, Opened)> {
-        self.subscribe(token, position, EventFilter::All).await
+        self.subscribe(caller, token, position, EventFilter::All).await
     }
 
     /// Like [`Self::attach`] from the head of the log, but receives only committed replies.
     ///
     /// # Errors
     /// As [`Self::attach`].
-    pub async fn attach_replies_only(&self, token: &Token) -> Result<(Subscription, Opened)> {
-        self.subscribe(token, None, EventFilter::Replies).await
+    pub async fn attach_replies_only(
+        &self,
+        caller: &Caller,
+        token: &Token,
+    ) -> Result<(Subscription, Opened)> {
+        self.subscribe(caller, token, None, EventFilter::Replies).await
     }
 
     async fn subscribe(
         &self,
+        caller: &Caller,
         token: &Token,
         position: Option<&Position>,
         filter: EventFilter,
     ) -> Result<(Subscription, Opened)> {
         let core = &self.core;
         core.check_serving()?;
-        let session = core.open_session(&token.hash()).await?;
+        let session = core.open_session(caller, &token.hash()).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.
             while session.is_behind(position) && TurnRunner::catch_up(core, &session).await? {}

@@ -2,6 +2,7 @@
 
 use super::Gateway;
 use crate::session::{
+    caller::Caller,
     live::event::Accepted,
     model::{NewMessage, Result, Token},
     turn::append,
@@ -12,11 +13,16 @@ impl Gateway {
     /// is sent under one `client_message_id`. The reply goes to the subscribers.
     ///
     /// # Errors
-    /// `SessionExpired`, `MessageIdReused`, `QueueFull`, `SessionFull`, `StoreFull`,
-    /// `Draining`.
-    pub async fn send(&self, token: &Token, message: NewMessage) -> Result<Accepted> {
+    /// `SessionExpired`, `InvalidArgument`, `MessageTooLarge`, `MessageIdReused`, `QueueFull`,
+    /// `SessionFull`, `StoreFull`, `Draining`.
+    pub async fn send(
+        &self,
+        caller: &Caller,
+        token: &Token,
+        message: NewMessage,
+    ) -> Result<Accepted> {
         self.core.check_serving()?;
-        let session = self.core.open_session(&token.hash()).await?;
+        let session = self.core.open_session(caller, &token.hash()).await?;
         append::send(&self.core, &session, message).end().await
     }
 
@@ -24,8 +30,8 @@ impl Gateway {
     ///
     /// # Errors
     /// `SessionExpired`.
-    pub async fn stop(&self, token: &Token) -> Result<bool> {
-        let session = self.authenticate(token).await?;
+    pub async fn stop(&self, caller: &Caller, token: &Token) -> Result<bool> {
+        let session = self.authenticate(caller, token).await?;
         let active = self.core.registry.get(session.id);
         Ok(active.is_some_and(|active| active.stop()))
     }

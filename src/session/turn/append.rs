@@ -11,12 +11,15 @@ use crate::session::{
     ports::Entry,
 };
 
-/// Commits a user message. The message is committed even if the returned task is dropped.
+/// Checks a user message and commits it. It is committed even if the returned task is dropped.
 pub(in crate::session) fn send(
     core: &Arc<Core>,
     session: &SessionHandle,
     message: NewMessage,
 ) -> EagerTask<Result<Accepted>> {
+    if let Err(error) = message.check(core.settings.max_message_size) {
+        return EagerTask::Done(Err(error));
+    }
     // The token is taken before the check: a shutdown waits for this call, or refuses it.
     let token = core.tasks.token();
     if let Err(error) = session.check_open().and_then(|()| core.check_serving()) {

@@ -1,9 +1,6 @@
 //! `duologue.v1.ChatService`.
 
-use std::{
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use futures_util::{StreamExt as _, future::OptionFuture, stream, stream::BoxStream};
 use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
@@ -11,12 +8,13 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::failure;
 use crate::{
     proto::{self, chat_service_server::ChatService},
-    session::{Error, ErrorKind, NewMessage, Position, Result, Token},
+    session::{Caller, Error, ErrorKind, NewMessage, Position, Result, Token},
     transport::{
-        ConnectionBudget, ResponsePermit, TransportContext, auth, codec,
+        ConnectionBudget, ConnectionContext, ResponsePermit, TransportContext, auth, codec,
         rest::token::page_size,
-        status,
-        stream::{ClientStream, Close, Inbound, InboundSource, ListenOnly, Outbound, StreamRecord},
+        stream::{
+            ClientStream, Inbound, InboundSource, ListenOnly, Outbound, Protocol, StreamRecord,
+        },
     },
 };
 
@@ -33,8 +31,8 @@ impl ChatRpc {
         Self { context }
     }
 
-    async fn create(&self, name: &str) -> Result<proto::CreateTokenResponse> {
-        let created = self.context.gateway.create_token(name).await?;
+    async fn create(&self, caller: &Caller, name: &str) -> Result<proto::CreateTokenResponse> {
+        let created = self.context.gateway.create_token(caller, name).await?;
         let start = Position { epoch: created.session.epoch.clone(), seq: 0 };
         Ok(proto::CreateTokenResponse {
             token: created.token.expose(),
@@ -45,40 +43,41 @@ impl ChatRpc {
 
     async fn refresh(
         &self,
+        caller: &Caller,
         token: &Token,
         request: &proto::RefreshTokenRequest,
         budget: Option<&ConnectionBudget>,
     ) -> Result<(proto::RefreshTokenResponse, Option<ResponsePermit>)> {
         let (after, limit) = (request.after, request.limit);
         let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
-        let snapshot = self.context.gateway.refresh_token(token, after, limit).await?;
+        let snapshot = self.context.gateway.refresh_token(caller, token, after, limit).await?;
         let permit = budget.map(|budget| budget.reserve(page_size(&snapshot))).transpose()?;
         Ok((codec::snapshot(&snapshot, after), permit))
     }
 
     async fn send(
         &self,
+        caller: &Caller,
         token: &Token,
         request: proto::SendMessageRequest,
     ) -> Result<proto::SendMessageResponse> {
-        let gateway = &self.context.gateway;
-        let max_size = gateway.settings().max_message_size;
-        let draft =
-            NewMessage::parse(request.text, request.client_message_id.as_deref(), max_size)?;
-        let accepted = gateway.send(token, draft).await?;
+        let message = NewMessage::new(request.text, request.client_message_id.as_deref());
+        let accepted = self.context.gateway.send(caller, token, message).await?;
         Ok(proto::SendMessageResponse { accepted: Some(codec::accepted(&accepted)) })
     }
 
-    async fn watch(&self, token: &Token, at: Option<proto::Position>) -> Result<ResponseStream> {
+    async fn watch(
+        &self,
+        caller: Caller,
+        token: &Token,
+        at: Option<proto::Position>,
+    ) -> Result<ResponseStream> {
         let at = at.map(codec::position).transpose()?;
-        let gateway = self.context.gateway.clone();
-        let (subscription, opened) = gateway.attach(token, at.as_ref()).await?;
-        let settings = Arc::clone(&self.context.settings);
-        let conversation = ClientStream::attached(gateway, settings, subscription);
-        let first = Some(Outbound::Opened(Box::new(opened)));
-        let log = StreamRecord::open("grpc", "subscribe");
-        Ok(Call { context: self.context.clone(), conversation, frames: ListenOnly, first, log }
-            .responses())
+        let (subscription, opened) =
+            self.context.gateway.attach(&caller, token, at.as_ref()).await?;
+        let record = StreamRecord::new(Protocol::Grpc, "subscribe");
+        let stream = ClientStream::attached(&self.context, caller, record, subscription, opened);
+        Ok(Call { context: self.context.clone(), stream, requests: ListenOnly }.responses())
     }
 }
 
@@ -91,7 +90,8 @@ impl ChatService for ChatRpc {
         &self,
         request: Request<proto::CreateTokenRequest>,
     ) -> Result<Response<proto::CreateTokenResponse>, Status> {
-        answer(self.create(&request.get_ref().name).await)
+        let caller = ConnectionContext::caller(request.extensions());
+        answer(self.create(&caller, &request.get_ref().name).await)
     }
 
     async fn refresh_token(
@@ -99,9 +99,10 @@ impl ChatService for ChatRpc {
         request: Request<proto::RefreshTokenRequest>,
     ) -> Result<Response<proto::RefreshTokenResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        let budget = request.extensions().get::<ConnectionBudget>();
-        let refreshed = self.refresh(&token, request.get_ref(), budget).await;
-        let (page, permit) = refreshed.map_err(|error| failure::status(&error))?;
+        let caller = ConnectionContext::caller(request.extensions());
+        let budget = ConnectionContext::budget(request.extensions());
+        let refreshed = self.refresh(&caller, &token, request.get_ref(), budget).await;
+        let (page, permit) = refreshed.map_err(|error| failure::refuse(&error))?;
         let mut response = Response::new(page);
         if let Some(permit) = permit {
             response.extensions_mut().insert(permit);
@@ -114,7 +115,8 @@ impl ChatService for ChatRpc {
         request: Request<proto::RevokeTokenRequest>,
     ) -> Result<Response<proto::RevokeTokenResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        let revoked = self.context.gateway.revoke_token(&token).await;
+        let caller = ConnectionContext::caller(request.extensions());
+        let revoked = self.context.gateway.revoke_token(&caller, &token).await;
         answer(revoked.map(|()| proto::RevokeTokenResponse {}))
     }
 
@@ -123,7 +125,8 @@ impl ChatService for ChatRpc {
         request: Request<proto::SendMessageRequest>,
     ) -> Result<Response<proto::SendMessageResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        answer(self.send(&token, request.into_inner()).await)
+        let caller = ConnectionContext::caller(request.extensions());
+        answer(self.send(&caller, &token, request.into_inner()).await)
     }
 
     async fn stop_reply(
@@ -131,7 +134,8 @@ impl ChatService for ChatRpc {
         request: Request<proto::StopReplyRequest>,
     ) -> Result<Response<proto::StopReplyResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        let stopped = self.context.gateway.stop(&token).await;
+        let caller = ConnectionContext::caller(request.extensions());
+        let stopped = self.context.gateway.stop(&caller, &token).await;
         answer(stopped.map(|stopped| proto::StopReplyResponse { stopped }))
     }
 
@@ -140,25 +144,25 @@ impl ChatService for ChatRpc {
         request: Request<proto::SubscribeRequest>,
     ) -> Result<Response<ResponseStream>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
-        answer(self.watch(&token, request.into_inner().position).await)
+        let caller = ConnectionContext::caller(request.extensions());
+        answer(self.watch(caller, &token, request.into_inner().position).await)
     }
 
     async fn chat(
         &self,
         request: Request<Streaming<proto::ChatRequest>>,
     ) -> Result<Response<ResponseStream>, Status> {
-        let credential = token(request.metadata(), "").map_err(|error| failure::status(&error))?;
-        let log = StreamRecord::open("grpc", "chat");
-        let context = self.context.clone();
-        let settings = Arc::clone(&context.settings);
-        let conversation = ClientStream::new(context.gateway.clone(), settings, credential);
-        let frames = Requests(request.into_inner());
-        answer(Ok(Call { context, conversation, frames, first: None, log }.responses()))
+        let credential = token(request.metadata(), "").map_err(|error| failure::refuse(&error))?;
+        let caller = ConnectionContext::caller(request.extensions());
+        let record = StreamRecord::new(Protocol::Grpc, "chat");
+        let stream = ClientStream::new(&self.context, caller, record, credential);
+        let requests = Requests(request.into_inner());
+        answer(Ok(Call { context: self.context.clone(), stream, requests }.responses()))
     }
 }
 
 fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
-    result.map(Response::new).map_err(|error| failure::status(&error))
+    result.map(Response::new).map_err(|error| failure::refuse(&error))
 }
 
 fn token(metadata: &MetadataMap, field: &str) -> Result<Option<Token>> {
@@ -169,7 +173,7 @@ fn token(metadata: &MetadataMap, field: &str) -> Result<Option<Token>> {
 fn required_token(metadata: &MetadataMap, field: &str) -> Result<Token, Status> {
     let token = token(metadata, field)
         .and_then(|token| token.ok_or_else(|| ErrorKind::MissingToken.into()));
-    token.map_err(|error: Error| failure::status(&error))
+    token.map_err(|error: Error| failure::refuse(&error))
 }
 
 /// The client's side of `Chat`.
@@ -198,60 +202,36 @@ fn undecodable(status: &Status) -> Option<Error> {
     }
 }
 
-/// One call that streams responses.
-struct Call<F> {
+/// A call that streams responses.
+struct Call<R> {
     context: TransportContext,
-    conversation: ClientStream,
-    frames: F,
-    first: Option<Outbound>,
-    log: StreamRecord,
+    stream: ClientStream,
+    requests: R,
 }
 
-impl<F: InboundSource + Send + 'static> Call<F> {
-    /// Polled by the HTTP/2 connection, only while its peer has room: a reader that
-    /// stalls holds up nobody and is held up itself.
+impl<R: InboundSource + Send + 'static> Call<R> {
+    /// Returns the responses. The HTTP/2 connection polls them only while its peer has room: a
+    /// reader that stalls delays only itself.
     fn responses(self) -> ResponseStream {
-        let endings = stream::unfold(Some(self), |call| async {
+        let items = stream::unfold(Some(self), |call| async {
             let mut call = call?;
-            let outbound = match call.first.take() {
-                Some(outbound) => outbound,
-                None => call.conversation.next(&mut call.frames).await,
-            };
-            let (items, over) = call.respond(&outbound);
-            Some((stream::iter(items), (!over).then_some(call)))
+            let outbound = call.stream.next(&mut call.requests).await;
+            let items = call.items(&outbound);
+            let is_over = matches!(outbound, Outbound::End(_));
+            Some((stream::iter(items), (!is_over).then_some(call)))
         });
-        endings.flatten().boxed()
+        items.flatten().boxed()
     }
 
-    /// What goes out for an output, and whether it is the last.
-    fn respond(
-        &mut self,
-        outbound: &Outbound,
-    ) -> (Vec<std::result::Result<proto::ChatResponse, Status>>, bool) {
-        match outbound {
-            Outbound::Opened(opened) => self.log.attached(opened.session.id),
-            Outbound::Accepted(_) => self.log.received(),
-            Outbound::Refused { error, .. } => self.log.refused(error.kind()),
-            Outbound::Event(_) => self.log.sent(),
-            Outbound::Pong | Outbound::Heartbeat | Outbound::End(_) => {}
-        }
+    /// Encodes an item: a response, a status, or both.
+    fn items(&self, outbound: &Outbound) -> Vec<std::result::Result<proto::ChatResponse, Status>> {
         let limits = self.context.gateway.settings();
-        let frame = codec::response(outbound, limits, self.context.settings.heartbeat);
-        let mut items: Vec<_> = frame.into_iter().map(Ok).collect();
-        if let Outbound::End(end) = outbound {
-            if let Err(error) = end {
-                items.push(Err(failure::status(error)));
-            }
-            self.log.closes(ending(end));
+        let response = codec::response(outbound, limits, self.context.settings.heartbeat);
+        let mut items: Vec<_> = response.into_iter().map(Ok).collect();
+        if let Outbound::End(Err(error)) = outbound {
+            // The stream has counted it.
+            items.push(Err(failure::status(error)));
         }
-        (items, matches!(outbound, Outbound::End(_)))
-    }
-}
-
-/// The gRPC code that a stream ends with.
-fn ending(end: &Result<()>) -> Close {
-    match end {
-        Ok(()) => Close::Code(0, "ok"),
-        Err(error) => Close::Code(status::row(error.kind()).grpc as u16, error.kind().code()),
+        items
     }
 }

@@ -10,7 +10,14 @@ use crate::{
     transport::status,
 };
 
-/// The one place where a core error becomes a status. Logs what the client is not told.
+/// Counts an error of a call and converts it to a status.
+pub(super) fn refuse(error: &Error) -> Status {
+    status::count_refusal(error.kind());
+    status(error)
+}
+
+/// Converts an error of the core to a status. Logs the cause of an internal error, which the
+/// client does not see.
 pub(super) fn status(error: &Error) -> Status {
     if error.kind() == ErrorKind::Internal {
         tracing::error!(target: PEER, cause = ?error, "call failed");
@@ -20,7 +27,7 @@ pub(super) fn status(error: &Error) -> Status {
     if let Some(wait) = error.wait() {
         details.set_retry_info(Some(wait));
     }
-    let code = status::told(error.kind()).grpc;
+    let code = status::row(error.kind()).grpc;
     let mut status = Status::with_error_details(code, error.message(), details);
     if let Some(wait) = error.wait() {
         let millis = MetadataValue::from(wait.as_millis().try_into().unwrap_or(u64::MAX));

@@ -94,13 +94,13 @@ pub(in crate::transport) fn error_response(error: &Error) -> Response {
     if error.kind() == ErrorKind::Internal {
         tracing::error!(target: PEER, cause = ?error, "request failed");
     }
-    let status = status::told(error.kind()).http;
-    let mut response = match error.kind() {
-        ErrorKind::InvalidName => {
-            let body = json!({"detail": {"loc": "name", "msg": error.message()}});
-            (status, Json(body)).into_response()
-        }
-        _ => detail(status, error.message()),
+    status::count_refusal(error.kind());
+    let status = status::row(error.kind()).http;
+    let mut response = if error.kind() == ErrorKind::InvalidName {
+        let body = json!({"detail": {"loc": "name", "msg": error.message()}});
+        (status, Json(body)).into_response()
+    } else {
+        detail(status, error.message())
     };
     if let Some(wait) = error.wait() {
         let seconds = wait.as_millis().div_ceil(1000);

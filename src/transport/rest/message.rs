@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use crate::{
     session::{ErrorKind, NewMessage},
     transport::{
-        TransportContext,
+        ConnectionContext, TransportContext,
         codec::Codec,
         http::{HttpError, HttpResult, Params},
     },
@@ -72,15 +72,15 @@ pub(in crate::transport) async fn send(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<(StatusCode, Json<Accepted>)> {
+    let caller = ConnectionContext::caller(request.extensions());
     let (parts, body) = request.into_parts();
     let params = Params::of(&parts.uri);
     let token = params.token(&parts.headers)?;
-    let said = message_body(&context, &params, &parts.headers, body).await?;
-    let text = said.text.ok_or(HttpError::Missing("body", "text"))?;
+    let body = message_body(&context, &params, &parts.headers, body).await?;
+    let text = body.text.ok_or(HttpError::Missing("body", "text"))?;
 
-    let max_size = context.gateway.settings().max_message_size;
-    let draft = NewMessage::parse(text, said.client_message_id.as_deref(), max_size)?;
-    let accepted = context.gateway.send(&token, draft).await?;
+    let message = NewMessage::new(text, body.client_message_id.as_deref());
+    let accepted = context.gateway.send(&caller, &token, message).await?;
     let message = &accepted.message;
     let answer = Accepted {
         message_id: message.id.to_string(),
@@ -107,7 +107,8 @@ pub(in crate::transport) async fn stop(
     request: Request,
 ) -> HttpResult<Json<Stopped>> {
     let token = Params::of(request.uri()).token(request.headers())?;
-    let stopped = context.gateway.stop(&token).await?;
+    let caller = ConnectionContext::caller(request.extensions());
+    let stopped = context.gateway.stop(&caller, &token).await?;
     Ok(Json(Stopped { stopped }))
 }
 

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::{
     session::{Error, Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
     transport::{
-        ConnectionBudget, TransportContext,
+        ConnectionBudget, ConnectionContext, TransportContext,
         http::{HttpResult, Params},
     },
 };
@@ -129,7 +129,8 @@ pub(in crate::transport) async fn create(
     request: Request,
 ) -> HttpResult<Json<Created>> {
     let params = Params::of(request.uri());
-    let created = context.gateway.create_token(params.required("name")?).await?;
+    let caller = ConnectionContext::caller(request.extensions());
+    let created = context.gateway.create_token(&caller, params.required("name")?).await?;
     Ok(Json(Created {
         name: created.session.name.as_str().into(),
         token: created.token.expose(),
@@ -187,9 +188,10 @@ async fn renew(State(context): State<TransportContext>, request: Request) -> Htt
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
     let (after, limit) = (params.number("after")?, params.number("limit")?);
-    let budget = request.extensions().get::<ConnectionBudget>();
+    let budget = ConnectionContext::budget(request.extensions());
+    let caller = ConnectionContext::caller(request.extensions());
     let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
-    let snapshot = context.gateway.refresh_token(&token, after, limit).await?;
+    let snapshot = context.gateway.refresh_token(&caller, &token, after, limit).await?;
     let size = page_size(&snapshot);
     let permit = budget.map(|budget| budget.reserve(size)).transpose()?;
     let encode = move || Json(Refreshed::new(token.expose(), &snapshot, after)).into_response();
@@ -229,7 +231,8 @@ pub(in crate::transport) async fn revoke(
     request: Request,
 ) -> HttpResult<StatusCode> {
     let token = Params::of(request.uri()).token(request.headers())?;
-    context.gateway.revoke_token(&token).await?;
+    let caller = ConnectionContext::caller(request.extensions());
+    context.gateway.revoke_token(&caller, &token).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -9,23 +9,27 @@ mod record;
 
 pub(super) use inbound::{ClientRequest, Inbound, InboundSource, ListenOnly};
 pub(super) use outbound::Outbound;
-pub(super) use record::{Close, StreamRecord};
+pub(super) use record::{Close, Protocol, StreamRecord};
 
 use std::{future::poll_fn, pin::Pin, sync::Arc};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{Settings, auth};
+use super::{Settings, TransportContext, auth};
 use crate::session::{
-    Accepted, EagerTask, Error, ErrorKind, Event, Gateway, MessageId, NewMessage, Opened, Position,
-    Result, SessionId, Subscription, Token,
+    Accepted, Caller, EagerTask, Error, ErrorKind, Event, Gateway, MessageId, NewMessage, Opened,
+    Position, Result, Subscription, Token,
 };
 
 /// The state of one stream.
 pub(in crate::transport) struct ClientStream {
     gateway: Gateway,
     settings: Arc<Settings>,
+    caller: Caller,
+    pub(in crate::transport) record: StreamRecord,
+    /// The item that is returned first.
+    start: Option<Box<Opened>>,
     /// The token that came with the handshake or the first `open`.
     credential: Option<Token>,
     subscription: Option<Subscription>,
@@ -60,16 +64,21 @@ struct Awaited {
 }
 
 impl ClientStream {
-    /// A stream that is to be opened by its first frame, or, if the handshake brought a
-    /// token, after a while without one.
+    /// Returns a stream that its first frame opens, or, if the handshake brought a token, that
+    /// opens itself after a while without a frame.
     pub(in crate::transport) fn new(
-        gateway: Gateway,
-        settings: Arc<Settings>,
+        context: &TransportContext,
+        caller: Caller,
+        record: StreamRecord,
         credential: Option<Token>,
     ) -> Self {
+        let settings = Arc::clone(&context.settings);
         let wait = if credential.is_some() { settings.open_grace } else { settings.open_timeout };
         Self {
-            gateway,
+            gateway: context.gateway.clone(),
+            caller,
+            record,
+            start: None,
             credential,
             subscription: None,
             busy: None,
@@ -83,33 +92,45 @@ impl ClientStream {
         }
     }
 
-    /// A stream that is attached already.
+    /// Returns a stream that is attached already.
     pub(in crate::transport) fn attached(
-        gateway: Gateway,
-        settings: Arc<Settings>,
+        context: &TransportContext,
+        caller: Caller,
+        mut record: StreamRecord,
         subscription: Subscription,
+        opened: Opened,
     ) -> Self {
-        let timer = Box::pin(sleep(settings.heartbeat));
-        Self { subscription: Some(subscription), timer, ..Self::new(gateway, settings, None) }
+        record.attached(opened.session.id, &caller);
+        Self {
+            subscription: Some(subscription),
+            start: Some(Box::new(opened)),
+            timer: Box::pin(sleep(context.settings.heartbeat)),
+            ..Self::new(context, caller, record, None)
+        }
     }
 
-    /// A stream that ends before it begins: the failure is told in a frame.
+    /// Returns a stream that ends at once with an error in a frame.
     pub(in crate::transport) fn refused(
-        gateway: Gateway,
-        settings: Arc<Settings>,
+        context: &TransportContext,
+        caller: Caller,
+        record: StreamRecord,
         error: Error,
     ) -> Self {
         let refuse = std::future::ready(Done::Attached(Err(error)));
-        Self { busy: Some(refuse.boxed()), ..Self::new(gateway, settings, None) }
+        Self { busy: Some(refuse.boxed()), ..Self::new(context, caller, record, None) }
     }
 
-    /// The session it is attached to.
-    pub(in crate::transport) fn session(&self) -> Option<SessionId> {
-        self.subscription.as_ref().map(Subscription::session)
-    }
-
-    /// The next thing to tell the client. Cancel safe.
+    /// Returns the next item for the client, and counts it. Cancel safe.
     pub(in crate::transport) async fn next(&mut self, frames: &mut impl InboundSource) -> Outbound {
+        let outbound = match self.start.take() {
+            Some(opened) => Outbound::Opened(opened),
+            None => self.run(frames).await,
+        };
+        self.record.count(&outbound);
+        outbound
+    }
+
+    async fn run(&mut self, frames: &mut impl InboundSource) -> Outbound {
         loop {
             if self.busy.is_some() {
                 return self.while_busy().await;
@@ -117,8 +138,8 @@ impl ClientStream {
             if let Some(event) = self.held.take() {
                 return self.event(*event);
             }
-            if let Some(ask) = self.first.take_if(|_| self.subscription.is_some()) {
-                if let Some(outbound) = self.ask(ask) {
+            if let Some(request) = self.first.take_if(|_| self.subscription.is_some()) {
+                if let Some(outbound) = self.request(request) {
                     return outbound;
                 }
                 continue;
@@ -130,7 +151,7 @@ impl ClientStream {
                 event = next_event(&mut self.subscription) => Some(self.event(event)),
                 inbound = poll_fn(|cx| frames.poll_inbound(cx)), if !self.half_closed => self.inbound(inbound),
                 () = self.timer.as_mut() => self.tick(),
-                // Those that are attached are told by their session.
+                // A session ends its attached streams itself.
                 () = self.gateway.draining(), if self.subscription.is_none() => {
                     Some(Outbound::End(Err(ErrorKind::Draining.into())))
                 }
@@ -191,7 +212,7 @@ impl ClientStream {
 
     fn inbound(&mut self, inbound: Inbound) -> Option<Outbound> {
         match inbound {
-            Inbound::Request(ask) => self.ask(ask),
+            Inbound::Request(request) => self.request(request),
             Inbound::Refused(error) => Some(Outbound::Refused { error, client_message_id: None }),
             Inbound::HalfClosed => {
                 self.half_closed = true;
@@ -216,28 +237,49 @@ impl ClientStream {
         }
     }
 
-    fn ask(&mut self, ask: ClientRequest) -> Option<Outbound> {
-        match (ask, &self.subscription) {
-            (ClientRequest::Ping, _) => Some(Outbound::Pong),
-            (ClientRequest::Open { token, position }, _) => self.open(token.as_deref(), position),
-            (ClientRequest::Send { text, client_message_id }, Some(_)) => {
-                self.send(text, client_message_id)
+    fn request(&mut self, request: ClientRequest) -> Option<Outbound> {
+        let subscription = match &self.subscription {
+            Some(subscription) => subscription,
+            None => return self.request_before_open(request),
+        };
+        match request {
+            ClientRequest::Ping => Some(Outbound::Pong),
+            ClientRequest::Open { token, position } => self.open(token.as_deref(), position),
+            ClientRequest::Send { text, client_message_id } => {
+                let message = NewMessage::new(text, client_message_id.as_deref());
+                match subscription.send(message) {
+                    EagerTask::Done(result) => {
+                        Some(self.finish(Done::Sent { client_message_id, result }))
+                    }
+                    running @ EagerTask::Running(_) => {
+                        let sent = |result| Done::Sent { client_message_id, result };
+                        self.busy = Some(running.end().map(sent).boxed());
+                        self.sending = true;
+                        None
+                    }
+                }
             }
-            (ClientRequest::Stop, Some(subscription)) => {
-                // Its effect is the reply's terminal message; without a reply it has none.
+            ClientRequest::Stop => {
+                // The effect is the terminal message of the reply. Without a reply there is none.
                 let _had_effect = subscription.stop();
                 None
             }
-            (ask @ (ClientRequest::Send { .. } | ClientRequest::Stop), None) => {
-                match self.credential.clone() {
-                    Some(token) => {
-                        self.first = Some(ask);
-                        self.attach(token, None);
-                        None
-                    }
-                    None => Some(Outbound::End(Err(ErrorKind::MissingToken.into()))),
+        }
+    }
+
+    /// Attaches with the token of the handshake before it handles a request.
+    fn request_before_open(&mut self, request: ClientRequest) -> Option<Outbound> {
+        match request {
+            ClientRequest::Ping => Some(Outbound::Pong),
+            ClientRequest::Open { token, position } => self.open(token.as_deref(), position),
+            ClientRequest::Send { .. } | ClientRequest::Stop => match self.credential.clone() {
+                Some(token) => {
+                    self.first = Some(request);
+                    self.attach(token, None);
+                    None
                 }
-            }
+                None => Some(Outbound::End(Err(ErrorKind::MissingToken.into()))),
+            },
         }
     }
 
@@ -257,34 +299,17 @@ impl ClientStream {
     }
 
     fn attach(&mut self, token: Token, position: Option<Position>) {
-        let gateway = self.gateway.clone();
-        let attach = async move { gateway.attach(&token, position.as_ref()).await };
+        let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
+        let attach = async move { gateway.attach(&caller, &token, position.as_ref()).await };
         self.busy = Some(attach.map(Done::Attached).boxed());
         self.sending = false;
-    }
-
-    fn send(&mut self, text: String, client_message_id: Option<String>) -> Option<Outbound> {
-        let max_size = self.gateway.settings().max_message_size;
-        match NewMessage::parse(text, client_message_id.as_deref(), max_size) {
-            Ok(draft) => match self.subscription.as_ref()?.send(draft) {
-                EagerTask::Done(result) => {
-                    Some(self.finish(Done::Sent { client_message_id, result }))
-                }
-                running @ EagerTask::Running(_) => {
-                    let sent = |result| Done::Sent { client_message_id, result };
-                    self.busy = Some(running.end().map(sent).boxed());
-                    self.sending = true;
-                    None
-                }
-            },
-            Err(error) => Some(Outbound::Refused { error, client_message_id }),
-        }
     }
 
     fn finish(&mut self, done: Done) -> Outbound {
         match done {
             Done::Attached(Ok((subscription, opened))) => {
                 self.restart_timer();
+                self.record.attached(opened.session.id, &self.caller);
                 // A half-closed stream ends when it has the replay that it asked for …
                 self.awaited.seq = self.awaited.seq.max(opened.head_seq);
                 // … and one that is opened again does not wait for answers that are in it,
@@ -298,15 +323,16 @@ impl ClientStream {
                 self.awaited.await_reply_to(&accepted);
                 Outbound::Accepted(accepted)
             }
-            Done::Sent { client_message_id, result: Err(error) } => match error.kind() {
-                // The stream's own end is on its way, with the events before it.
-                ErrorKind::SessionExpired | ErrorKind::SessionRevoked => Outbound::End(Err(error)),
-                ErrorKind::Internal => {
-                    tracing::error!(cause = ?error, "a message could not be sent");
-                    Outbound::Refused { error, client_message_id }
+            Done::Sent { client_message_id, result: Err(error) } => {
+                let session_ended = [ErrorKind::SessionExpired, ErrorKind::SessionRevoked];
+                if session_ended.contains(&error.kind()) {
+                    return Outbound::End(Err(error));
                 }
-                _ => Outbound::Refused { error, client_message_id },
-            },
+                if error.kind() == ErrorKind::Internal {
+                    tracing::error!(cause = ?error, "a message could not be sent");
+                }
+                Outbound::Refused { error, client_message_id }
+            }
         }
     }
 

@@ -19,16 +19,16 @@ use http::{
         SEC_WEBSOCKET_VERSION, UPGRADE,
     },
 };
-use hyper::{ext::Protocol, upgrade::OnUpgrade};
+use hyper::{ext, upgrade::OnUpgrade};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    InUse, TransportContext, auth,
+    ConnectionContext, TransportContext, auth,
     codec::Codec,
     http::{Params, detail, error_response, method_not_allowed},
-    stream::ClientStream,
+    stream::{ClientStream, Protocol, StreamRecord},
 };
-use crate::session::{Error, ErrorKind, Result, Token};
+use crate::session::{Caller, Error, ErrorKind, Result, Token};
 
 /// The handler of `/chat`, whatever the method: over HTTP/2 it is CONNECT.
 pub(super) async fn upgrade(
@@ -53,49 +53,57 @@ async fn handshake(context: &TransportContext, request: &mut Request) -> Result<
     let query = Params::of(request.uri());
     let token = auth::one_of([query.get("token"), auth::bearer(request.headers()), offers.token]);
     let codec = offers.codec;
-    let conversation = conversation(context, codec, token).await?;
+    let caller = ConnectionContext::caller(request.extensions());
+    let stream = open_stream(context, caller, codec, token).await?;
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let on_upgrade =
         on_upgrade.ok_or_else(|| upgrade_required("This connection cannot be upgraded"))?;
 
     let context = context.clone();
-    let in_use = request.extensions_mut().remove::<InUse>();
+    let connection_context = request.extensions_mut().remove::<ConnectionContext>();
     tokio::spawn(async move {
-        let _in_use = in_use;
+        // The connection is in use until the socket ends.
+        let _in_use = connection_context.map(|connection| connection.in_use);
         match on_upgrade.await {
-            Ok(connection) => socket::run(connection, &context, conversation, codec).await,
+            Ok(connection) => socket::run(connection, &context, stream, codec).await,
             Err(error) => tracing::debug!(%error, "a client left during the handshake"),
         }
     });
     Ok(switching(accept, codec))
 }
 
-/// What the handshake's token opens. In the structured modes a bad one is told in a
-/// frame, since a browser cannot see the status of a handshake.
-async fn conversation(
+/// Opens the stream of a handshake. In the structured modes a wrong token is reported in a frame,
+/// since a browser cannot see the status of a handshake.
+async fn open_stream(
     context: &TransportContext,
+    caller: Caller,
     codec: Codec,
     token: Result<Option<Token>>,
 ) -> Result<ClientStream, Refusal> {
-    let (gateway, settings) = (context.gateway.clone(), context.settings.clone());
+    let record = || StreamRecord::new(Protocol::WebSocket, codec.name());
     if codec != Codec::Plain {
         return Ok(match token {
-            Ok(token) => ClientStream::new(gateway, settings, token),
-            Err(error) => ClientStream::refused(gateway, settings, error),
+            Ok(token) => ClientStream::new(context, caller, record(), token),
+            Err(error) => ClientStream::refused(context, caller, record(), error),
         });
     }
     let attach = async {
         let token = token?.ok_or(ErrorKind::MissingToken)?;
-        gateway.attach_replies_only(&token).await
+        context.gateway.attach_replies_only(&caller, &token).await
     };
     match attach.await {
-        Ok((subscription, _)) => Ok(ClientStream::attached(gateway, settings, subscription)),
-        Err(error) => Err(match error.kind() {
-            ErrorKind::MissingToken | ErrorKind::SessionExpired | ErrorKind::InvalidArgument => {
+        Ok((subscription, opened)) => {
+            Ok(ClientStream::attached(context, caller, record(), subscription, opened))
+        }
+        Err(error) => {
+            let is_forbidden =
+                [ErrorKind::MissingToken, ErrorKind::SessionExpired, ErrorKind::InvalidArgument];
+            Err(if is_forbidden.contains(&error.kind()) {
                 forbidden(&error)
-            }
-            _ => Box::new(error_response(&error)),
-        }),
+            } else {
+                Box::new(error_response(&error))
+            })
+        }
     }
 }
 
@@ -129,8 +137,10 @@ enum Accept {
 
 fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
     if request.version() == Version::HTTP_2 && request.method() == Method::CONNECT {
-        let websocket =
-            request.extensions().get::<Protocol>().is_some_and(|to| to.as_str() == "websocket");
+        let websocket = request
+            .extensions()
+            .get::<ext::Protocol>()
+            .is_some_and(|to| to.as_str() == "websocket");
         let accept = websocket.then_some(Accept::Connect);
         return accept.ok_or_else(|| upgrade_required("Only WebSocket is spoken here"));
     }
@@ -155,7 +165,6 @@ fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
     key.map(Accept::Key).ok_or_else(|| Box::new(missing()))
 }
 
-/// Whether a comma-separated header lists a token, in any case.
 /// Returns true for 16 bytes in base64 (RFC 6455, section 4.2.1).
 fn is_key(key: &[u8]) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/');
@@ -165,6 +174,7 @@ fn is_key(key: &[u8]) -> bool {
     }
 }
 
+/// Returns true if a comma-separated header lists a token, in any case.
 fn lists(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let lines = headers.get_all(name).iter().filter_map(|line| line.to_str().ok());
     lines.flat_map(|line| line.split(',')).any(|entry| entry.trim().eq_ignore_ascii_case(token))

@@ -48,16 +48,12 @@ const WRITE_BUFFER: usize = 4096;
 pub(super) async fn run(
     connection: Upgraded,
     context: &TransportContext,
-    conversation: ClientStream,
+    client_stream: ClientStream,
     codec: Codec,
 ) {
     let io = TokioIo::new(connection);
     let config = config(codec, context.gateway.settings());
     let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-    let mut log = StreamRecord::open("websocket", codec.name());
-    if let Some(session) = conversation.session() {
-        log.attached(session);
-    }
     let heard = Instant::now();
     let frames = Incoming {
         stream,
@@ -75,12 +71,11 @@ pub(super) async fn run(
         codec,
         awaited: Awaited::default(),
         pinged: None,
-        log,
         unflushed: false,
     };
     // Boxed, since most of what the future holds is needed only while it ends.
-    let ending = socket.converse(conversation).await;
-    Box::pin(socket.end(ending)).await;
+    let (ending, record) = socket.converse(client_stream).await;
+    Box::pin(socket.end(ending, record)).await;
 }
 
 fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
@@ -98,10 +93,12 @@ fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
 
 /// How a socket ends.
 enum Ending {
-    /// The client closed it, or is gone.
+    /// The client closed it, or disconnected.
     Theirs,
-    /// The gateway closes it, telling why if it can.
+    /// The stream has ended with an error.
     Ours(Error),
+    /// The socket has failed: the client does not read, or does not answer.
+    Failed(Error),
     /// Nothing can be written any more.
     Broken,
 }
@@ -112,31 +109,32 @@ struct Socket<'a> {
     codec: Codec,
     awaited: Awaited,
     pinged: Option<Instant>,
-    log: StreamRecord,
     unflushed: bool,
 }
 
 impl Socket<'_> {
-    async fn converse(&mut self, mut conversation: ClientStream) -> Ending {
-        loop {
+    /// Exchanges frames until the stream ends. Returns its account; the subscription is over.
+    async fn converse(&mut self, mut stream: ClientStream) -> (Ending, StreamRecord) {
+        let ending = loop {
             self.frames.pause(self.awaited.is_full());
-            let Ok(outbound) = self.next(&mut conversation).await else { return Ending::Broken };
-            if let Outbound::Opened(opened) = &outbound {
-                self.log.attached(opened.session.id);
+            let Ok(outbound) = self.next(&mut stream).await else { break Ending::Broken };
+            if let Some(ending) = self.tell(outbound, &mut stream).await {
+                break ending;
             }
-            if let Some(ending) = self.tell(outbound).await {
-                return ending;
-            }
+        };
+        if let Ending::Failed(error) = &ending {
+            stream.record.failed(error.kind());
         }
+        (ending, stream.record)
     }
 
     /// The next output. What is ready is fed together and flushed once, before anything is
     /// waited for. A client that has asked since the last flush may have asked for more: to
     /// look costs a read, and is left out where it would only hold up a reply.
-    async fn next(&mut self, conversation: &mut ClientStream) -> Result<Outbound, Unsent> {
+    async fn next(&mut self, stream: &mut ClientStream) -> Result<Outbound, Unsent> {
         if self.unflushed {
-            if self.frames.asked || conversation.has_more() {
-                let ready = poll_immediate(conversation.next(&mut self.frames)).await;
+            if self.frames.asked || stream.has_more() {
+                let ready = poll_immediate(stream.next(&mut self.frames)).await;
                 if let Some(outbound) = ready {
                     return Ok(outbound);
                 }
@@ -144,22 +142,29 @@ impl Socket<'_> {
             self.frames.asked = false;
             self.flush().await?;
         }
-        Ok(conversation.next(&mut self.frames).await)
+        Ok(stream.next(&mut self.frames).await)
     }
 
     /// Sends what an output calls for.
-    async fn tell(&mut self, outbound: Outbound) -> Option<Ending> {
+    async fn tell(&mut self, outbound: Outbound, stream: &mut ClientStream) -> Option<Ending> {
         let sent = match (&outbound, self.codec) {
             (Outbound::Heartbeat, _) => self.beat(&outbound).await,
-            (_, Codec::Plain) => self.answer(&outbound).await,
+            (_, Codec::Plain) => self.answer(&outbound, stream).await,
             (_, Codec::Json | Codec::Proto) => self.frame(&outbound).await,
         };
-        match (sent, outbound) {
-            (Ok(()), Outbound::End(Ok(()))) => Some(Ending::Theirs),
-            (Ok(()), Outbound::End(Err(error))) => Some(Ending::Ours(error)),
-            (Ok(()), _) => None,
-            (Err(Unsent::Refused(error)), _) => Some(Ending::Ours(error)),
-            (Err(Unsent::Broken), _) => Some(Ending::Broken),
+        match sent {
+            Err(Unsent::Refused(error)) => Some(Ending::Failed(error)),
+            Err(Unsent::Broken) => Some(Ending::Broken),
+            Ok(()) => match outbound {
+                Outbound::End(Ok(())) => Some(Ending::Theirs),
+                Outbound::End(Err(error)) => Some(Ending::Ours(error)),
+                Outbound::Opened(_)
+                | Outbound::Accepted(_)
+                | Outbound::Event(_)
+                | Outbound::Refused { .. }
+                | Outbound::Pong
+                | Outbound::Heartbeat => None,
+            },
         }
     }
 
@@ -176,27 +181,20 @@ impl Socket<'_> {
         }
     }
 
-    async fn answer(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
+    async fn answer(
+        &mut self,
+        outbound: &Outbound,
+        stream: &mut ClientStream,
+    ) -> Result<(), Unsent> {
         let answers: Vec<_> = self.awaited.answers(outbound).collect();
         for text in answers {
-            self.log.sent();
+            stream.record.answered();
             self.feed(Message::text(text)).await?;
-        }
-        match outbound {
-            Outbound::Accepted(_) => self.log.received(),
-            Outbound::Refused { error, .. } => self.log.refused(error.kind()),
-            _ => {}
         }
         Ok(())
     }
 
     async fn frame(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
-        match outbound {
-            Outbound::Accepted(_) => self.log.received(),
-            Outbound::Refused { error, .. } => self.log.refused(error.kind()),
-            Outbound::Event(_) => self.log.sent(),
-            Outbound::Opened(_) | Outbound::Pong | Outbound::Heartbeat | Outbound::End(_) => {}
-        }
         let limits = self.context.gateway.settings();
         match codec::response(outbound, limits, self.context.settings.heartbeat) {
             Some(response) => self.feed(self.codec.encode(&response)?).await,
@@ -218,19 +216,20 @@ impl Socket<'_> {
         Ok(())
     }
 
-    async fn end(mut self, ending: Ending) {
+    /// Closes the connection. The record is written at the end.
+    async fn end(mut self, ending: Ending, mut record: StreamRecord) {
         match ending {
             Ending::Theirs => {
-                let close =
-                    self.frames.close.map_or(Close::Lost, |code| Close::Code(code, "client"));
-                self.log.closes(close);
+                record.closed_by_client(
+                    self.frames.close.map_or(Close::Lost, |code| Close::Code(code, "client")),
+                );
                 // Flushes the answer to the client's close frame.
                 let _gone =
                     timeout(self.context.settings.send_timeout, self.frames.stream.close(None))
                         .await;
             }
-            Ending::Ours(error) => self.close(&error).await,
-            Ending::Broken => {}
+            Ending::Ours(error) | Ending::Failed(error) => self.close(&error).await,
+            Ending::Broken => record.closed_by_client(Close::Lost),
         }
     }
 
@@ -244,8 +243,7 @@ impl Socket<'_> {
         if error.kind() == ErrorKind::Internal {
             tracing::error!(target: PEER, cause = ?error, "stream failed");
         }
-        let code = status::told(error.kind()).close;
-        self.log.closes(Close::Code(code, error.kind().code()));
+        let code = status::row(error.kind()).close;
         let frame = CloseFrame { code: code.into(), reason: error.kind().code().into() };
         let stream = &mut self.frames.stream;
         let sent = timeout(self.context.settings.send_timeout, stream.close(Some(frame))).await;
@@ -366,10 +364,8 @@ impl Incoming {
     fn read(&self, frame: &Message) -> Inbound {
         match self.codec.decode(frame, self.max_text) {
             Ok(request) => Inbound::Request(request),
-            Err(error) => match error.kind() {
-                ErrorKind::WrongFrameType | ErrorKind::FrameTooLarge => Inbound::Gone(Some(error)),
-                _ => Inbound::Refused(error),
-            },
+            Err(error) if error.kind() == ErrorKind::BadFrame => Inbound::Refused(error),
+            Err(error) => Inbound::Gone(Some(error)),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use duologue::{
-    cli::{self, Command, Config, EnvFile, Refusal},
+    cli::{self, Command, CommandError, Config, EnvFile},
     commands::{self, serve},
     responder::openai,
     telemetry,
@@ -39,12 +39,12 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Err(Refusal::Setting(line)) => refuse(&line),
-        Err(Refusal::Flag(explanation)) => {
+        Err(CommandError::Setting(line)) => refuse(&line),
+        Err(CommandError::Flag(explanation)) => {
             eprint!("{explanation}");
             ExitCode::from(BAD_CONFIG)
         }
-        Err(Refusal::Usage(explanation)) => {
+        Err(CommandError::Usage(explanation)) => {
             eprint!("{explanation}");
             ExitCode::from(BAD_USAGE)
         }

@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::{
     process::{self, Process},
-    support::{Address, Door, Event, Rest, create, history, proto::MessageStatus, soon},
+    support::{Address, Event, Rest, Transport, create, history, proto::MessageStatus, soon},
 };
 
 /// A folder with a store's file.
@@ -145,7 +145,7 @@ async fn named(address: &Address, name: &str) -> String {
 }
 
 async fn talk(address: &Address, token: &str, text: &str) {
-    let mut client = Door::Json.open(address, token, None).await;
+    let mut client = Transport::Json.open(address, token, None).await;
     let may_be_an_id = text.bytes().all(|byte| byte.is_ascii_graphic());
     client.say(text, may_be_an_id.then_some(text)).await.unwrap();
     client.reply().await;
@@ -314,14 +314,14 @@ async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
     let address = process.address();
     // One waits for its reply, and one has been answered.
     let waiting = create(&address).await;
-    let mut client = Door::Json.open(&address, &waiting, None).await;
+    let mut client = Transport::Json.open(&address, &waiting, None).await;
     client.say("a question", Some("k")).await.unwrap();
     let answered = create(&address).await;
-    let mut stopped = Door::Json.open(&address, &answered, None).await;
+    let mut stopped = Transport::Json.open(&address, &answered, None).await;
     stopped.say("stop this", None).await.unwrap();
     stopped.stop().await;
     stopped.reply().await;
-    let log = history(&address, Door::Sse, &answered).await;
+    let log = history(&address, Transport::Sse, &answered).await;
 
     let file = place.path("export.jsonl");
     place.print(&["sessions", "export", "--output", &file]).await;
@@ -349,9 +349,9 @@ async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
 
     let process = other.start().await;
     let address = process.address();
-    assert_eq!(history(&address, Door::Sse, &answered).await, log);
-    let position = Door::Json.open(&address, &waiting, None).await.at(0);
-    let mut client = Door::Json.open(&address, &waiting, Some(&position)).await;
+    assert_eq!(history(&address, Transport::Sse, &answered).await, log);
+    let position = Transport::Json.open(&address, &waiting, None).await.at(0);
+    let mut client = Transport::Json.open(&address, &waiting, Some(&position)).await;
     let (before, reply) = client.reply().await;
     let attempt = before.iter().find_map(|event| match event {
         Event::ReplyStarted(started) => Some(started.attempt),
@@ -373,7 +373,7 @@ async fn what_waits_in_an_imported_session_is_answered_by_the_gateway_that_runs(
     let place = Place::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let token = create(&process.address()).await;
-    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    let mut client = Transport::Json.open(&process.address(), &token, None).await;
     for text in ["one", "two", "three"] {
         client.say(text, Some(text)).await.unwrap();
     }
@@ -385,20 +385,20 @@ async fn what_waits_in_an_imported_session_is_answered_by_the_gateway_that_runs(
     let address = process.address();
     // Its own turns are not taken for somebody else's.
     let own = create(&address).await;
-    let mut busy = Door::Grpc.open(&address, &own, None).await;
+    let mut busy = Transport::Grpc.open(&address, &own, None).await;
     assert_eq!(other.run_with(&["sessions", "import"], &export).await.code, Some(0));
-    let mut client = Door::Json.open(&address, &token, None).await;
+    let mut client = Transport::Json.open(&address, &token, None).await;
     for turn in 0..20 {
         busy.say(&format!("{turn}"), None).await.unwrap();
         busy.reply().await;
     }
     let position = client.at(0);
-    client = Door::Json.open(&address, &token, Some(&position)).await;
+    client = Transport::Json.open(&address, &token, Some(&position)).await;
     let log = client.messages(6).await;
     let texts: Vec<_> = log.iter().map(|message| message.text.as_str()).collect();
     let replies = ["You said: one", "You said: two", "You said: three"];
     assert_eq!(texts, [&["one", "two", "three"][..], &replies].concat());
-    assert_eq!(history(&address, Door::Sse, &own).await.len(), 40, "one reply to each");
+    assert_eq!(history(&address, Transport::Sse, &own).await.len(), 40, "one reply to each");
     stop(process).await;
 }
 
@@ -430,7 +430,7 @@ async fn what_an_operator_wrote_into_the_file_is_listed_and_hurts_nobody() {
     let place = Place::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let token = create(&process.address()).await;
-    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    let mut client = Transport::Json.open(&process.address(), &token, None).await;
     client.say("hello", None).await.unwrap();
     process.kill().await;
     place.fill(1);
@@ -441,9 +441,9 @@ async fn what_an_operator_wrote_into_the_file_is_listed_and_hurts_nobody() {
     assert_eq!(listed[0]["id"], "00000000-0000-0000-0000-000000000000");
     assert_eq!(json_lines(&place.print(&["sessions", "export"]).await).len(), 4);
     let process = place.start().await;
-    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    let mut client = Transport::Json.open(&process.address(), &token, None).await;
     let position = client.at(0);
-    client = Door::Json.open(&process.address(), &token, Some(&position)).await;
+    client = Transport::Json.open(&process.address(), &token, Some(&position)).await;
     assert_eq!(
         client.messages(2).await[1].status(),
         MessageStatus::Interrupted,
@@ -618,19 +618,19 @@ async fn a_session_revoked_by_its_operator_ends_in_a_gateway_that_runs() {
     let token = create(&address).await;
     let bystander = create(&address).await;
     let mut streams = Vec::new();
-    for door in Door::ALL {
-        streams.push((door, door.open(&address, &token, None).await));
+    for transport in Transport::ALL {
+        streams.push((transport, transport.open(&address, &token, None).await));
     }
-    let mut other = Door::Grpc.open(&address, &bystander, None).await;
+    let mut other = Transport::Grpc.open(&address, &bystander, None).await;
     let id = place.list(&[]).await[0]["id"].as_str().unwrap().to_owned();
     let revoked = place.print(&["sessions", "revoke", &id]).await;
     assert_eq!(revoked, format!("revoked {id}\n"));
     // New calls at once, whoever has noticed.
     let refused = Rest::call(&address, "GET", &format!("/refresh_token?token={token}")).await;
     assert_eq!(refused.status, 400);
-    for (door, stream) in streams {
+    for (transport, stream) in streams {
         let (code, _) = soon("the end of the streams", stream.ended()).await;
-        assert_eq!(code.as_deref(), Some("session_revoked"), "{door:?}");
+        assert_eq!(code.as_deref(), Some("session_revoked"), "{transport:?}");
     }
     other.say("still here", None).await.unwrap();
     other.reply().await;
@@ -649,7 +649,7 @@ async fn a_revoked_session_stops_the_reply_in_progress() {
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let address = process.address();
     let token = create(&address).await;
-    let mut client = Door::Json.open(&address, &token, None).await;
+    let mut client = Transport::Json.open(&address, &token, None).await;
     client.say("hello", None).await.unwrap();
     let id = place.list(&[]).await[0]["id"].as_str().unwrap().to_owned();
     place.print(&["sessions", "revoke", &id]).await;
@@ -669,12 +669,12 @@ async fn a_backup_under_load_is_a_working_gateway() {
     let going = Arc::new(AtomicBool::new(true));
     let mut talkers = Vec::new();
     let mut told = Vec::new();
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&address).await;
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         told.push((token.clone(), Arc::clone(&acknowledged)));
         let going = Arc::clone(&going);
-        let mut client = door.open(&address, &token, None).await;
+        let mut client = transport.open(&address, &token, None).await;
         talkers.push(tokio::spawn(async move {
             for turn in 0.. {
                 if !going.load(Ordering::SeqCst) {
@@ -711,7 +711,7 @@ async fn a_backup_under_load_is_a_working_gateway() {
         let process = Process::start(&["--store", &store(Path::new(copy))]).await;
         let address = process.address();
         for ((token, _), acknowledged) in told.iter().zip(before) {
-            let log = history(&address, Door::Grpc, token).await;
+            let log = history(&address, Transport::Grpc, token).await;
             let seqs: Vec<_> = log.iter().map(|entry| entry.0).collect();
             assert_eq!(seqs, (1..=log.len() as u64).collect::<Vec<_>>(), "gapless");
             for (seq, text) in acknowledged {
@@ -747,7 +747,7 @@ async fn a_backup_replaces_nothing_unless_it_is_told_to() {
     place.print(&["backup", &copy, "--force"]).await;
     assert!(!Path::new(&format!("{copy}-wal")).exists());
     let second = Process::start(&["--store", &store(Path::new(&copy))]).await;
-    assert_eq!(history(&second.address(), Door::Sse, &token).await.len(), 2);
+    assert_eq!(history(&second.address(), Transport::Sse, &token).await.len(), 2);
     refused(&copy, &["--force"], "another gateway has it open").await;
     let left: BTreeSet<_> = fs::read_dir(place.folder.path())
         .unwrap()
@@ -797,7 +797,7 @@ async fn a_backup_takes_nothing_away_that_a_gateway_needs() {
         refused(&own(suffix), "belongs to the file").await;
     }
     let process = place.start().await;
-    assert_eq!(history(&process.address(), Door::Sse, &token).await.len(), 4);
+    assert_eq!(history(&process.address(), Transport::Sse, &token).await.len(), 4);
     stop(process).await;
 }
 

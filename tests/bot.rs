@@ -22,7 +22,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{
     process::Process,
     support::{
-        Act, Attached, Authority, Door, LineState, Running, Setup, TestBot, answering, calls,
+        Act, Attached, Authority, LineState, Running, Setup, TestBot, Transport, answering, calls,
         create, line,
         proto::{self, MessageStatus},
         stub, tls_line,
@@ -47,8 +47,8 @@ async fn gateway(settings: grpc::Settings) -> Running {
     Setup::answering(grpc::Bot::new(settings).unwrap()).start().await
 }
 
-async fn attached(server: &Running, door: Door) -> Attached {
-    door.open(server, &create(server).await, None).await
+async fn attached(server: &Running, transport: Transport) -> Attached {
+    transport.open(server, &create(server).await, None).await
 }
 
 /// One turn: the reply, and its failure's code if it has one.
@@ -67,16 +67,16 @@ fn complete(text: &str) -> (MessageStatus, String, Option<String>) {
 }
 
 #[tokio::test]
-async fn a_bot_answers_through_every_door_word_by_word() {
+async fn a_bot_answers_through_every_transport_word_by_word() {
     let script = [Act::Say("Hello "), Act::Gate, Act::Say("Ada"), Act::done()];
     let mut bot = TestBot::start(&[&script]).await;
     let server = gateway(calls(bot.addr)).await;
-    for door in Door::ALL {
-        let mut client = attached(&server, door).await;
+    for transport in Transport::ALL {
+        let mut client = attached(&server, transport).await;
         client.say("Hi", None).await.unwrap();
-        assert_eq!(client.delta().await.text, "Hello ", "{door:?}");
+        assert_eq!(client.delta().await.text, "Hello ", "{transport:?}");
         bot.gate.add_permits(1);
-        assert_eq!(client.delta().await.text, "Ada", "{door:?}");
+        assert_eq!(client.delta().await.text, "Ada", "{transport:?}");
         let reply = client.reply().await.1;
         assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Complete, "Hello Ada"));
         assert_eq!(reply.finish_reason.as_deref(), Some("stop"));
@@ -100,7 +100,7 @@ async fn a_bot_is_given_the_conversation_and_what_it_needs_to_know() {
         ..calls(bot.addr)
     };
     let server = gateway(settings).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     let session = client.opened.session.clone().unwrap();
 
     client.say("one", Some("m1")).await.unwrap();
@@ -150,7 +150,7 @@ async fn a_bot_sees_so_much_of_a_conversation_and_clients_are_told_of_the_rest()
     let mut bot = TestBot::start(&[&[Act::Say("x"), Act::done()]]).await;
     for (history, told) in [(2, true), (0, false)] {
         let server = gateway(grpc::Settings { history, ..calls(bot.addr) }).await;
-        let mut client = attached(&server, Door::Json).await;
+        let mut client = attached(&server, Transport::Json).await;
         for turn in 0..3 {
             client.say("x", None).await.unwrap();
             assert_eq!(client.reply_started().await.context_trimmed, told && turn > 1);
@@ -166,14 +166,14 @@ async fn a_bot_sees_so_much_of_a_conversation_and_clients_are_told_of_the_rest()
 }
 
 #[tokio::test]
-async fn a_stop_from_any_door_reaches_the_bot_also_before_its_first_word() {
+async fn a_stop_from_any_transport_reaches_the_bot_also_before_its_first_word() {
     let scripts: [&[Act]; 3] =
         [&[Act::Hang], &[Act::Say(""), Act::Hang], &[Act::Say("so far"), Act::Hang]];
     for script in scripts {
         let mut bot = TestBot::start(&[script]).await;
         let server = gateway(calls(bot.addr)).await;
-        for door in Door::ALL {
-            let mut client = attached(&server, door).await;
+        for transport in Transport::ALL {
+            let mut client = attached(&server, transport).await;
             client.say("go", None).await.unwrap();
             bot.called().await;
             let spoke = matches!(script[0], Act::Say("so far"));
@@ -181,11 +181,11 @@ async fn a_stop_from_any_door_reaches_the_bot_also_before_its_first_word() {
                 client.delta().await;
             }
             client.stop().await;
-            assert!(bot.let_go().await, "{door:?} {script:?}");
+            assert!(bot.let_go().await, "{transport:?} {script:?}");
             let reply = client.reply().await.1;
             let text = if spoke { "so far" } else { "" };
             assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Stopped, text));
-            assert!(reply.usage.is_some_and(|usage| usage.estimated), "{door:?}");
+            assert!(reply.usage.is_some_and(|usage| usage.estimated), "{transport:?}");
         }
     }
 }
@@ -220,7 +220,7 @@ async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
         let late = [vec![Act::Say("so far")], status(code)].concat();
         let bot = TestBot::start(&[&status(code), &late]).await;
         let server = gateway(calls(bot.addr)).await;
-        let mut client = attached(&server, Door::Json).await;
+        let mut client = attached(&server, Transport::Json).await;
         client.say("go", None).await.unwrap();
         let reply = client.reply().await.1;
         assert!(!format!("{reply:?}").contains("hunter2"), "{reply:?}");
@@ -250,12 +250,12 @@ async fn what_a_proxy_answers_in_the_place_of_a_bot_means_what_grpc_says() {
         let page = (head(status, &[("content-type", "text/html")]), "<html>", HeaderMap::new());
         let no_more = (head(200, &refused), "", HeaderMap::new());
         let server = gateway(calls(answering(vec![page.clone()]).await)).await;
-        let mut client = attached(&server, Door::Grpc).await;
+        let mut client = attached(&server, Transport::Grpc).await;
         assert_eq!(turn(&mut client, "go").await, failed("", code), "{status}");
 
         let settings = calls(answering(vec![page, no_more]).await);
         let server = gateway(grpc::Settings { retries: 1, ..settings }).await;
-        let mut client = attached(&server, Door::Grpc).await;
+        let mut client = attached(&server, Transport::Grpc).await;
         let again = if code == "upstream_unavailable" { "upstream_rejected" } else { code };
         assert_eq!(turn(&mut client, "go").await, failed("", again), "{status}");
     }
@@ -272,7 +272,7 @@ async fn details_of_a_status_that_are_broken_do_not_count_and_the_status_does() 
     let late = (head(200, &grpc), hi, trailers);
     for (answer, text) in [(early, ""), (late, "hi")] {
         let server = gateway(calls(answering(vec![answer]).await)).await;
-        let mut client = attached(&server, Door::Grpc).await;
+        let mut client = attached(&server, Transport::Grpc).await;
         assert_eq!(turn(&mut client, "go").await, failed(text, "upstream_auth"));
     }
 }
@@ -297,7 +297,7 @@ async fn neither_the_token_nor_a_text_is_logged_however_the_bot_quotes_them() {
     let flags = ["--responder", "grpc", "--bot-endpoint", &endpoint, "--bot-token", "s3cr3t"];
     let process = Process::start(&[&flags[..], &["--log", "trace"]].concat()).await;
     let server = process.address();
-    let mut client = Door::Grpc.open(&server, &create(&server).await, None).await;
+    let mut client = Transport::Grpc.open(&server, &create(&server).await, None).await;
     for text in ["", "so far"] {
         assert_eq!(turn(&mut client, SAID).await, failed(text, "upstream_failed"));
     }
@@ -317,7 +317,7 @@ async fn a_bot_that_is_not_available_is_called_again_until_it_has_said_something
     let well = [Act::Say("here"), Act::done()];
     let mut bot = TestBot::start(&[&away, &well, &away, &away, &well]).await;
     let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "one").await, complete("here"));
     let (first, second) = (bot.called().await.0, bot.called().await.0);
     assert_eq!(first, second, "the same reply under the same id");
@@ -337,7 +337,7 @@ async fn an_exhausted_bot_is_called_again_when_it_says_so_and_by_nobody_before()
     let well = [Act::Say("here"), Act::done()];
     let mut bot = TestBot::start(&[&soon_again, &well, &bare, &well, &too_late, &well]).await;
     let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "one").await, complete("here"));
     assert_eq!(turn(&mut client, "two").await, failed("", "upstream_rate_limited"));
     assert_eq!(turn(&mut client, "three").await, complete("here"));
@@ -347,7 +347,7 @@ async fn an_exhausted_bot_is_called_again_when_it_says_so_and_by_nobody_before()
     let refused = failed("", "upstream_rate_limited");
     assert_eq!(turn(&mut client, "four").await, refused, "the reply would be over by then");
     bot.called().await;
-    let mut another = attached(&server, Door::Json).await;
+    let mut another = attached(&server, Transport::Json).await;
     assert_eq!(turn(&mut another, "five").await, refused);
     assert!(bot.is_idle(), "it asked to be left alone by all");
 }
@@ -359,7 +359,7 @@ async fn a_reply_that_would_be_over_before_the_bot_may_be_called_fails_at_once()
     let bot = TestBot::start(&[&[Act::Fail(later)]]).await;
     let total_timeout = Duration::from_secs(15);
     let server = gateway(grpc::Settings { total_timeout, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     for _ in 0..2 {
         assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rate_limited"));
     }
@@ -371,13 +371,13 @@ async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
     let mut bot = TestBot::start(&[&script]).await;
     let capacity = Capacity { concurrency: 1, queue_size: 1, ..Capacity::default() };
     let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
-    let mut served = attached(&server, Door::Grpc).await;
+    let mut served = attached(&server, Transport::Grpc).await;
     served.say("one", None).await.unwrap();
     bot.called().await;
-    let mut waiting = attached(&server, Door::Json).await;
+    let mut waiting = attached(&server, Transport::Json).await;
     waiting.say("two", None).await.unwrap();
     waiting.has_begun().await;
-    let mut beyond = attached(&server, Door::Sse).await;
+    let mut beyond = attached(&server, Transport::Sse).await;
     assert_eq!(turn(&mut beyond, "three").await, failed("", "overloaded"));
     assert!(bot.is_idle());
     // A place becomes free by a stop, too.
@@ -394,7 +394,7 @@ async fn a_place_is_free_once_the_outcome_has_come_though_the_bot_does_not_end_t
     let bot = TestBot::start(&[&[Act::done(), Act::Hang]]).await;
     let capacity = Capacity { concurrency: 1, queue_size: 0, ..Capacity::default() };
     let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     for _ in 0..3 {
         assert_eq!(turn(&mut client, "go").await, complete(""));
     }
@@ -408,10 +408,10 @@ async fn the_time_of_a_bot_begins_when_it_takes_the_call_and_until_then_one_wait
     let brief = Duration::from_millis(400);
     let short = Capacity { queue_timeout: brief, ..Capacity::default() };
     let server = gateway(grpc::Settings { capacity: short, ..settings }).await;
-    let mut served = attached(&server, Door::Grpc).await;
+    let mut served = attached(&server, Transport::Grpc).await;
     served.say("one", None).await.unwrap();
     served.delta().await;
-    let mut waiting = attached(&server, Door::Json).await;
+    let mut waiting = attached(&server, Transport::Json).await;
     assert_eq!(turn(&mut waiting, "two").await, failed("", "overloaded"));
 
     bot.called().await;
@@ -428,7 +428,7 @@ async fn a_stop_is_heard_between_two_calls() {
     let away = [Act::Fail(Status::unavailable("not yet"))];
     let mut bot = TestBot::start(&[&away]).await;
     let server = gateway(grpc::Settings { retries: 10, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     client.say("go", None).await.unwrap();
     bot.called().await;
     client.stop().await;
@@ -456,7 +456,7 @@ async fn each_wait_has_its_own_limit_and_its_own_word() {
             _ => grpc::Settings { total_timeout: short, ..all },
         };
         let server = gateway(settings).await;
-        let mut client = attached(&server, Door::Grpc).await;
+        let mut client = attached(&server, Transport::Grpc).await;
         assert_eq!(turn(&mut client, "go").await, failed(text, code));
         assert!(bot.let_go().await, "{code}");
     }
@@ -474,7 +474,7 @@ async fn signs_of_life_keep_a_bot_that_thinks_in_the_middle_of_a_reply() {
     let gate = bot.gate.clone();
     let chunk_timeout = Duration::from_secs(2);
     let server = gateway(grpc::Settings { chunk_timeout, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     tokio::spawn(async move {
         for _ in 0..12 {
             tokio::time::sleep(chunk_timeout / 8).await;
@@ -497,7 +497,7 @@ async fn the_first_outcome_counts_and_nothing_after_it() {
     ];
     let bot = TestBot::start(&scripts).await;
     let server = gateway(calls(bot.addr)).await;
-    let mut client = attached(&server, Door::Proto).await;
+    let mut client = attached(&server, Transport::Proto).await;
     for script in scripts {
         client.say("go", None).await.unwrap();
         let reply = client.reply().await.1;
@@ -510,7 +510,7 @@ async fn the_first_outcome_counts_and_nothing_after_it() {
 async fn a_bot_that_goes_on_after_its_outcome_is_let_go_of() {
     let mut bot = TestBot::start(&[&[Act::done(), Act::Say("and"), Act::Hang]]).await;
     let server = gateway(calls(bot.addr)).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, complete(""));
     assert!(bot.let_go().await);
 }
@@ -524,7 +524,7 @@ async fn what_a_bot_says_of_its_costs_counts_and_is_summed_up() {
     let bot = TestBot::start(&[&exact, &rough, &[Act::Say("12345678"), Act::done()]]).await;
     let server = gateway(calls(bot.addr)).await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     let mut replies = Vec::new();
     for _ in 0..3 {
         client.say("1234", None).await.unwrap();
@@ -548,7 +548,7 @@ async fn a_reply_that_is_too_long_is_cut_and_the_bot_let_go_of() {
         let mut setup = Setup::answering(grpc::Bot::new(calls(bot.addr)).unwrap());
         setup.session.max_reply_size = 1000;
         let server = setup.start().await;
-        let mut client = attached(&server, Door::Grpc).await;
+        let mut client = attached(&server, Transport::Grpc).await;
         client.say("go", None).await.unwrap();
         let reply = client.reply().await.1;
         assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1000));
@@ -565,7 +565,7 @@ async fn a_frame_that_is_too_large_fails_the_reply_and_no_other() {
     ])
     .await;
     let server = gateway(calls(bot.addr)).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, failed("so far", "upstream_failed"));
     assert_eq!(turn(&mut client, "go").await, complete("well"));
 }
@@ -577,7 +577,7 @@ async fn a_flood_of_small_words_in_many_replies_costs_no_connection() {
     let server = gateway(calls(bot.addr)).await;
     let mut clients = Vec::new();
     for _ in 0..20 {
-        clients.push(attached(&server, Door::Grpc).await);
+        clients.push(attached(&server, Transport::Grpc).await);
     }
     for client in &mut clients {
         client.say("go", None).await.unwrap();
@@ -596,7 +596,7 @@ async fn a_bot_that_panics_fails_its_reply_and_answers_the_next() {
     ])
     .await;
     let server = gateway(grpc::Settings { retries: 1, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     client.say("go", None).await.unwrap();
     client.delta().await;
     bot.gate.add_permits(1);
@@ -610,7 +610,7 @@ async fn a_line_that_is_cut_before_the_first_word_costs_nothing() {
     let mut bot = TestBot::start(&[&[Act::Hang], &[Act::Say("well"), Act::done()]]).await;
     let (addr, control) = line(bot.addr).await;
     let server = gateway(grpc::Settings { retries: 1, ..calls(addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     client.say("go", None).await.unwrap();
     bot.called().await;
     control.send(LineState::Cut).unwrap();
@@ -626,7 +626,7 @@ async fn a_line_that_is_cut_fails_the_reply_with_what_came_and_the_next_goes_ove
         TestBot::start(&[&[Act::Say("so far"), Act::Hang], &[Act::Say("well"), Act::done()]]).await;
     let (addr, control) = line(bot.addr).await;
     let server = gateway(grpc::Settings { retries: 1, ..calls(addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     client.say("go", None).await.unwrap();
     client.delta().await;
     control.send(LineState::Cut).unwrap();
@@ -646,7 +646,7 @@ async fn a_line_that_has_gone_silent_is_noticed_by_a_ping() {
     let (addr, control) = line(bot.addr).await;
     let keep_alive = Duration::from_millis(200);
     let server = gateway(grpc::Settings { keep_alive, ..calls(addr) }).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     client.say("go", None).await.unwrap();
     client.delta().await;
     let early = tokio::time::timeout(keep_alive * 5, client.next()).await;
@@ -660,7 +660,7 @@ async fn a_line_that_has_gone_silent_is_noticed_by_a_ping() {
 async fn the_gateway_does_not_wait_for_its_bot_and_finds_it_when_it_comes() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let server = gateway(calls(free)).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "one").await, failed("", "upstream_unavailable"));
     let _bot = TestBot::start_at(free, &[&[Act::Say("here"), Act::done()]]).await;
     assert_eq!(turn(&mut client, "two").await, complete("here"));
@@ -671,7 +671,7 @@ async fn what_is_no_bot_is_not_taken_for_one() {
     // The gateway itself serves gRPC, and no bot.
     let other = Setup::default().start().await;
     let server = gateway(calls(other.addr)).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rejected"));
 
     // Takes connections, and says nothing.
@@ -679,7 +679,7 @@ async fn what_is_no_bot_is_not_taken_for_one() {
     let settings = calls_over_tls(mute().await.0, CA, folder.path());
     let settings = grpc::Settings { connect_timeout: Duration::from_millis(200), ..settings };
     let server = gateway(settings).await;
-    let mut client = attached(&server, Door::Grpc).await;
+    let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_connect_timeout"));
 }
 
@@ -719,7 +719,7 @@ async fn replies_that_wait_for_the_same_connection_fail_together() {
     let server = gateway(settings).await;
     let mut clients = Vec::new();
     for _ in 0..8 {
-        clients.push(attached(&server, Door::Grpc).await);
+        clients.push(attached(&server, Transport::Grpc).await);
     }
     for client in &mut clients {
         client.say("go", None).await.unwrap();
@@ -747,7 +747,7 @@ async fn a_bot_is_called_over_tls_where_its_authority_is_known_and_it_speaks_htt
         let addr = tls_line(bot.addr, own.server(protocols)).await;
         let settings = calls_over_tls(addr, &trusted.pem, folder.path());
         let server = gateway(settings).await;
-        let mut client = attached(&server, Door::Grpc).await;
+        let mut client = attached(&server, Transport::Grpc).await;
         assert_eq!(turn(&mut client, "go").await, answer, "{protocols:?}");
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Door, Event, PATIENCE, Rest, Scripted, Setup, Socket, Step, create, history, proto, soon, stub,
+    Event, PATIENCE, Rest, Scripted, Setup, Socket, Step, Transport, create, history, proto, soon,
+    stub,
 };
 
 #[tokio::test]
@@ -13,15 +14,15 @@ async fn a_full_queue_refuses_names_when_to_retry_and_loses_nothing() {
     let mut setup = Setup::answering(responder);
     setup.session.max_queued_turns = 3;
     let server = setup.start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         for turn in 0..3 {
             client.say(&format!("{turn}"), None).await.unwrap();
         }
         let refusal = client.say("too much", Some("m1")).await.unwrap_err();
-        assert_eq!(refusal.code, if door == Door::Sse { "429" } else { "queue_full" });
-        assert_eq!(refusal.retry_after_ms, Some(1000), "{door:?}");
+        assert_eq!(refusal.code, if transport == Transport::Sse { "429" } else { "queue_full" });
+        assert_eq!(refusal.retry_after_ms, Some(1000), "{transport:?}");
         let send = proto::SendMessageRequest {
             token: token.clone(),
             text: "x".into(),
@@ -32,10 +33,10 @@ async fn a_full_queue_refuses_names_when_to_retry_and_loses_nothing() {
         assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");
         gate.add_permits(3);
         client.messages(3).await;
-        assert!(!client.say("too much", Some("m1")).await.unwrap().duplicate, "{door:?}");
+        assert!(!client.say("too much", Some("m1")).await.unwrap().duplicate, "{transport:?}");
         gate.add_permits(1);
         client.reply().await;
-        assert_eq!(history(&server, door, &token).await.len(), 8);
+        assert_eq!(history(&server, transport, &token).await.len(), 8);
     }
 }
 
@@ -47,7 +48,7 @@ async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
     // what the kernel holds for the one who does not read.
     let mut script: Vec<_> = (0..DELTAS).flat_map(|_| [Step::Gate, Step::Flood(SIZE)]).collect();
     script.push(Step::End);
-    for stalled in Door::ALL {
+    for stalled in Transport::ALL {
         let (responder, _) = Scripted::new(&script);
         let gate = responder.gate.clone();
         let mut setup = Setup::answering(responder);
@@ -60,7 +61,7 @@ async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
         let token = create(&server).await;
         let silent = stalled.open(&server, &token, None).await;
         let (mut reader, mut watcher) =
-            tokio::join!(Door::Proto.open(&server, &token, None), async {
+            tokio::join!(Transport::Proto.open(&server, &token, None), async {
                 server
                     .gateway
                     .attach(
@@ -105,12 +106,12 @@ async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
         drop(reader);
         let (code, end) = silent.ended().await;
         let expected = match stalled {
-            Door::Grpc => "Unavailable",
-            Door::Json | Door::Proto => "4003",
-            Door::Sse => "end",
+            Transport::Grpc => "Unavailable",
+            Transport::Json | Transport::Proto => "4003",
+            Transport::Sse => "end",
         };
         assert_eq!(end, expected, "{stalled:?} {code:?}");
-        let log = history(&server, Door::Sse, &token).await;
+        let log = history(&server, Transport::Sse, &token).await;
         assert_eq!(log.len(), 2, "the log has it all");
     }
 }
@@ -122,13 +123,15 @@ async fn a_session_has_so_many_streams_and_no_more() {
     let server = setup.start().await;
     let token = create(&server).await;
     let mut streams = Vec::new();
-    for door in Door::ALL {
-        streams.push(door.open(&server, &token, None).await);
+    for transport in Transport::ALL {
+        streams.push(transport.open(&server, &token, None).await);
     }
-    for (door, word) in
-        [(Door::Json, "1013"), (Door::Proto, "1013"), (Door::Grpc, "ResourceExhausted")]
-    {
-        let (code, end) = door.connect(&server, &token, None).await.ended().await;
+    for (transport, word) in [
+        (Transport::Json, "1013"),
+        (Transport::Proto, "1013"),
+        (Transport::Grpc, "ResourceExhausted"),
+    ] {
+        let (code, end) = transport.connect(&server, &token, None).await.ended().await;
         assert_eq!((code.as_deref(), end.as_str()), (Some("too_many_streams"), word));
     }
     let answer = Rest::call(&server, "GET", &format!("/events?token={token}")).await;
@@ -156,31 +159,31 @@ async fn a_full_conversation_ends_with_a_reply_and_says_so() {
     let mut setup = Setup::default();
     setup.session.max_session_messages = 4;
     let server = setup.start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         for turn in 0..2 {
             client.say(&format!("{turn}"), None).await.unwrap();
             client.reply().await;
         }
         let refusal = client.say("one more", None).await.unwrap_err();
-        assert_eq!(refusal.code, if door == Door::Sse { "409" } else { "session_full" });
+        assert_eq!(refusal.code, if transport == Transport::Sse { "409" } else { "session_full" });
         assert_eq!(
             refusal.message.trim_matches('"'),
             "The conversation is full: start a new session"
         );
-        assert_eq!(history(&server, door, &token).await.len(), 4);
+        assert_eq!(history(&server, transport, &token).await.len(), 4);
     }
 }
 
 #[tokio::test]
-async fn texts_have_one_byte_to_the_limit_through_every_door() {
+async fn texts_have_one_byte_to_the_limit_through_every_transport() {
     let mut setup = Setup::default();
     setup.session.max_message_size = 1000;
     let server = setup.start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         for (text, refused) in [
             (String::new(), Some(("invalid_argument", "400"))),
             ("a\0b".into(), Some(("invalid_argument", "400"))),
@@ -193,16 +196,20 @@ async fn texts_have_one_byte_to_the_limit_through_every_door() {
         ] {
             match (client.say(&text, None).await, refused) {
                 (Ok(_), None) => {
-                    assert_eq!(client.reply().await.1.text, format!("Echo: {text}"), "{door:?}")
+                    assert_eq!(
+                        client.reply().await.1.text,
+                        format!("Echo: {text}"),
+                        "{transport:?}"
+                    )
                 }
                 (Err(error), Some((code, status))) => {
                     assert_eq!(
                         error.code,
-                        if door == Door::Sse { status } else { code },
-                        "{door:?} {text:?}"
+                        if transport == Transport::Sse { status } else { code },
+                        "{transport:?} {text:?}"
                     );
                 }
-                (answer, _) => panic!("{door:?} {text:?}: {answer:?}"),
+                (answer, _) => panic!("{transport:?} {text:?}: {answer:?}"),
             }
         }
     }
@@ -248,7 +255,7 @@ async fn a_store_without_room_refuses_new_sessions_and_keeps_the_old() {
         .await
         .unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("hello", None).await.unwrap();
     client.reply().await;
 }
@@ -287,7 +294,7 @@ async fn a_watcher_that_is_told_of_its_lag_comes_back_to_everything() {
     let secret = duologue::session::Token::parse(&token).unwrap();
     let (mut laggard, opened) =
         server.gateway.attach(&duologue::session::Caller::default(), &secret, None).await.unwrap();
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     for _ in 0..3 {
         let Ok(_) = client.say("x", None).await else { break };
     }
@@ -298,7 +305,7 @@ async fn a_watcher_that_is_told_of_its_lag_comes_back_to_everything() {
         }
     };
     assert_eq!(error.kind(), duologue::session::ErrorKind::SlowConsumer);
-    let mut back = Door::Sse
+    let mut back = Transport::Sse
         .open(
             &server,
             &token,
@@ -316,12 +323,12 @@ async fn a_reply_is_never_longer_than_its_limit_however_large_its_last_piece() {
     let mut setup = Setup::answering(responder);
     setup.session.max_reply_size = 101;
     let server = setup.start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("go", None).await.unwrap();
         let reply = client.reply().await.1;
-        assert_eq!(reply.text.len(), 101, "{door:?}");
+        assert_eq!(reply.text.len(), 101, "{transport:?}");
         assert_eq!(reply.status(), proto::MessageStatus::Interrupted);
     }
 }
@@ -354,9 +361,9 @@ async fn who_is_slower_than_the_model_is_told_more_at_a_time_and_all_of_it() {
     const WORDS: usize = 2000;
     let script = [vec![Step::Say("word "); WORDS], vec![Step::End]].concat();
     let server = Setup::answering(Scripted::new(&script).0).start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("go", None).await.unwrap();
         let (events, reply) = client.reply().await;
         let deltas = events.iter().filter_map(|event| match event {
@@ -365,12 +372,12 @@ async fn who_is_slower_than_the_model_is_told_more_at_a_time_and_all_of_it() {
         });
         let (mut told, mut text) = (0, String::new());
         for delta in deltas {
-            assert_eq!(delta.index, told, "{door:?}");
+            assert_eq!(delta.index, told, "{transport:?}");
             told += 1;
             text.push_str(&delta.text);
         }
-        assert_eq!(text, reply.text, "{door:?}");
-        assert_eq!(text.len(), WORDS * "word ".len(), "{door:?}");
-        assert!((told as usize) < WORDS / 10, "{told} pieces on {door:?}");
+        assert_eq!(text, reply.text, "{transport:?}");
+        assert_eq!(text.len(), WORDS * "word ".len(), "{transport:?}");
+        assert!((told as usize) < WORDS / 10, "{told} pieces on {transport:?}");
     }
 }

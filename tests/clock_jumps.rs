@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     process::Process,
-    support::{Door, Rest, create, history},
+    support::{Rest, Transport, create, history},
 };
 
 const JUMPS: [&str; 4] = ["+1d", "-1d", "+1y", "-1y"];
@@ -65,8 +65,8 @@ async fn a_jump_kills_no_session_of_a_running_process() {
         let process = clock.start(&["--store", &store]).await;
         let token = create(&process.address()).await;
         let mut streams = Vec::new();
-        for door in Door::ALL {
-            streams.push(door.open(&process.address(), &token, None).await);
+        for transport in Transport::ALL {
+            streams.push(transport.open(&process.address(), &token, None).await);
         }
         let mut days = Vec::new();
         for (turn, jump) in ["+0s"].into_iter().chain(JUMPS).enumerate() {
@@ -85,7 +85,7 @@ async fn a_jump_kills_no_session_of_a_running_process() {
         days.sort_unstable();
         days.dedup();
         assert_eq!(days.len(), 5, "the wall clock did not jump: {days:?}");
-        assert_eq!(history(&process.address(), Door::Grpc, &token).await.len(), 10);
+        assert_eq!(history(&process.address(), Transport::Grpc, &token).await.len(), 10);
     }
 }
 
@@ -99,7 +99,7 @@ async fn a_jump_back_resurrects_no_session_of_a_running_process() {
             if kind == "sqlite" { format!("sqlite:{}", path.display()) } else { kind.into() };
         let process = clock.start(&["--store", &store, "--session-ttl", "3s"]).await;
         let token = create(&process.address()).await;
-        let stream = Door::Json.open(&process.address(), &token, None).await;
+        let stream = Transport::Json.open(&process.address(), &token, None).await;
         clock.jump("-1y");
         let (code, _) = stream.ended().await;
         assert_eq!(code.as_deref(), Some("session_expired"), "{kind}: in spite of the jump");
@@ -136,14 +136,14 @@ async fn a_retry_in_the_last_minutes_of_a_session_gets_the_first_answer() {
     let flags = ["--store", &store, "--session-ttl", "24h", "--session-max-age", "24h"];
     let process = clock.start(&flags).await;
     let token = create(&process.address()).await;
-    let mut client = Door::Grpc.open(&process.address(), &token, None).await;
+    let mut client = Transport::Grpc.open(&process.address(), &token, None).await;
     let first = client.say("hello", Some("m1")).await.unwrap();
     client.reply().await;
     process.kill().await;
     clock.jump("+86100s");
     let process = clock.start(&flags).await;
-    for door in Door::ALL {
-        let mut client = door.open(&process.address(), &token, None).await;
+    for transport in Transport::ALL {
+        let mut client = transport.open(&process.address(), &token, None).await;
         let again = client.say("hello", Some("m1")).await.unwrap();
         assert_eq!((again.duplicate, &again.message_id, again.seq), (true, &first.message_id, 1));
     }

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     process::{self, Process},
-    support::{Door, Entry, Figures, create, history, soon},
+    support::{Entry, Figures, Transport, create, history, soon},
 };
 
 const PAGE: usize = 4096;
@@ -32,12 +32,12 @@ impl Original {
         let mut logs = HashMap::new();
         for _ in 0..8 {
             let token = create(&process.address()).await;
-            let mut client = Door::Json.open(&process.address(), &token, None).await;
+            let mut client = Transport::Json.open(&process.address(), &token, None).await;
             for turn in 0..12 {
                 client.say(&format!("{turn}: {}", "x".repeat(200)), None).await.unwrap();
                 client.reply().await;
             }
-            let log = history(&process.address(), Door::Sse, &token).await;
+            let log = history(&process.address(), Transport::Sse, &token).await;
             logs.insert(token, log);
         }
         process.signal("TERM").await;
@@ -96,7 +96,7 @@ async fn a_damaged_log_of_changes_is_refused_and_not_taken_for_an_empty_one() {
     let (path, wal) = (original.path(), original.folder.path().join("duologue.db-wal"));
     let process = start(&path).await;
     let token = original.logs.keys().next().unwrap();
-    let mut client = Door::Grpc.open(&process.address(), token, None).await;
+    let mut client = Transport::Grpc.open(&process.address(), token, None).await;
     client.say("only in the log of changes", None).await.unwrap();
     client.reply().await;
     process.kill().await;
@@ -116,7 +116,7 @@ async fn a_damaged_log_of_changes_is_refused_and_not_taken_for_an_empty_one() {
 
     fs::write(&path, file).unwrap();
     let process = start(&path).await;
-    let now = history(&process.address(), Door::Sse, token).await;
+    let now = history(&process.address(), Transport::Sse, token).await;
     assert_eq!(now.len(), original.logs[token].len() + 2);
 }
 
@@ -127,12 +127,12 @@ async fn a_torn_tail_of_the_log_of_changes_costs_no_more_than_itself() {
     let (path, wal) = (original.path(), original.folder.path().join("duologue.db-wal"));
     let process = start(&path).await;
     let token = original.logs.keys().next().unwrap();
-    let mut client = Door::Grpc.open(&process.address(), token, None).await;
+    let mut client = Transport::Grpc.open(&process.address(), token, None).await;
     for text in ["one", "two"] {
         client.say(text, None).await.unwrap();
         client.reply().await;
     }
-    let whole = history(&process.address(), Door::Sse, token).await;
+    let whole = history(&process.address(), Transport::Sse, token).await;
     process.kill().await;
     let (file, log) = (fs::read(&path).unwrap(), fs::read(&wal).unwrap());
     let mut shortest = whole.len();
@@ -144,8 +144,8 @@ async fn a_torn_tail_of_the_log_of_changes_costs_no_more_than_itself() {
         fs::write(&wal, bytes).unwrap();
         let _not_there = fs::remove_file(original.folder.path().join("duologue.db-shm"));
         let process = start(&path).await;
-        let mut client = Door::Grpc.open(&process.address(), token, None).await;
-        let now = history(&process.address(), Door::Sse, token).await;
+        let mut client = Transport::Grpc.open(&process.address(), token, None).await;
+        let now = history(&process.address(), Transport::Sse, token).await;
         // The turn whose reply was cut off may have been answered anew.
         let same = now.iter().zip(&whole).take_while(|(now, then)| now == then).count();
         assert!(now.len() - same <= 1, "{lost}: {now:?}");

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     process::Process,
-    support::{Door, Event, Figures, Load, create, history, soon},
+    support::{Event, Figures, Load, Transport, create, history, soon},
 };
 
 const SYNC: &str = "fsync,fdatasync";
@@ -117,7 +117,7 @@ async fn a_failed_fsync_of_the_file_itself_is_final_and_loses_nothing() {
         let place = Place::new();
         let process = place.start().await;
         let token = create(&process.address()).await;
-        let mut client = Door::Grpc.open(&process.address(), &token, None).await;
+        let mut client = Transport::Grpc.open(&process.address(), &token, None).await;
         let tracer = Tracer::attach(&process, &place.file(""), calls, "error=EIO:when=1").await;
         let mut told = Vec::new();
         while let Ok(Ok(accepted)) = client.try_say(&"x".repeat(60_000), None).await {
@@ -141,7 +141,7 @@ async fn a_failed_fsync_of_the_file_itself_is_final_and_loses_nothing() {
         failed_clearly(process).await;
         assert_never_synced_again(&tracer.calls().await);
         let process = place.start().await;
-        let log = history(&process.address(), Door::Sse, &token).await;
+        let log = history(&process.address(), Transport::Sse, &token).await;
         let kept: Vec<_> = log.iter().map(|entry| (entry.0, entry.1.clone())).collect();
         assert!(told.iter().all(|message| kept.contains(message)), "{calls}");
         assert!(told.len() > 50, "{}", told.len());
@@ -177,21 +177,21 @@ async fn a_disk_that_is_full_for_a_moment_refuses_and_goes_on() {
     let place = Place::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
-    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    let mut client = Transport::Json.open(&process.address(), &token, None).await;
     client.say("before", Some("m0")).await.unwrap();
     client.reply().await;
     let how = "error=ENOSPC:when=1..3";
     let tracer = Tracer::attach(&process, &place.file("-wal"), "pwrite64", how).await;
     let refusal = client.say("no room", Some("m1")).await.unwrap_err();
     assert_eq!((refusal.code.as_str(), refusal.retry_after_ms), ("store_full", Some(5000)));
-    assert_eq!(history(&process.address(), Door::Sse, &token).await.len(), 2, "reads go on");
+    assert_eq!(history(&process.address(), Transport::Sse, &token).await.len(), 2, "reads go on");
     soon("room", async { while client.say("no room", Some("m1")).await.is_err() {} }).await;
     client.reply().await;
     process.signal("TERM").await;
     assert_eq!(process.ended().await.0, Some(0));
     drop(tracer);
     let process = place.start().await;
-    let log = history(&process.address(), Door::Grpc, &token).await;
+    let log = history(&process.address(), Transport::Grpc, &token).await;
     let texts: Vec<_> = log.iter().map(|entry| entry.3.as_str()).collect();
     assert_eq!(texts, ["before", "You said: before", "no room", "You said: no room"]);
 }
@@ -202,12 +202,12 @@ async fn a_read_that_fails_is_an_error_and_no_silence_and_no_wrong_answer() {
     let place = Place::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
-    let mut client = Door::Json.open(&process.address(), &token, None).await;
+    let mut client = Transport::Json.open(&process.address(), &token, None).await;
     for _ in 0..20 {
         client.say(&"x".repeat(50_000), None).await.unwrap();
         client.reply().await;
     }
-    let log = history(&process.address(), Door::Sse, &token).await;
+    let log = history(&process.address(), Transport::Sse, &token).await;
     process.signal("TERM").await;
     assert_eq!(process.ended().await.0, Some(0));
 
@@ -221,5 +221,5 @@ async fn a_read_that_fails_is_an_error_and_no_silence_and_no_wrong_answer() {
     failed_clearly(process).await;
     drop(tracer);
     let process = place.start().await;
-    assert_eq!(history(&process.address(), Door::Sse, &token).await, log);
+    assert_eq!(history(&process.address(), Transport::Sse, &token).await, log);
 }

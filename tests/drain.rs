@@ -7,8 +7,8 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::support::{
-    Call, Door, Event, Late, Rest, Scripted, Setup, Socket, Step, core, create, draft, proto,
-    proto::MessageStatus, soon, stub, watched,
+    Call, Event, Late, Rest, Scripted, Setup, Socket, Step, Transport, core, create, new_message,
+    proto, proto::MessageStatus, soon, stub, watched,
 };
 
 #[tokio::test]
@@ -20,9 +20,9 @@ async fn a_running_reply_finishes_everyone_is_told_and_the_streams_end() {
     let (busy, idle) = (create(&server).await, create(&server).await);
     let mut streams = Vec::new();
     let mut idlers = Vec::new();
-    for door in Door::ALL {
-        streams.push((door, door.open(&server, &busy, None).await));
-        idlers.push((door, door.open(&server, &idle, None).await));
+    for transport in Transport::ALL {
+        streams.push((transport, transport.open(&server, &busy, None).await));
+        idlers.push((transport, transport.open(&server, &idle, None).await));
     }
     let mut plain = Socket::open(&server, &format!("?token={busy}"), "").await;
     streams[0].1.say("go", None).await.unwrap();
@@ -31,40 +31,40 @@ async fn a_running_reply_finishes_everyone_is_told_and_the_streams_end() {
     }
     server.begin_shutdown();
 
-    for (door, mut stream) in idlers {
-        let Event::GoAway(told) = stream.next().await else { panic!("{door:?}") };
-        assert!((500..5000).contains(&told.reconnect_after_ms), "{door:?}");
-        assert_ended(door, stream.ended().await);
+    for (transport, mut stream) in idlers {
+        let Event::GoAway(told) = stream.next().await else { panic!("{transport:?}") };
+        assert!((500..5000).contains(&told.reconnect_after_ms), "{transport:?}");
+        assert_ended(transport, stream.ended().await);
     }
     let mut waits = Vec::new();
-    for (door, stream) in &mut streams {
-        let Event::GoAway(told) = stream.next().await else { panic!("{door:?}") };
+    for (transport, stream) in &mut streams {
+        let Event::GoAway(told) = stream.next().await else { panic!("{transport:?}") };
         waits.push(told.reconnect_after_ms);
     }
     waits.dedup();
     assert!(waits.len() > 1, "all would come back at once: {waits:?}");
     gate.add_permits(1);
-    for (door, mut stream) in streams {
+    for (transport, mut stream) in streams {
         let reply = stream.reply().await.1;
         assert_eq!(
             (reply.text.as_str(), reply.status()),
             ("one two", MessageStatus::Complete),
-            "{door:?}"
+            "{transport:?}"
         );
-        assert_ended(door, stream.ended().await);
+        assert_ended(transport, stream.ended().await);
     }
     assert_eq!(plain.closed().await, 1001, "the plain mode is told by its close alone");
     assert_eq!(server.ended().await, Drained::Finished);
 }
 
-fn assert_ended(door: Door, (code, end): (Option<String>, String)) {
-    assert_eq!(code.as_deref(), Some("draining"), "{door:?}");
-    let expected = match door {
-        Door::Grpc => "Unavailable",
-        Door::Json | Door::Proto => "1001",
-        Door::Sse => "end",
+fn assert_ended(transport: Transport, (code, end): (Option<String>, String)) {
+    assert_eq!(code.as_deref(), Some("draining"), "{transport:?}");
+    let expected = match transport {
+        Transport::Grpc => "Unavailable",
+        Transport::Json | Transport::Proto => "1001",
+        Transport::Sse => "end",
     };
-    assert_eq!(end, expected, "{door:?}");
+    assert_eq!(end, expected, "{transport:?}");
 }
 
 #[tokio::test]
@@ -73,7 +73,7 @@ async fn a_plain_client_gets_the_answer_it_waits_for_and_then_1001() {
     let gate = responder.gate.clone();
     let mut server = Setup::answering(responder).start().await;
     let token = create(&server).await;
-    let mut watcher = Door::Json.open(&server, &token, None).await;
+    let mut watcher = Transport::Json.open(&server, &token, None).await;
     let mut plain = Socket::open(&server, &format!("?token={token}"), "").await;
     plain.text("go").await;
     watcher.messages(1).await;
@@ -93,22 +93,22 @@ async fn at_the_deadline_a_reply_is_committed_as_interrupted_with_its_text() {
     let mut server = setup.start().await;
     let token = create(&server).await;
     let mut streams = Vec::new();
-    for door in Door::ALL {
-        streams.push((door, door.open(&server, &token, None).await));
+    for transport in Transport::ALL {
+        streams.push((transport, transport.open(&server, &token, None).await));
     }
     streams[0].1.say("go", None).await.unwrap();
     for (_, stream) in &mut streams {
         stream.delta().await;
     }
     server.begin_shutdown();
-    for (door, mut stream) in streams {
+    for (transport, mut stream) in streams {
         let reply = stream.reply().await.1;
         assert_eq!(
             (reply.text.as_str(), reply.status()),
             ("half", MessageStatus::Interrupted),
-            "{door:?}"
+            "{transport:?}"
         );
-        assert_ended(door, stream.ended().await);
+        assert_ended(transport, stream.ended().await);
     }
     soon("the responder to be let go of", let_go.recv()).await;
     assert_eq!(server.ended().await, Drained::Interrupted);
@@ -122,7 +122,7 @@ async fn at_the_deadline_a_reply_that_waits_for_its_usage_is_complete() {
     setup.server.drain_timeout = Duration::from_millis(100);
     let mut server = setup.start().await;
     let token = create(&server).await;
-    let mut stream = Door::Json.open(&server, &token, None).await;
+    let mut stream = Transport::Json.open(&server, &token, None).await;
     stream.say("go", None).await.unwrap();
     stream.delta().await;
     server.begin_shutdown();
@@ -139,7 +139,7 @@ async fn while_draining_new_work_is_refused_on_connections_that_are_open() {
     let gate = responder.gate.clone();
     let mut server = Setup::answering(responder).start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("go", None).await.unwrap();
     let mut other = Socket::open(&server, "", "duologue.v1.json").await;
     server.begin_shutdown();
@@ -177,7 +177,7 @@ async fn probes_tell_a_balancer_to_look_elsewhere() {
     }
     // A connection that is busy with a request when the drain begins is served on.
     let token = create(&server).await;
-    let mut client = Door::Sse.open(&server, &token, None).await;
+    let mut client = Transport::Sse.open(&server, &token, None).await;
     client.say("go", None).await.unwrap();
     let mut socket = Socket::open(&server, &format!("?token={token}"), "").await;
     server.begin_shutdown();
@@ -222,7 +222,7 @@ async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_p
     let gateway = core(&store, responder).await;
     let (attachment, token) = watched(&gateway).await;
     store.hold(Call::Append);
-    let sending = attachment.send(draft("hello"));
+    let sending = attachment.send(new_message("hello"));
     store.holds(1).await;
     let (draining, deadline) = (gateway.clone(), Instant::now() + Duration::from_secs(1));
     let draining = tokio::spawn(async move { draining.drain(deadline).await });

@@ -21,7 +21,7 @@ async fn gateway() -> (Gateway, Created) {
     (gateway, created)
 }
 
-fn draft(text: &str) -> NewMessage {
+fn new_message(text: &str) -> NewMessage {
     NewMessage::new(text, None)
 }
 
@@ -64,11 +64,11 @@ async fn at_its_deadline_a_session_is_gone_for_every_call_before_it_is_swept() {
         ErrorKind::SessionExpired
     );
     assert_eq!(
-        gateway.send(&Caller::default(), &token, draft("x")).await.unwrap_err().kind(),
+        gateway.send(&Caller::default(), &token, new_message("x")).await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
     assert_eq!(
-        attachment.send(draft("x")).end().await.unwrap_err().kind(),
+        attachment.send(new_message("x")).end().await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
     assert_eq!(
@@ -92,7 +92,7 @@ async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
     for hour in 0..23 {
         advance(HOUR - Duration::from_secs(60)).await;
         if hour % 2 == 0 {
-            attachment.send(draft("still here")).end().await.unwrap();
+            attachment.send(new_message("still here")).end().await.unwrap();
         } else {
             let snapshot =
                 gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap();
@@ -108,7 +108,7 @@ async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
     let born = Instant::now();
     for _ in 0..47 {
         advance(HOUR / 2).await;
-        attachment.send(draft("still here")).end().await.unwrap();
+        attachment.send(new_message("still here")).end().await.unwrap();
     }
     let (kind, _) = end(&mut attachment).await;
     let age = born.elapsed();
@@ -135,7 +135,7 @@ async fn a_message_accepted_just_before_the_deadline_is_answered_however_late_th
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     sleep(HOUR - Duration::from_millis(100)).await;
     store.hold(Call::Append);
-    let sending = tokio::spawn(attachment.send(draft("hello")).end());
+    let sending = tokio::spawn(attachment.send(new_message("hello")).end());
     store.holds(1).await;
     sleep(Duration::from_secs(2)).await;
     store.release();

@@ -8,7 +8,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    Call, Door, Event, Late, Rest, Scripted, Setup, Step, create, proto, soon, stub,
+    Call, Event, Late, Rest, Scripted, Setup, Step, Transport, create, proto, soon, stub,
 };
 use proto::{ChatRequest, chat_request::Request as Ask};
 
@@ -64,7 +64,7 @@ async fn a_half_closed_retry_of_an_answered_or_a_running_turn_ends_too() {
     let gate = responder.gate.clone();
     let server = Setup::answering(responder).start().await;
     let token = create(&server).await;
-    let mut first = Door::Json.open(&server, &token, None).await;
+    let mut first = Transport::Json.open(&server, &token, None).await;
     first.say("a", Some("m1")).await.unwrap();
 
     let requests = vec![open(&token), send("a", Some("m1")), send("a", Some("m1"))];
@@ -177,7 +177,7 @@ async fn the_clients_deadline_ends_calls_and_streams() {
     );
 
     // The reply is the session's: a deadline of a stream does not end it.
-    let mut client = Door::Grpc.open(&server, &token, None).await;
+    let mut client = Transport::Grpc.open(&server, &token, None).await;
     client.say("go", None).await.unwrap();
     client.delta().await;
     assert!(let_go.try_recv().is_err());
@@ -261,7 +261,7 @@ async fn one_connection_may_carry_many_streams_of_many_small_messages() {
 async fn a_half_closed_stream_that_asked_for_a_replay_gets_it() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("a", None).await.unwrap();
     client.reply().await;
     for round in 0..20 {
@@ -280,7 +280,7 @@ async fn a_half_closed_stream_that_was_opened_twice_gets_its_answer_and_ends() {
     let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();
     let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing);
     let mut call = stub(&server).await.chat(outgoing).await.unwrap().into_inner();
-    let mut other = Door::Sse.open(&server, &token, None).await;
+    let mut other = Transport::Sse.open(&server, &token, None).await;
     requests.send(open(&token)).unwrap();
     soon("opened", call.message()).await.unwrap();
     store.hold(Call::Append);

@@ -9,7 +9,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Clock, Door, Rest, Running, Setup, Socket, create, soon};
+use crate::support::{Clock, Rest, Running, Setup, Socket, Transport, create, soon};
 
 /// Sends bytes as they are, and returns the response up to the end of the connection or of what
 /// arrives at once.
@@ -164,7 +164,7 @@ async fn an_error_repeats_no_more_than_a_little_of_what_it_is_about() {
 async fn an_empty_last_event_id_does_not_override_the_position() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut stream = Door::Json.open(&server, &token, None).await;
+    let mut stream = Transport::Json.open(&server, &token, None).await;
     stream.say("Hi", None).await.unwrap();
     stream.reply().await;
     let position = Rest::call(&server, "GET", &format!("/refresh_token?token={token}")).await;

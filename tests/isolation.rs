@@ -5,16 +5,16 @@ use std::time::Duration;
 use duologue::session::{Caller, ErrorKind, Position, Store as _, Timestamp, Token};
 
 use crate::support::{
-    Call, Door, Late, Log, Rest, Scripted, Setup, Step, core, create, draft, handshake, proto,
-    soon, stub, watched,
+    Call, Late, Log, Rest, Scripted, Setup, Step, Transport, core, create, handshake, new_message,
+    proto, soon, stub, watched,
 };
 
-/// What each door says to a token that opens nothing.
+/// What each transport says to a token that opens nothing.
 async fn assert_refused(server: &crate::support::Running, token: &str) {
-    for door in [Door::Json, Door::Proto, Door::Grpc] {
-        let (code, end) = door.connect(server, token, None).await.ended().await;
-        assert_eq!(code.as_deref(), Some("session_expired"), "{door:?}");
-        assert_eq!(end, if door == Door::Grpc { "Unauthenticated" } else { "4001" });
+    for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
+        let (code, end) = transport.connect(server, token, None).await.ended().await;
+        assert_eq!(code.as_deref(), Some("session_expired"), "{transport:?}");
+        assert_eq!(end, if transport == Transport::Grpc { "Unauthenticated" } else { "4001" });
     }
     let refused = handshake(server, &format!("?token={token}"), &[]).await.err().unwrap();
     assert_eq!(refused.status(), 403);
@@ -46,7 +46,7 @@ async fn assert_refused(server: &crate::support::Running, token: &str) {
 }
 
 #[tokio::test]
-async fn tokens_that_open_nothing_are_refused_by_every_door() {
+async fn tokens_that_open_nothing_are_refused_by_every_transport() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     let session = server
@@ -70,22 +70,22 @@ async fn a_revoked_session_closes_its_live_streams_and_opens_no_more() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     let mut streams = Vec::new();
-    for door in Door::ALL {
-        streams.push((door, door.open(&server, &token, None).await));
+    for transport in Transport::ALL {
+        streams.push((transport, transport.open(&server, &token, None).await));
     }
     let mut plain = handshake(&server, &format!("?token={token}"), &[]).await.unwrap();
     let mut grpc = stub(&server).await;
     grpc.revoke_token(proto::RevokeTokenRequest { token: token.clone() }).await.unwrap();
-    for (door, stream) in streams {
+    for (transport, stream) in streams {
         let ended = tokio::time::timeout(Duration::from_secs(1), stream.ended()).await;
-        let (code, end) = ended.unwrap_or_else(|_| panic!("{door:?} lives on"));
-        assert_eq!(code.as_deref(), Some("session_revoked"), "{door:?}");
-        let expected = match door {
-            Door::Grpc => "Unauthenticated",
-            Door::Json | Door::Proto => "4002",
-            Door::Sse => "end",
+        let (code, end) = ended.unwrap_or_else(|_| panic!("{transport:?} lives on"));
+        assert_eq!(code.as_deref(), Some("session_revoked"), "{transport:?}");
+        let expected = match transport {
+            Transport::Grpc => "Unauthenticated",
+            Transport::Json | Transport::Proto => "4002",
+            Transport::Sse => "end",
         };
-        assert_eq!(end, expected, "{door:?}");
+        assert_eq!(end, expected, "{transport:?}");
     }
     assert_eq!(plain.closed().await, 4002);
     assert_refused(&server, &token).await;
@@ -95,16 +95,16 @@ async fn a_revoked_session_closes_its_live_streams_and_opens_no_more() {
 async fn a_session_sees_its_own_log_and_no_other() {
     let server = Setup::default().start().await;
     let (own, foreign) = (create(&server).await, create(&server).await);
-    let mut other = Door::Json.open(&server, &foreign, None).await;
+    let mut other = Transport::Json.open(&server, &foreign, None).await;
     let at = other.at(0);
     other.say("secret", None).await.unwrap();
     other.reply().await;
-    for door in Door::ALL {
-        let mut client = door.open(&server, &own, Some(&at)).await;
-        assert!(!client.opened.recovered, "{door:?}: a position of another log");
+    for transport in Transport::ALL {
+        let mut client = transport.open(&server, &own, Some(&at)).await;
+        assert!(!client.opened.recovered, "{transport:?}: a position of another log");
         client.say("mine", None).await.unwrap();
         let (events, reply) = client.reply().await;
-        assert!(!format!("{events:?} {reply:?}").contains("secret"), "{door:?}");
+        assert!(!format!("{events:?} {reply:?}").contains("secret"), "{transport:?}");
     }
 }
 
@@ -200,7 +200,7 @@ async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
 async fn a_replay_under_way_ends_with_its_session() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     for turn in 0..4 {
         client.say(&format!("{turn}"), None).await.unwrap();
         client.reply().await;
@@ -224,7 +224,7 @@ async fn a_reply_to_a_session_that_is_gone_ends_the_streams_as_revoked_and_is_no
     let gate = responder.gate.clone();
     let gateway = core(&store, responder).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     store.revoke(attachment.session(), Timestamp::of_wall_clock()).await.unwrap();
     gate.add_permits(1);
     let reading = async {

@@ -9,7 +9,7 @@ use tokio_tungstenite::{
 
 use crate::{
     process::Process,
-    support::{Door, create, soon},
+    support::{Address, Rest, Transport, create, soon},
 };
 use duologue::proto::{self, chat_service_client::ChatServiceClient};
 
@@ -22,7 +22,7 @@ async fn connect(request: impl IntoClientRequest) -> WebSocketStream<tokio::net:
     client_async(request, tcp).await.unwrap().0
 }
 
-/// Talks through every door of a process, with a canary in each place that is secret.
+/// Talks through every transport of a process, with a canary in each place that is secret.
 async fn talk(port: u16) -> String {
     let url = format!("http://127.0.0.1:{port}");
     let client = reqwest::Client::new();
@@ -118,12 +118,12 @@ async fn sessions_and_streams_are_told_when_they_begin_and_end() {
 async fn each_stream_that_was_opened_is_closed_in_the_log_when_the_process_ends() {
     const STREAMS: usize = 48;
     // The streams of HTTP/2 are tasks beside their connection's, and race with the end.
-    for door in Door::ALL.into_iter().chain([Door::Grpc; 20]) {
+    for transport in Transport::ALL.into_iter().chain([Transport::Grpc; 20]) {
         let gateway = Process::start_in(&[("TOKIO_WORKER_THREADS", "4")], &[]).await;
         let token = create(&gateway.address()).await;
         let mut streams = Vec::new();
         for _ in 0..STREAMS {
-            streams.push(door.open(&gateway.address(), &token, None).await);
+            streams.push(transport.open(&gateway.address(), &token, None).await);
         }
         // Everybody leaves at the moment of the shutdown.
         drop(streams);
@@ -131,20 +131,27 @@ async fn each_stream_that_was_opened_is_closed_in_the_log_when_the_process_ends(
         gateway.signal("TERM").await;
         let (code, log) = gateway.ended().await;
         let lines = |what: &str| log.iter().filter(|line| line.contains(what)).count();
-        assert_eq!(code, Some(0), "{door:?}");
-        assert_eq!(lines("stream opened"), STREAMS, "{door:?}");
-        assert_eq!(lines("stream closed"), STREAMS, "{door:?}");
+        assert_eq!(code, Some(0), "{transport:?}");
+        assert_eq!(lines("stream opened"), STREAMS, "{transport:?}");
+        assert_eq!(lines("stream closed"), STREAMS, "{transport:?}");
     }
+}
+
+async fn history_status(address: &Address, token: &str) -> u16 {
+    Rest::call(address, "GET", &format!("/refresh_token?token={token}")).await.status
 }
 
 #[tokio::test]
 async fn the_account_of_a_stream_is_the_same_over_every_protocol() {
-    let process = Process::start(&["--simulated-reply", "{text}", "--app-env", "production"]).await;
+    let flags = ["--simulated-reply", "{text}", "--app-env", "production", "--log", "debug"];
+    let process = Process::start(&flags).await;
     let address = process.address();
     let token = create(&address).await;
+    let unknown = history_status(&address, "00000000-0000-4000-8000-000000000000").await;
+    assert_eq!(unknown, 400);
     let mut streams = Vec::new();
-    for door in Door::ALL {
-        streams.push(door.open(&address, &token, None).await);
+    for transport in Transport::ALL {
+        streams.push(transport.open(&address, &token, None).await);
     }
     // One stream sends a message; all of them receive the turn.
     streams[0].say("hello", None).await.unwrap();
@@ -158,11 +165,14 @@ async fn the_account_of_a_stream_is_the_same_over_every_protocol() {
         log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of =
         |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
-    for line in of("session started").into_iter().chain(of("stream opened")) {
-        assert_eq!(line["address"], "127.0.0.1", "{line}");
+    for message in ["session created", "token refused"] {
+        let [line] = of(message)[..] else { panic!("{message}") };
+        assert_eq!((&line["address"], &line["level"]), (&json!("127.0.0.1"), &json!("DEBUG")));
     }
+    let with_address = lines.iter().filter(|line| line.to_string().contains("127.0.0.1\""));
+    assert_eq!(with_address.count(), 2, "an address is logged at this level only");
     let closed = of("stream closed");
-    assert_eq!(closed.len(), Door::ALL.len());
+    assert_eq!(closed.len(), Transport::ALL.len());
     for line in closed {
         // The user message, the start of the reply, its delta, and the reply.
         assert_eq!(line["sent"], 4, "{line}");

@@ -4,12 +4,12 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
-use crate::support::{Door, Late, Setup, create, history};
+use crate::support::{Late, Setup, Transport, create, history};
 
 #[tokio::test]
-async fn a_retry_through_any_door_gets_the_first_answer() {
+async fn a_retry_through_any_transport_gets_the_first_answer() {
     let server = Setup::default().start().await;
-    for (first, second) in Door::pairs() {
+    for (first, second) in Transport::pairs() {
         let token = create(&server).await;
         let mut one = first.open(&server, &token, None).await;
         let accepted = one.say("hello", Some("m1")).await.unwrap();
@@ -25,12 +25,13 @@ async fn a_retry_through_any_door_gets_the_first_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retries_at_the_same_time_through_every_door_are_one_turn() {
+async fn retries_at_the_same_time_through_every_transport_are_one_turn() {
     let server = Setup::default().start().await;
     for round in 0..20 {
         let token = create(&server).await;
-        let doors = Door::ALL.into_iter().chain(Door::ALL);
-        let clients = join_all(doors.map(|door| door.open(&server, &token, None))).await;
+        let transports = Transport::ALL.into_iter().chain(Transport::ALL);
+        let clients =
+            join_all(transports.map(|transport| transport.open(&server, &token, None))).await;
         let answers = join_all(clients.into_iter().map(async |mut client| {
             let accepted = client.say("hello", Some("m1")).await.unwrap();
             client.reply().await;
@@ -39,23 +40,23 @@ async fn retries_at_the_same_time_through_every_door_are_one_turn() {
         .await;
         assert_eq!(answers.iter().filter(|answer| !answer.duplicate).count(), 1, "round {round}");
         assert!(answers.iter().all(|answer| answer.message_id == answers[0].message_id));
-        assert_eq!(history(&server, Door::Sse, &token).await.len(), 2, "round {round}");
+        assert_eq!(history(&server, Transport::Sse, &token).await.len(), 2, "round {round}");
     }
 }
 
 #[tokio::test]
 async fn the_same_id_for_another_text_is_refused_and_the_stream_goes_on() {
     let server = Setup::default().start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("hello", Some("m1")).await.unwrap();
         client.reply().await;
         let refusal = client.say("other", Some("m1")).await.unwrap_err();
-        let expected = if door == Door::Sse { "409" } else { "message_id_reused" };
+        let expected = if transport == Transport::Sse { "409" } else { "message_id_reused" };
         assert_eq!(refusal.code, expected);
         assert!(!refusal.r#final && refusal.retry_after_ms.is_none());
-        if door != Door::Sse {
+        if transport != Transport::Sse {
             assert_eq!(refusal.client_message_id.as_deref(), Some("m1"));
         }
         client.say("more", Some("m2")).await.unwrap();
@@ -70,26 +71,28 @@ async fn a_retry_is_answered_even_when_the_queue_is_full() {
     setup.session.max_queued_turns = 1;
     let server = setup.start().await;
     let token = create(&server).await;
-    for door in Door::ALL {
-        let mut client = door.open(&server, &token, None).await;
+    for transport in Transport::ALL {
+        let mut client = transport.open(&server, &token, None).await;
         assert_eq!(client.say("hello", Some("m1")).await.unwrap().seq, 1);
         let refusal = client.say("hello", Some("m2")).await.unwrap_err();
-        assert_eq!(refusal.code, if door == Door::Sse { "429" } else { "queue_full" });
-        assert!(client.say("hello", Some("m1")).await.unwrap().duplicate, "{door:?}");
+        assert_eq!(refusal.code, if transport == Transport::Sse { "429" } else { "queue_full" });
+        assert!(client.say("hello", Some("m1")).await.unwrap().duplicate, "{transport:?}");
     }
 }
 
 #[tokio::test]
 async fn without_an_id_every_message_is_a_new_one() {
     let server = Setup::default().start().await;
-    for (door, id) in Door::ALL.into_iter().flat_map(|door| [(door, None), (door, Some(""))]) {
+    for (transport, id) in
+        Transport::ALL.into_iter().flat_map(|transport| [(transport, None), (transport, Some(""))])
+    {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         for _ in 0..2 {
             assert!(!client.say("hello", id).await.unwrap().duplicate);
             client.reply().await;
         }
-        assert_eq!(history(&server, door, &token).await.len(), 4);
+        assert_eq!(history(&server, transport, &token).await.len(), 4);
     }
 }
 
@@ -100,7 +103,7 @@ async fn a_message_whose_commit_was_not_confirmed_is_answered_and_holds_up_nobod
     let store = Late::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     store.lose_answer.store(true, Ordering::SeqCst);
     client.say("lost", Some("m1")).await.unwrap_err();
     assert!(client.say("lost", Some("m1")).await.unwrap().duplicate);

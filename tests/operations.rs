@@ -15,7 +15,7 @@ use tonic::Status;
 use crate::{
     process::{Process, command},
     support::{
-        Act, Address, Clock, Door, Rest, Setup, Socket, TestBot, create, soon,
+        Act, Address, Clock, Rest, Setup, Socket, TestBot, Transport, create, soon,
         upstream::{HEAD, Upstream, answer, refusal},
     },
 };
@@ -48,18 +48,22 @@ fn open_streams(page: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn what_happens_is_counted_through_every_door_and_names_nobody() {
+async fn what_happens_is_counted_through_every_transport_and_names_nobody() {
     let flags = ["--simulated-reply", "canary-reply-7391", "--max-message-size", "1KiB"];
     let (gateway, operations) = start(&flags).await;
     let address = gateway.address();
     let token = create(&address).await;
     let mut clients = Vec::new();
-    for door in Door::ALL {
-        let mut client = door.open(&address, &token, None).await;
-        client.say("canary-text-5512", Some(&format!("{door:?}"))).await.unwrap();
+    for transport in Transport::ALL {
+        let mut client = transport.open(&address, &token, None).await;
+        client.say("canary-text-5512", Some(&format!("{transport:?}"))).await.unwrap();
         client.reply().await;
         assert!(
-            client.say("canary-text-5512", Some(&format!("{door:?}"))).await.unwrap().duplicate
+            client
+                .say("canary-text-5512", Some(&format!("{transport:?}")))
+                .await
+                .unwrap()
+                .duplicate
         );
         clients.push(client);
     }
@@ -70,23 +74,23 @@ async fn what_happens_is_counted_through_every_door_and_names_nobody() {
     assert_eq!(refused.status, 400);
 
     let page = scrape(&operations).await;
-    let doors = Door::ALL.len() as f64;
+    let transports = Transport::ALL.len() as f64;
     assert_eq!(value(&page, "duologue_sessions_started_total"), 1.0);
     assert_eq!(value(&page, "duologue_sessions_live"), 1.0);
-    assert_eq!(value(&page, "duologue_messages_total"), doors);
-    assert_eq!(value(&page, "duologue_duplicates_total"), doors);
-    assert_eq!(value(&page, r#"duologue_replies_total{status="complete"}"#), doors);
+    assert_eq!(value(&page, "duologue_messages_total"), transports);
+    assert_eq!(value(&page, "duologue_duplicates_total"), transports);
+    assert_eq!(value(&page, r#"duologue_replies_total{status="complete"}"#), transports);
     assert_eq!(value(&page, "duologue_replies_running"), 0.0);
-    assert_eq!(value(&page, "duologue_reply_seconds_count"), doors);
-    assert_eq!(value(&page, "duologue_first_delta_seconds_count"), doors);
+    assert_eq!(value(&page, "duologue_reply_seconds_count"), transports);
+    assert_eq!(value(&page, "duologue_first_delta_seconds_count"), transports);
     assert!(value(&page, r#"duologue_tokens_total{direction="out",figures="estimated"}"#) > 0.0);
     assert_eq!(value(&page, r#"duologue_refusals_total{code="session_expired"}"#), 1.0);
     drop(plain);
     soon("the plain stream to be gone", async {
-        while open_streams(&scrape(&operations).await) > doors {}
+        while open_streams(&scrape(&operations).await) > transports {}
     })
     .await;
-    assert_eq!(open_streams(&scrape(&operations).await), doors);
+    assert_eq!(open_streams(&scrape(&operations).await), transports);
     assert!(value(&page, "process_resident_memory_bytes") > 1e6);
     assert!(page.contains("duologue_build_info{version="), "{page}");
     for secret in [token.as_str(), "canary", "Ada"] {
@@ -115,7 +119,7 @@ async fn attempts_are_counted_by_upstream_and_outcome() {
     let flags = ["--responder", "openai", "--config", file.to_str().unwrap()];
     let (gateway, operations) = start(&flags).await;
     let token = create(&gateway.address()).await;
-    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    let mut client = Transport::Json.open(&gateway.address(), &token, None).await;
     for _ in 0..2 {
         client.say("hello", None).await.unwrap();
         assert_eq!(client.reply().await.1.text, "here");
@@ -135,7 +139,7 @@ async fn the_calls_to_a_bot_are_counted_by_outcome() {
     let endpoint = format!("http://{}", bot.addr);
     let (gateway, operations) = start(&["--responder", "grpc", "--bot-endpoint", &endpoint]).await;
     let token = create(&gateway.address()).await;
-    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    let mut client = Transport::Json.open(&gateway.address(), &token, None).await;
     for _ in 0..2 {
         client.say("hello", None).await.unwrap();
         client.reply().await;
@@ -155,7 +159,7 @@ async fn the_commits_of_the_store_are_measured() {
     let store = format!("sqlite:{}", folder.path().join("duologue.db").display());
     let (gateway, operations) = start(&["--store", &store]).await;
     let token = create(&gateway.address()).await;
-    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    let mut client = Transport::Json.open(&gateway.address(), &token, None).await;
     client.say("hello", None).await.unwrap();
     client.reply().await;
     // The session, the message, the reply, at least; what sweeps adds to them.
@@ -175,7 +179,7 @@ async fn a_live_session_is_counted_as_revoked_once_whoever_revokes_it() {
     let tokens = [create(&address).await, create(&address).await];
     let mut streams = Vec::new();
     for token in &tokens {
-        streams.push(Door::Json.open(&address, token, None).await);
+        streams.push(Transport::Json.open(&address, token, None).await);
     }
     let run = async |arguments: &[&str]| {
         let arguments = [&["--store", store.as_str(), "sessions"], arguments].concat();
@@ -201,7 +205,7 @@ async fn it_answers_while_the_gateway_drains_and_says_so() {
     let ready = Rest::call(&operations, "GET", "/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (200, r#"{"detail":"ready"}"#));
     let token = create(&gateway.address()).await;
-    let mut client = Door::Json.open(&gateway.address(), &token, None).await;
+    let mut client = Transport::Json.open(&gateway.address(), &token, None).await;
     client.say("wait", None).await.unwrap();
     client.reply_started().await;
     gateway.signal("TERM").await;

@@ -1,10 +1,10 @@
-//! Promise 3: one gapless number per session, the same log through every door.
+//! Promise 3: one gapless number per session, the same log through every transport.
 
 use duologue::session::{self, Caller, ErrorKind, Subscription};
 use futures_util::future::join_all;
 
 use crate::support::{
-    Call, Door, Event, Late, Scripted, Setup, Step, core, create, draft, history, proto,
+    Call, Event, Late, Scripted, Setup, Step, Transport, core, create, history, new_message, proto,
     proto::chat_request::Request, soon, watched,
 };
 
@@ -15,8 +15,8 @@ async fn sixteen_connections_sending_at_once_share_one_gapless_log() {
     setup.session.max_queued_turns = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
-    let doors = Door::ALL.into_iter().cycle().take(16);
-    let clients = join_all(doors.map(|door| door.open(&server, &token, None))).await;
+    let transports = Transport::ALL.into_iter().cycle().take(16);
+    let clients = join_all(transports.map(|transport| transport.open(&server, &token, None))).await;
     let seen = join_all(clients.into_iter().enumerate().map(async |(number, mut client)| {
         for turn in 0..EACH {
             let text = format!("{number}/{turn}");
@@ -38,25 +38,25 @@ async fn sixteen_connections_sending_at_once_share_one_gapless_log() {
         let sent: Vec<_> = (0..EACH).map(|turn| format!("{number}/{turn}")).collect();
         assert_eq!(turns, sent, "what one connection sent in order was kept in order");
     }
-    let log = history(&server, Door::Grpc, &token).await;
+    let log = history(&server, Transport::Grpc, &token).await;
     assert_eq!(log.len(), seen[0].len());
-    assert_eq!(log, history(&server, Door::Sse, &token).await);
+    assert_eq!(log, history(&server, Transport::Sse, &token).await);
 }
 
 #[tokio::test]
 async fn turns_run_one_at_a_time_and_replies_come_in_the_order_of_the_messages() {
     let server = Setup::default().start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         let mut asked = Vec::new();
         for turn in 0..10 {
             asked.push(client.say(&format!("{turn}"), None).await.unwrap().message_id);
         }
         for (turn, id) in asked.into_iter().enumerate() {
             let reply = client.reply().await.1;
-            assert_eq!(reply.text, format!("Echo: {turn}"), "{door:?}");
-            assert_eq!(reply.in_reply_to, Some(id), "{door:?}");
+            assert_eq!(reply.text, format!("Echo: {turn}"), "{transport:?}");
+            assert_eq!(reply.in_reply_to, Some(id), "{transport:?}");
         }
     }
 }
@@ -65,8 +65,9 @@ async fn turns_run_one_at_a_time_and_replies_come_in_the_order_of_the_messages()
 async fn two_codecs_on_one_session_see_the_same_events() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let clients = join_all(Door::ALL.map(|door| door.open(&server, &token, None))).await;
-    let mut sender = Door::Json.open(&server, &token, None).await;
+    let clients =
+        join_all(Transport::ALL.map(|transport| transport.open(&server, &token, None))).await;
+    let mut sender = Transport::Json.open(&server, &token, None).await;
     sender.say("hello", Some("m1")).await.unwrap();
     let seen = join_all(clients.into_iter().map(async |mut client| {
         let (mut before, reply) = client.reply().await;
@@ -82,7 +83,7 @@ async fn two_codecs_on_one_session_see_the_same_events() {
 async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     for turn in 0..5 {
         client.say(&format!("{turn}"), None).await.unwrap();
         client.reply().await;
@@ -116,10 +117,10 @@ async fn a_reply_that_overtakes_a_message_is_told_before_the_next_one_begins() {
         let gate = responder.gate.clone();
         let gateway = core(&store, responder).await;
         let (mut attachment, token) = watched(&gateway).await;
-        gateway.send(&Caller::default(), &token, draft("one")).await.unwrap();
-        gateway.send(&Caller::default(), &token, draft("two")).await.unwrap();
+        gateway.send(&Caller::default(), &token, new_message("one")).await.unwrap();
+        gateway.send(&Caller::default(), &token, new_message("two")).await.unwrap();
         let late = store.hold_next(Call::Append);
-        let third = attachment.send(draft("three"));
+        let third = attachment.send(new_message("three"));
         store.holds(1).await;
         store.refuse_reads.lock().unwrap().extend(vec![ErrorKind::Internal; failures]);
         // The reply to the first gets number 4, and number 3 is not known here yet.
@@ -159,9 +160,9 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
     let (store, responder) = (Late::new(), Scripted::new(&script).0);
     let gate = responder.gate.clone();
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
-    for door in [Door::Grpc, Door::Json, Door::Proto] {
+    for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("one", None).await.unwrap();
         assert_eq!(client.delta().await.text, "a");
         store.hold(Call::Append);
@@ -169,7 +170,7 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
         client.ask(Request::Send(proto::Send { text, client_message_id: None })).await;
         store.holds(1).await;
         gate.add_permits(1);
-        assert_eq!(client.delta().await.text, "b", "{door:?}");
+        assert_eq!(client.delta().await.text, "b", "{transport:?}");
         store.release();
         gate.add_permits(3);
         let mut replies = 0;
@@ -184,24 +185,24 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
 async fn a_stream_is_told_that_its_message_is_accepted_before_it_is_told_the_message() {
     let (store, responder) = (Late::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
-    for door in [Door::Grpc, Door::Json, Door::Proto] {
+    for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         store.hold(Call::Append);
         let text = "hello".into();
         client.ask(Request::Send(proto::Send { text, client_message_id: None })).await;
         store.holds(1).await;
-        let other = door.open(&server, &token, Some(&client.at(1))).await;
-        assert!(other.opened.recovered, "{door:?}");
+        let other = transport.open(&server, &token, Some(&client.at(1))).await;
+        assert!(other.opened.recovered, "{transport:?}");
         // Time for the stream to say too much.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         store.release();
         let first = client.next().await;
-        assert!(matches!(first, Event::Accepted(_)), "{door:?}: {first:?}");
+        assert!(matches!(first, Event::Accepted(_)), "{transport:?}: {first:?}");
         let second = client.next().await;
-        assert!(matches!(second, Event::Message(_)), "{door:?}: {second:?}");
+        assert!(matches!(second, Event::Message(_)), "{transport:?}: {second:?}");
         assert_eq!(client.reply().await.1.text, "a");
     }
 }

@@ -7,7 +7,9 @@ use duologue::session::{
 };
 use futures_util::{StreamExt as _, stream};
 
-use crate::support::{Call, Late, Scripted, Step, core, draft, next_reply, soon, status, watched};
+use crate::support::{
+    Call, Late, Scripted, Step, core, new_message, next_reply, soon, status, watched,
+};
 
 /// Where a responder panics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +56,7 @@ async fn reply_to(
     (attachment, token): &mut (Subscription, Token),
     text: &str,
 ) -> (Status, String) {
-    gateway.send(&Caller::default(), token, draft(text)).await.unwrap();
+    gateway.send(&Caller::default(), token, new_message(text)).await.unwrap();
     let reply = soon("the reply", next_reply(attachment)).await;
     (status(&reply).clone(), reply.text.as_ref().into())
 }
@@ -106,7 +108,7 @@ async fn a_store_that_panics_does_not_end_the_turns() {
             if call == Call::Read {
                 panics();
             }
-            gateway.send(&Caller::default(), &token, draft("go")).await.unwrap();
+            gateway.send(&Caller::default(), &token, new_message("go")).await.unwrap();
             panics();
             gate.add_permits(2);
             let reply = soon("the reply", next_reply(&mut attachment)).await;

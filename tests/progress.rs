@@ -11,7 +11,9 @@ use duologue::{
 use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Call, Late, Scripted, Step, core, draft, next_reply, soon, status, watched};
+use crate::support::{
+    Call, Late, Scripted, Step, core, new_message, next_reply, soon, status, watched,
+};
 
 /// Bytes after which progress is kept.
 const SIZE: usize = 4096;
@@ -42,7 +44,7 @@ async fn progress_is_kept_every_four_kib_and_not_more_often() {
     let script = [vec![Step::Flood(1024); 64], vec![Step::End]].concat();
     let gateway = core(&store, Scripted::new(&script).0).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     next_reply(&mut attachment).await;
     let sizes = sizes(&store);
     assert!((SIZE..2 * SIZE).contains(&sizes[0]), "{sizes:?}");
@@ -58,7 +60,7 @@ async fn progress_is_kept_every_two_seconds_and_not_more_often() {
     let words = "word ".repeat(100);
     let gateway = core(&store, Simulated::new(&words, Duration::from_millis(100))).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     next_reply(&mut attachment).await;
     let times: Vec<_> = store.noted.lock().unwrap().iter().map(|note| note.0).collect();
     assert!((4..=5).contains(&times.len()), "in ten seconds: {times:?}");
@@ -95,7 +97,7 @@ async fn a_reply_that_begins_late_is_kept_two_seconds_after_its_first_word_and_n
     let store = Late::new();
     let gateway = core(&store, Thinks).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     until_said(&mut attachment, 1).await;
     let spoke = Instant::now();
     next_reply(&mut attachment).await;
@@ -112,7 +114,7 @@ async fn a_store_that_is_slow_to_keep_progress_does_not_hold_up_the_reply() {
     let gate = Arc::clone(&responder.gate);
     let gateway = core(&store, responder).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     until_said(&mut attachment, 3 * SIZE).await;
     store.holds(1).await;
     assert_eq!(sizes(&store).len(), 1, "one at a time");
@@ -137,7 +139,7 @@ async fn a_reply_is_committed_while_its_progress_is_still_being_kept() {
     let gate = Arc::clone(&responder.gate);
     let gateway = core(&store, responder).await;
     let (mut attachment, token) = watched(&gateway).await;
-    gateway.send(&Caller::default(), &token, draft("hello")).await.unwrap();
+    gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     store.holds(1).await;
     gate.add_permits(1);
     let reply = soon("the reply", next_reply(&mut attachment)).await;

@@ -12,14 +12,14 @@ use duologue::{
 use tokio::time::Instant;
 
 use crate::support::{
-    Door, Event, Late, Log, Scripted, Setup, Step, core, create, next_reply,
+    Event, Late, Log, Scripted, Setup, Step, Transport, core, create, next_reply,
     proto::{self, MessageStatus},
     soon, status, stub,
 };
 
 #[tokio::test]
 async fn a_reply_finishes_with_nobody_attached_and_is_there_on_return() {
-    for (left, back) in Door::pairs() {
+    for (left, back) in Transport::pairs() {
         let (responder, mut ended) =
             Scripted::new(&[Step::Say("one "), Step::Gate, Step::Say("two"), Step::End]);
         let gate = responder.gate.clone();
@@ -54,8 +54,8 @@ async fn however_the_responder_ends_the_log_has_one_terminal_message_and_the_ses
         let (responder, _) = Scripted::new(&script);
         let server = Setup::answering(responder).start().await;
         let token = create(&server).await;
-        for door in Door::ALL {
-            let mut client = door.open(&server, &token, None).await;
+        for transport in Transport::ALL {
+            let mut client = transport.open(&server, &token, None).await;
             for _ in 0..2 {
                 client.say("go", None).await.unwrap();
                 let reply = client.reply().await.1;
@@ -77,7 +77,7 @@ async fn a_reply_that_grows_beyond_its_limit_is_cut_and_kept() {
     setup.session.max_reply_size = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("go", None).await.unwrap();
     let reply = client.reply().await.1;
     assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1000));
@@ -92,9 +92,9 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
         (Duration::from_millis(1), vec!["Hi ", "Ada: ", "a ", "b"]),
     ] {
         let server = Setup::answering(Simulated::new("Hi {name}: {text}", delay)).start().await;
-        for door in Door::ALL {
+        for transport in Transport::ALL {
             let token = create(&server).await;
-            let mut client = door.open(&server, &token, None).await;
+            let mut client = transport.open(&server, &token, None).await;
             client.say("a b", None).await.unwrap();
             let (events, reply) = client.reply().await;
             let texts: Vec<_> = events
@@ -104,7 +104,7 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
                     _ => None,
                 })
                 .collect();
-            assert_eq!(texts, deltas, "{door:?}");
+            assert_eq!(texts, deltas, "{transport:?}");
             assert_eq!(reply.text, "Hi Ada: a b");
         }
     }
@@ -115,7 +115,7 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
 #[tokio::test]
 async fn a_trimmed_context_is_told_before_the_first_delta_and_to_those_who_come_later() {
     let script = [Step::Gate, Step::Trim, Step::Gate, Step::Say("x"), Step::Gate, Step::End];
-    for (early, late) in Door::pairs() {
+    for (early, late) in Transport::pairs() {
         let (responder, _) = Scripted::new(&script);
         let gate = responder.gate.clone();
         let server = Setup::answering(responder).start().await;
@@ -142,13 +142,13 @@ async fn a_trimmed_context_is_told_before_the_first_delta_and_to_those_who_come_
 async fn a_stopped_reply_says_what_it_cost_as_an_estimate() {
     let (responder, _) = Scripted::new(&[Step::Say("12345678"), Step::Hang]);
     let server = Setup::answering(responder).start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("go", None).await.unwrap();
         client.delta().await;
         client.stop().await;
-        let usage = client.reply().await.1.usage.unwrap_or_else(|| panic!("none on {door:?}"));
+        let usage = client.reply().await.1.usage.unwrap_or_else(|| panic!("none on {transport:?}"));
         assert_eq!((usage.input_tokens, usage.output_tokens, usage.estimated), (7, 2, true));
         let request = proto::RefreshTokenRequest { token, ..Default::default() };
         let session = stub(&server).await.refresh_token(request).await.unwrap().into_inner();

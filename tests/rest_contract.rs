@@ -1,7 +1,7 @@
 //! Every row of the REST table, byte for byte: the clients of the service that this
 //! one grew out of must work unchanged.
 
-use crate::support::{Door, Rest, Setup, create};
+use crate::support::{Rest, Setup, Transport, create};
 
 async fn assert_answers(method: &str, path: &str, status: u16, body: &str) {
     let server = Setup::default().start().await;
@@ -140,7 +140,7 @@ async fn a_body_where_none_is_needed_is_no_error() {
 async fn a_refreshed_session_shows_its_log_by_both_methods_and_both_places_of_the_token() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("hello", Some("m1")).await.unwrap();
     client.reply().await;
     let epoch = client.at(2).epoch;

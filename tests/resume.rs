@@ -12,27 +12,30 @@ use duologue::{
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
-    Call, Door, Event, Late, Scripted, Setup, Step, core, create, draft, proto, soon, stub, watched,
+    Call, Event, Late, Scripted, Setup, Step, Transport, core, create, new_message, proto, soon,
+    stub, watched,
 };
 
 #[tokio::test]
-async fn from_every_position_through_every_door_nothing_is_missed_and_nothing_comes_twice() {
+async fn from_every_position_through_every_transport_nothing_is_missed_and_nothing_comes_twice() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut client = Door::Grpc.open(&server, &token, None).await;
+    let mut client = Transport::Grpc.open(&server, &token, None).await;
     for turn in 0..4 {
         client.say(&format!("{turn}"), None).await.unwrap();
         client.reply().await;
     }
-    for (door, seq) in Door::ALL.into_iter().flat_map(|door| (0..=8).map(move |seq| (door, seq))) {
+    for (transport, seq) in
+        Transport::ALL.into_iter().flat_map(|transport| (0..=8).map(move |seq| (transport, seq)))
+    {
         let at = client.at(seq);
-        let mut back = door.open(&server, &token, Some(&at)).await;
-        assert!(back.opened.recovered, "{door:?} from {seq}");
+        let mut back = transport.open(&server, &token, Some(&at)).await;
+        assert!(back.opened.recovered, "{transport:?} from {seq}");
         assert_eq!(back.opened.position, Some(at));
         assert_eq!(back.opened.head_seq, 8);
         let replayed = back.messages(8 - seq as usize).await;
         let seqs: Vec<_> = replayed.iter().map(|message| message.seq).collect();
-        assert_eq!(seqs, (seq + 1..=8).collect::<Vec<_>>(), "{door:?} from {seq}");
+        assert_eq!(seqs, (seq + 1..=8).collect::<Vec<_>>(), "{transport:?} from {seq}");
     }
 }
 
@@ -42,22 +45,22 @@ async fn a_long_replay_comes_in_order_with_what_happens_meanwhile() {
     setup.session.max_queued_turns = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
-    let mut writer = Door::Proto.open(&server, &token, None).await;
+    let mut writer = Transport::Proto.open(&server, &token, None).await;
     let start = writer.at(0);
     for turn in 0..200 {
         writer.say(&format!("{turn}"), None).await.unwrap();
     }
-    for door in Door::ALL {
-        let mut back = door.open(&server, &token, Some(&start)).await;
+    for transport in Transport::ALL {
+        let mut back = transport.open(&server, &token, Some(&start)).await;
         writer.say("meanwhile", None).await.unwrap();
         let seqs: Vec<_> = back.messages(402).await.iter().map(|message| message.seq).collect();
-        assert_eq!(seqs, (1..=402).collect::<Vec<_>>(), "{door:?}");
+        assert_eq!(seqs, (1..=402).collect::<Vec<_>>(), "{transport:?}");
     }
 }
 
 #[tokio::test]
 async fn a_reply_that_was_left_in_the_middle_is_completed_on_the_other_protocol() {
-    for (left, back) in Door::pairs() {
+    for (left, back) in Transport::pairs() {
         let script = [
             Step::Say("one "),
             Step::Say("two "),
@@ -105,16 +108,17 @@ async fn a_reply_that_was_left_in_the_middle_is_completed_on_the_other_protocol(
 async fn positions_that_cannot_be_honoured_are_told_so_and_the_stream_starts_at_the_head() {
     let server = Setup::default().start().await;
     let unknown = Some("another".to_owned());
-    let cases =
-        Door::ALL.into_iter().flat_map(|door| [(door, unknown.clone(), 1), (door, None, 3)]);
-    for (door, epoch, seq) in cases {
+    let cases = Transport::ALL
+        .into_iter()
+        .flat_map(|transport| [(transport, unknown.clone(), 1), (transport, None, 3)]);
+    for (transport, epoch, seq) in cases {
         let token = create(&server).await;
-        let mut client = Door::Json.open(&server, &token, None).await;
+        let mut client = Transport::Json.open(&server, &token, None).await;
         client.say("hello", None).await.unwrap();
         client.reply().await;
         let position = proto::Position { epoch: epoch.unwrap_or(client.at(0).epoch), seq };
-        let mut back = door.open(&server, &token, Some(&position)).await;
-        assert!(!back.opened.recovered, "{door:?} {position:?}");
+        let mut back = transport.open(&server, &token, Some(&position)).await;
+        assert!(!back.opened.recovered, "{transport:?} {position:?}");
         assert_eq!(back.opened.position, Some(client.at(2)));
         assert_eq!(back.opened.head_seq, 2);
         back.say("next", None).await.unwrap();
@@ -127,10 +131,10 @@ async fn a_malformed_position_is_an_error_and_not_a_fresh_start() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     let malformed = proto::Position { epoch: "e".repeat(65), seq: 0 };
-    for door in [Door::Json, Door::Proto, Door::Grpc] {
-        let mut client = door.connect(&server, &token, Some(&malformed)).await;
-        let Event::Error(error) = client.next().await else { panic!("{door:?}") };
-        assert_eq!(error.code, "invalid_argument", "{door:?}");
+    for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
+        let mut client = transport.connect(&server, &token, Some(&malformed)).await;
+        let Event::Error(error) = client.next().await else { panic!("{transport:?}") };
+        assert_eq!(error.code, "invalid_argument", "{transport:?}");
     }
     let path = format!("/events?token={token}&position=nonsense");
     let answer = crate::support::Rest::call(&server, "GET", &path).await;
@@ -143,16 +147,16 @@ async fn a_malformed_position_is_an_error_and_not_a_fresh_start() {
 #[tokio::test]
 async fn an_open_on_an_open_stream_attaches_anew() {
     let server = Setup::default().start().await;
-    for door in [Door::Json, Door::Proto, Door::Grpc] {
+    for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("hello", None).await.unwrap();
         client.reply().await;
         let open = proto::Open { token: None, position: Some(client.at(0)) };
         client.ask(proto::chat_request::Request::Open(open)).await;
-        let Event::Opened(opened) = client.next().await else { panic!("{door:?}") };
+        let Event::Opened(opened) = client.next().await else { panic!("{transport:?}") };
         assert!(opened.recovered);
-        assert_eq!(client.messages(2).await.len(), 2, "{door:?}");
+        assert_eq!(client.messages(2).await.len(), 2, "{transport:?}");
     }
 }
 
@@ -161,25 +165,32 @@ async fn an_open_on_an_open_stream_attaches_anew() {
 async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
     let store = Late::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
-    for door in [Door::Json, Door::Proto, Door::Grpc] {
+    for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("hello", None).await.unwrap();
         client.reply().await;
         let at = client.at(0);
         *store.read_time.lock().unwrap() = Duration::from_millis(100);
         let reads = store.reads.load(Ordering::SeqCst);
-        let mut back = door.open(&server, &token, Some(&at)).await;
+        let mut back = transport.open(&server, &token, Some(&at)).await;
         let began = Instant::now();
         let mut messages = 0;
         while messages < 2 {
-            assert!(began.elapsed() < Duration::from_secs(2), "{door:?}: no replay beside pings");
+            assert!(
+                began.elapsed() < Duration::from_secs(2),
+                "{transport:?}: no replay beside pings"
+            );
             back.ask(proto::chat_request::Request::Ping(proto::Ping {})).await;
             while let Ok(event) = timeout(Duration::from_millis(10), back.next()).await {
                 messages += usize::from(matches!(event, Event::Message(_)));
             }
         }
-        assert_eq!(store.reads.load(Ordering::SeqCst) - reads, 1, "{door:?}: one page, one read");
+        assert_eq!(
+            store.reads.load(Ordering::SeqCst) - reads,
+            1,
+            "{transport:?}: one page, one read"
+        );
         *store.read_time.lock().unwrap() = Duration::ZERO;
     }
 }
@@ -190,7 +201,7 @@ async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
     let (responder, _) = Scripted::new(&[Step::Hang]);
     let before = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
     let token = create(&before).await;
-    let mut client = Door::Json.open(&before, &token, None).await;
+    let mut client = Transport::Json.open(&before, &token, None).await;
     client.say("unanswered", None).await.unwrap();
     client.messages(1).await;
     store.reads_fail.store(true, Ordering::SeqCst);
@@ -206,7 +217,7 @@ async fn a_position_at_a_message_that_is_durable_and_not_told_yet_is_honoured() 
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let (mut first, token) = watched(&gateway).await;
     store.hold(Call::Append);
-    let sending = first.send(draft("hello"));
+    let sending = first.send(new_message("hello"));
     store.holds(1).await;
     let read = gateway.refresh_token(&Caller::default(), &token, Some(0), None).await.unwrap();
     let at = read.position(Some(0));
@@ -239,7 +250,7 @@ async fn a_half_closed_stream_that_was_opened_anew_ends_wherever_its_answers_are
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     for (seq, expected) in [(4, vec![]), (3, vec![4]), (2, vec![3, 4]), (0, vec![1, 2, 3, 4])] {
         let token = create(&server).await;
-        let mut other = Door::Json.open(&server, &token, None).await;
+        let mut other = Transport::Json.open(&server, &token, None).await;
         other.say("first", None).await.unwrap();
         other.reply().await;
         let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();

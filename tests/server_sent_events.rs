@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::{Door, Rest, Setup, create};
+use crate::support::{Rest, Setup, Transport, create};
 
 /// What comes until `enough`.
 async fn read(mut response: reqwest::Response, enough: impl Fn(&str) -> bool) -> String {
@@ -41,7 +41,7 @@ async fn committed_messages_carry_positions_and_deltas_do_not() {
     let token = create(&server).await;
     let response =
         Rest::request(&server, "GET", &format!("/events?token={token}")).send().await.unwrap();
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("hello", None).await.unwrap();
     let epoch = client.at(0).epoch;
     let text = read(response, |text| text.matches("\n\n").count() >= 5).await;
@@ -62,7 +62,7 @@ async fn committed_messages_carry_positions_and_deltas_do_not() {
 async fn last_event_id_resumes_and_comes_before_the_query() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     for turn in 0..2 {
         client.say(&format!("{turn}"), None).await.unwrap();
         client.reply().await;

@@ -97,7 +97,7 @@ async fn streams_in_use_are_not_idle() {
     let mut events =
         Rest::request(&server, "GET", &format!("/events?token={token}")).send().await.unwrap();
     let mut socket = crate::support::Socket::open(&server, &format!("?token={token}"), "").await;
-    let mut grpc = crate::support::Door::Grpc.open(&server, &token, None).await;
+    let mut grpc = crate::support::Transport::Grpc.open(&server, &token, None).await;
     // Several deadlines pass, as those see who are idle.
     for _ in 0..6 {
         socket.text("still here").await;
@@ -142,10 +142,14 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     soon("the head", stream.read(&mut answer)).await.unwrap();
     // More than the kernel holds, and no faster than one who reads can follow.
     let text = "x".repeat(60 << 10);
-    let mut reader = crate::support::Door::Sse.open(&server, &token, None).await;
+    let mut reader = crate::support::Transport::Sse.open(&server, &token, None).await;
     for _ in 0..200 {
-        let draft = duologue::session::NewMessage::new(text.as_str(), None);
-        server.gateway.send(&duologue::session::Caller::default(), &secret, draft).await.unwrap();
+        let new_message = duologue::session::NewMessage::new(text.as_str(), None);
+        server
+            .gateway
+            .send(&duologue::session::Caller::default(), &secret, new_message)
+            .await
+            .unwrap();
         reader.reply().await;
     }
     // A connection that ends with something unread is reset, and one learns of a reset

@@ -1,4 +1,4 @@
-//! Promise 6: a stop reaches the responder at once, from any door, also before the first
+//! Promise 6: a stop reaches the responder at once, from any transport, also before the first
 //! delta.
 
 use std::time::Duration;
@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::{
-    Call, Clock, Door, Late, Rest, Scripted, Setup, Step, create, proto::MessageStatus, soon,
+    Call, Clock, Late, Rest, Scripted, Setup, Step, Transport, create, proto::MessageStatus, soon,
 };
 
 #[tokio::test]
-async fn a_stop_from_any_door_lets_go_of_the_responder_and_keeps_the_text() {
+async fn a_stop_from_any_transport_lets_go_of_the_responder_and_keeps_the_text() {
     for (script, text) in
         [(vec![Step::Hang], ""), (vec![Step::Say("so far"), Step::Hang], "so far")]
     {
-        for (talker, stopper) in Door::pairs() {
+        for (talker, stopper) in Transport::pairs() {
             let (responder, mut ended) = Scripted::new(&script);
             let server = Setup::answering(responder).start().await;
             let token = create(&server).await;
@@ -48,9 +48,9 @@ async fn a_stop_ends_one_reply_and_the_next_turn_runs() {
     let (responder, _) = Scripted::new(&[Step::Say("a"), Step::Gate, Step::Say("b"), Step::End]);
     let gate = responder.gate.clone();
     let server = Setup::answering(responder).start().await;
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&server).await;
-        let mut client = door.open(&server, &token, None).await;
+        let mut client = transport.open(&server, &token, None).await;
         client.say("one", None).await.unwrap();
         client.say("two", None).await.unwrap();
         client.delta().await;
@@ -61,7 +61,7 @@ async fn a_stop_ends_one_reply_and_the_next_turn_runs() {
         assert_eq!(
             (reply.status(), reply.text.as_str()),
             (MessageStatus::Complete, "ab"),
-            "{door:?}"
+            "{transport:?}"
         );
     }
 }
@@ -82,11 +82,11 @@ async fn stopping_where_nothing_runs_does_nothing_and_says_so() {
             .into_inner()
             .stopped
     );
-    for door in Door::ALL {
-        let mut client = door.open(&server, &token, None).await;
+    for transport in Transport::ALL {
+        let mut client = transport.open(&server, &token, None).await;
         client.stop().await;
         client.say("hello", None).await.unwrap();
-        assert_eq!(client.reply().await.1.status(), MessageStatus::Complete, "{door:?}");
+        assert_eq!(client.reply().await.1.status(), MessageStatus::Complete, "{transport:?}");
     }
 }
 
@@ -98,7 +98,7 @@ async fn a_stop_that_comes_too_late_says_so_and_does_not_hit_the_next_turn() {
     let gate = responder.gate.clone();
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
     let token = create(&server).await;
-    let mut client = Door::Json.open(&server, &token, None).await;
+    let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("one", None).await.unwrap();
     client.say("two", None).await.unwrap();
     store.hold(Call::Append);

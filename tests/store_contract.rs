@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        AppendLimits, Appended, Caller, Checkpoint, Entry, Epoch, ErrorKind, Failure, Head,
-        MessageId, Name, NewSession, Page, Result, Session, SessionId, Status, Store, Swept,
+        AppendLimits, Appended, Caller, Checkpoint, Epoch, ErrorKind, Failure, Head, MessageId,
+        Name, NewEntry, NewSession, Page, Result, Session, SessionId, Status, Store, Swept,
         Timestamp, Token, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
@@ -54,16 +54,16 @@ async fn created(store: &dyn Store) -> (Session, Token) {
     (new.session, token)
 }
 
-fn user(text: &str, key: Option<&str>) -> Entry {
-    Entry::User {
+fn user(text: &str, key: Option<&str>) -> NewEntry {
+    NewEntry::User {
         id: MessageId::generate(),
         text: text.into(),
         client_message_id: key.map(Into::into),
     }
 }
 
-fn reply(to: &Appended) -> Entry {
-    Entry::Reply {
+fn reply(to: &Appended) -> NewEntry {
+    NewEntry::Reply {
         id: MessageId::generate(),
         text: "reply".into(),
         in_reply_to: to.message.id,
@@ -250,10 +250,10 @@ async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
         let usage = async |page| store.read(session.id, NOW, page).await.unwrap().usage;
         let turn = async |usage, status| {
             let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
-            let Entry::Reply { id, text, in_reply_to, finish_reason, .. } = reply(&asked) else {
+            let NewEntry::Reply { id, text, in_reply_to, finish_reason, .. } = reply(&asked) else {
                 unreachable!("a reply")
             };
-            let reply = Entry::Reply { id, text, in_reply_to, status, finish_reason, usage };
+            let reply = NewEntry::Reply { id, text, in_reply_to, status, finish_reason, usage };
             for again in [false, true] {
                 let appended = store.append(session.id, reply.clone(), terms()).await.unwrap();
                 assert_eq!(appended.duplicate, again);
@@ -481,7 +481,7 @@ async fn a_store_without_room_says_so_and_has_room_again_after_a_sweep() {
         ErrorKind::StoreFull
     );
     let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
-    let long = Entry::Reply {
+    let long = NewEntry::Reply {
         id: MessageId::generate(),
         text: "y".repeat(2000).into(),
         in_reply_to: asked.message.id,

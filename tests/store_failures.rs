@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::{
     process::{self, Process},
-    support::{Door, Event, create, history, proto, soon},
+    support::{Event, Transport, create, history, proto, soon},
 };
 
 async fn refused(path: &Path) -> String {
@@ -116,7 +116,7 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
     let process = Process::start(&["--store", &store]).await;
     let address = process.address();
     let token = create(&address).await;
-    let mut client = Door::Json.open(&address, &token, None).await;
+    let mut client = Transport::Json.open(&address, &token, None).await;
     let text = "x".repeat(60_000);
     let mut kept = 0;
     let refusal = loop {
@@ -127,10 +127,10 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
     };
     assert!(kept > 3, "{kept}");
     assert_eq!((refusal.code.as_str(), refusal.retry_after_ms), ("store_full", Some(5000)));
-    for (door, code) in
-        [(Door::Sse, "507"), (Door::Proto, "store_full"), (Door::Grpc, "store_full")]
+    for (transport, code) in
+        [(Transport::Sse, "507"), (Transport::Proto, "store_full"), (Transport::Grpc, "store_full")]
     {
-        let mut other = door.open(&address, &token, None).await;
+        let mut other = transport.open(&address, &token, None).await;
         assert_eq!(other.say(&text, None).await.unwrap_err().code, code);
     }
     let send = proto::SendMessageRequest {
@@ -140,7 +140,7 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
     };
     let status = crate::support::stub(&address).await.send_message(send).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
-    let log = history(&address, Door::Grpc, &token).await;
+    let log = history(&address, Transport::Grpc, &token).await;
     let users = log.iter().filter(|entry| entry.2 == "user").count();
     assert_eq!(users, kept, "reads go on, and show what was acknowledged");
 
@@ -148,7 +148,8 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
     soon("room", async { while client.say("again", None).await.is_err() {} }).await;
     let mut replies = log.len() - users;
     soon("the replies that had no room", async {
-        let mut back = Door::Json.open(&address, &token, Some(&client.at(log.len() as u32))).await;
+        let mut back =
+            Transport::Json.open(&address, &token, Some(&client.at(log.len() as u32))).await;
         while replies < users + 1 {
             if let Event::Message(message) = back.next().await {
                 replies += usize::from(message.in_reply_to.is_some());
@@ -167,10 +168,10 @@ async fn a_file_that_another_program_holds_for_a_while_delays_and_loses_nothing(
     let process = Process::start(&["--store", &format!("sqlite:{}", path.display())]).await;
     let address = process.address();
     let token = create(&address).await;
-    let mut client = Door::Json.open(&address, &token, None).await;
+    let mut client = Transport::Json.open(&address, &token, None).await;
     let holder = rusqlite::Connection::open(&path).unwrap();
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let mut other = Door::Grpc.open(&address, &token, None).await;
+    let mut other = Transport::Grpc.open(&address, &token, None).await;
     let sending = tokio::spawn(async move { other.say("hello", None).await });
     let early = tokio::time::timeout(Duration::from_millis(100), client.next()).await;
     assert!(early.is_err(), "acknowledged before it could be durable: {early:?}");

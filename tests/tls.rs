@@ -1,4 +1,4 @@
-//! HTTPS on the one port: every door, with a certificate that can be replaced.
+//! HTTPS on the one port: every transport, with a certificate that can be replaced.
 
 use std::{io::Write as _, path::Path, time::Duration};
 
@@ -33,7 +33,7 @@ async fn start(folder: &Path) -> Process {
 }
 
 #[tokio::test]
-async fn every_door_is_open_over_https() {
+async fn every_transport_is_open_over_https() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     authority.issue(folder.path());
     let gateway = start(folder.path()).await;

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use crate::{
     process::Process,
-    support::{Attached, Door, Event, Rest, create, history, proto, proto::MessageStatus, soon},
+    support::{
+        Attached, Event, Rest, Transport, create, history, proto, proto::MessageStatus, soon,
+    },
 };
 
 /// A reply is noted when it is this much further.
@@ -52,31 +54,31 @@ async fn until_attempt(client: &mut Attached) -> u32 {
 
 #[tokio::test]
 async fn a_turn_is_run_again_after_a_death_and_interrupted_after_the_second() {
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("duologue.db");
         let process = start(&path, "5ms").await;
         let token = create(&process.address()).await;
-        let mut client = door.open(&process.address(), &token, None).await;
+        let mut client = transport.open(&process.address(), &token, None).await;
         client.say("go", Some("m1")).await.unwrap();
         until_noted(&mut client, &path).await;
         let at = client.at(1);
         process.kill().await;
 
         let process = start(&path, "5ms").await;
-        let mut client = door.open(&process.address(), &token, Some(&at)).await;
-        assert_eq!(until_attempt(&mut client).await, 2, "{door:?}");
+        let mut client = transport.open(&process.address(), &token, Some(&at)).await;
+        assert_eq!(until_attempt(&mut client).await, 2, "{transport:?}");
         until_noted(&mut client, &path).await;
         process.kill().await;
 
         let process = start(&path, "0ms").await;
         let address = process.address();
         let mut ids = Vec::new();
-        for back in Door::ALL {
+        for back in Transport::ALL {
             let mut client = back.open(&address, &token, Some(&at)).await;
             let (before, reply) = client.reply().await;
             assert!(before.is_empty(), "a third attempt: {before:?}");
-            assert_eq!(reply.status(), MessageStatus::Interrupted, "{door:?} {back:?}");
+            assert_eq!(reply.status(), MessageStatus::Interrupted, "{transport:?} {back:?}");
             assert!(reply.text.len() >= NOTED as usize && slow_reply().starts_with(&reply.text));
             ids.push(reply.id);
             let again = client.say("go", Some("m1")).await.unwrap();
@@ -84,10 +86,10 @@ async fn a_turn_is_run_again_after_a_death_and_interrupted_after_the_second() {
         }
         ids.dedup();
         assert_eq!(ids.len(), 1, "one reply, not {ids:?}");
-        let mut client = door.open(&address, &token, None).await;
+        let mut client = transport.open(&address, &token, None).await;
         client.say("more", None).await.unwrap();
         assert_eq!(client.reply().await.1.status(), MessageStatus::Complete);
-        assert_eq!(history(&address, door, &token).await.len(), 4);
+        assert_eq!(history(&address, transport, &token).await.len(), 4);
     }
 }
 
@@ -97,17 +99,17 @@ async fn what_was_seen_is_kept_when_the_second_attempt_dies_before_it_says_as_mu
     let path = folder.path().join("duologue.db");
     let process = start(&path, "5ms").await;
     let token = create(&process.address()).await;
-    let mut client = Door::Grpc.open(&process.address(), &token, None).await;
+    let mut client = Transport::Grpc.open(&process.address(), &token, None).await;
     client.say("go", None).await.unwrap();
     until_noted(&mut client, &path).await;
     let at = client.at(1);
     process.kill().await;
     let process = start(&path, "1h").await;
-    let mut client = Door::Grpc.open(&process.address(), &token, Some(&at)).await;
+    let mut client = Transport::Grpc.open(&process.address(), &token, Some(&at)).await;
     assert_eq!(until_attempt(&mut client).await, 2);
     process.kill().await;
     let process = start(&path, "0ms").await;
-    let mut client = Door::Grpc.open(&process.address(), &token, Some(&at)).await;
+    let mut client = Transport::Grpc.open(&process.address(), &token, Some(&at)).await;
     let reply = client.reply().await.1;
     assert_eq!(reply.status(), MessageStatus::Interrupted);
     assert!(reply.text.len() >= NOTED as usize, "{}", reply.text.len());
@@ -115,26 +117,26 @@ async fn what_was_seen_is_kept_when_the_second_attempt_dies_before_it_says_as_mu
 
 #[tokio::test]
 async fn a_stop_of_the_second_attempt_keeps_what_was_seen_of_it() {
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("duologue.db");
         let process = start(&path, "1h").await;
         let token = create(&process.address()).await;
-        let mut client = door.open(&process.address(), &token, None).await;
+        let mut client = transport.open(&process.address(), &token, None).await;
         client.say("go", None).await.unwrap();
         let at = client.at(1);
         process.kill().await;
         let process = start(&path, "5ms").await;
-        let mut client = door.open(&process.address(), &token, Some(&at)).await;
+        let mut client = transport.open(&process.address(), &token, Some(&at)).await;
         let seen = until_noted(&mut client, &path).await;
         client.stop().await;
         let reply = client.reply().await.1;
-        assert_eq!(reply.status(), MessageStatus::Stopped, "{door:?}");
-        assert!(reply.text.starts_with(&seen), "{door:?}");
+        assert_eq!(reply.status(), MessageStatus::Stopped, "{transport:?}");
+        assert!(reply.text.starts_with(&seen), "{transport:?}");
         process.kill().await;
         let process = start(&path, "0ms").await;
-        let log = history(&process.address(), door, &token).await;
-        assert_eq!((log.len(), &log[1].3), (2, &reply.text), "{door:?}");
+        let log = history(&process.address(), transport, &token).await;
+        assert_eq!((log.len(), &log[1].3), (2, &reply.text), "{transport:?}");
     }
 }
 
@@ -145,9 +147,9 @@ async fn a_retry_after_a_death_gets_the_first_answer_before_the_reply_and_after_
         let path = folder.path().join("duologue.db");
         let process = start(&path, delay).await;
         let mut sessions = Vec::new();
-        for door in Door::ALL {
+        for transport in Transport::ALL {
             let token = create(&process.address()).await;
-            let mut client = door.open(&process.address(), &token, None).await;
+            let mut client = transport.open(&process.address(), &token, None).await;
             let accepted = client.say("hello", Some("m1")).await.unwrap();
             if delay == "0ms" {
                 client.reply().await;
@@ -157,16 +159,16 @@ async fn a_retry_after_a_death_gets_the_first_answer_before_the_reply_and_after_
         process.kill().await;
         let process = start(&path, delay).await;
         for (token, first) in &sessions {
-            for door in Door::ALL {
-                let mut client = door.open(&process.address(), token, None).await;
+            for transport in Transport::ALL {
+                let mut client = transport.open(&process.address(), token, None).await;
                 let again = client.say("hello", Some("m1")).await.unwrap();
                 let same = (true, &first.message_id, first.seq);
-                assert_eq!((again.duplicate, &again.message_id, again.seq), same, "{door:?}");
+                assert_eq!((again.duplicate, &again.message_id, again.seq), same, "{transport:?}");
                 let refusal = client.say("something else", Some("m1")).await.unwrap_err();
                 assert!(["message_id_reused", "409"].contains(&refusal.code.as_str()));
             }
             let turns = if delay == "0ms" { 2 } else { 1 };
-            assert_eq!(history(&process.address(), Door::Grpc, token).await.len(), turns);
+            assert_eq!(history(&process.address(), Transport::Grpc, token).await.len(), turns);
         }
     }
 }
@@ -180,7 +182,7 @@ async fn a_revoked_session_stays_revoked_after_a_death_in_the_same_moment() {
         let address = process.address();
         let (by_rest, by_grpc, kept) =
             (create(&address).await, create(&address).await, create(&address).await);
-        let mut client = Door::Json.open(&address, &by_rest, None).await;
+        let mut client = Transport::Json.open(&address, &by_rest, None).await;
         client.say("secret", None).await.unwrap();
         let revoke = proto::RevokeTokenRequest { token: by_grpc.clone() };
         crate::support::stub(&address).await.revoke_token(revoke).await.unwrap();
@@ -201,7 +203,7 @@ async fn a_revoked_session_stays_revoked_after_a_death_in_the_same_moment() {
                 tonic::Code::Unauthenticated
             );
         }
-        Door::Json.open(&process.address(), &kept, None).await;
+        Transport::Json.open(&process.address(), &kept, None).await;
         process.kill().await;
     }
 }
@@ -213,12 +215,12 @@ async fn a_token_is_in_no_file_and_in_no_line() {
     let path = folder.path().join("duologue.db");
     let process = start(&path, "0ms").await;
     let mut tokens = Vec::new();
-    for door in Door::ALL {
+    for transport in Transport::ALL {
         let token = create(&process.address()).await;
-        let mut client = door.open(&process.address(), &token, None).await;
+        let mut client = transport.open(&process.address(), &token, None).await;
         client.say("hello", None).await.unwrap();
         client.reply().await;
-        history(&process.address(), door, &token).await;
+        history(&process.address(), transport, &token).await;
         tokens.push(token);
     }
     let look = |expected: &str| {

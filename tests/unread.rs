@@ -7,12 +7,12 @@ use duologue::proto::{self, chat_service_client::ChatServiceClient};
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::net::TcpStream;
 
-use crate::support::{Door, Rest, Running, Setup, create, history, soon};
+use crate::support::{Rest, Running, Setup, Transport, create, history, soon};
 
 /// A session whose log, as JSON, is six times as long as its text: 24 messages and their replies.
 async fn expensive(server: &Running) -> String {
     let token = create(server).await;
-    let mut client = Door::Proto.open(server, &token, None).await;
+    let mut client = Transport::Proto.open(server, &token, None).await;
     let text = "\u{1}".repeat(60_000);
     for _ in 0..12 {
         client.say(&text, None).await.unwrap();
@@ -50,8 +50,8 @@ async fn a_page_is_limited_by_its_encoded_size() {
     let messages = page.json()["messages"].as_array().unwrap().len();
     assert!((1..24).contains(&messages), "{messages}");
     // The whole of it, page by page, over every protocol.
-    for door in Door::ALL {
-        assert_eq!(history(&server, door, &token).await.len(), 24, "{door:?}");
+    for transport in Transport::ALL {
+        assert_eq!(history(&server, transport, &token).await.len(), 24, "{transport:?}");
     }
 }
 

@@ -5,7 +5,7 @@ use secrecy::SecretString;
 use serde_json::json;
 
 use crate::support::{
-    Attached, Door, Event, Rest, Running, Setup, create,
+    Attached, Event, Rest, Running, Setup, Transport, create,
     proto::{self, MessageStatus},
     upstream::{
         self, CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, responder, usage,
@@ -21,21 +21,21 @@ pub struct Talk {
 
 impl Talk {
     pub async fn start() -> Self {
-        Self::through(Door::Json, |_| {}).await
+        Self::through(Transport::Json, |_| {}).await
     }
 
     pub async fn with(change: impl FnOnce(&mut UpstreamSettings)) -> Self {
-        Self::through(Door::Json, change).await
+        Self::through(Transport::Json, change).await
     }
 
-    async fn through(door: Door, change: impl FnOnce(&mut UpstreamSettings)) -> Self {
+    async fn through(transport: Transport, change: impl FnOnce(&mut UpstreamSettings)) -> Self {
         let upstream = Upstream::start().await;
         let mut settings = upstream.settings("one");
         settings.defaults.retries = 0;
         change(&mut settings);
         let server = Setup::answering(responder(vec![settings])).start().await;
         let token = create(&server).await;
-        let client = door.open(&server, &token, None).await;
+        let client = transport.open(&server, &token, None).await;
         Self { upstream, server, client }
     }
 
@@ -343,15 +343,15 @@ fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static
 
 #[tokio::test]
 async fn every_ending_is_told_as_what_it_is_and_nothing_of_the_upstream_with_it() {
-    for door in Door::ALL {
-        let mut talk = Talk::through(door, |_| {}).await;
+    for transport in Transport::ALL {
+        let mut talk = Talk::through(transport, |_| {}).await;
         for (bytes, status, code, text, reason) in endings() {
             // Without a history, of which something could be left out.
             let token = create(&talk.server).await;
-            talk.client = door.open(&talk.server, &token, None).await;
+            talk.client = transport.open(&talk.server, &token, None).await;
             let reply = talk.hear(&bytes).await;
             let shown = &bytes[..bytes.len().min(300)];
-            assert_eq!((reply.status(), failure(&reply)), (status, code), "{door:?}: {shown}");
+            assert_eq!((reply.status(), failure(&reply)), (status, code), "{transport:?}: {shown}");
             assert_eq!(reply.text, text, "{shown}");
             assert_eq!(reply.finish_reason.as_deref().unwrap_or_default(), reason, "{shown}");
             let usage = reply.usage.expect("each reply says what it cost");
@@ -368,7 +368,7 @@ async fn every_ending_is_told_as_what_it_is_and_nothing_of_the_upstream_with_it(
 async fn the_log_of_rest_says_why_a_reply_failed_and_what_it_cost() {
     let mut talk = Talk::start().await;
     let token = create(&talk.server).await;
-    talk.client = Door::Json.open(&talk.server, &token, None).await;
+    talk.client = Transport::Json.open(&talk.server, &token, None).await;
     talk.hear(format!("{HEAD}{}{}{}", delta("so far"), usage(3, 2), DONE)).await;
     let log = Rest::call(&talk.server, "POST", &format!("/refresh_token?token={token}")).await;
     let log = log.json();
@@ -600,7 +600,7 @@ async fn a_long_conversation_is_trimmed_and_that_is_told() {
         settings.context_tokens = 60;
     });
     let server = Setup::answering(responder).start().await;
-    let mut client = Door::Grpc.open(&server, &create(&server).await, None).await;
+    let mut client = Transport::Grpc.open(&server, &create(&server).await, None).await;
     let mut told = Vec::new();
     for n in 0..4 {
         client.say(&format!("question {n}"), None).await.unwrap();
@@ -626,7 +626,7 @@ async fn a_conversation_that_is_left_out_as_a_whole_is_told_as_trimmed() {
         settings.context_tokens = 60;
     });
     let server = Setup::answering(responder).start().await;
-    let mut client = Door::Json.open(&server, &create(&server).await, None).await;
+    let mut client = Transport::Json.open(&server, &create(&server).await, None).await;
     for (n, reply) in ["long ".repeat(99), "short".into()].into_iter().enumerate() {
         client.say("Hi", None).await.unwrap();
         let asked = upstream.asked().await;
@@ -690,7 +690,7 @@ async fn a_query_in_the_base_url_is_sent_with_every_request() {
     let endpoint = duologue::responder::openai::Endpoint::parse(&url).unwrap();
     let server =
         Setup::answering(responder(vec![UpstreamSettings::new("azure", endpoint)])).start().await;
-    let client = Door::Json.open(&server, &create(&server).await, None).await;
+    let client = Transport::Json.open(&server, &create(&server).await, None).await;
     let mut talk = Talk { upstream, server, client };
     talk.client.say("Hi", None).await.unwrap();
     let asked = talk.upstream.asked().await;

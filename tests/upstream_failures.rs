@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     support::{
-        Attached, Clock, Door, Event, Rest, Running, Setup, create,
+        Attached, Clock, Event, Rest, Running, Setup, Transport, create,
         proto::MessageStatus,
         upstream::{
             Asked, CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, responder,
@@ -50,7 +50,7 @@ impl Pool {
     /// Somebody who says something to it.
     async fn talk(&self) -> Attached {
         let token = create(&self.server).await;
-        let mut client = Door::Json.open(&self.server, &token, None).await;
+        let mut client = Transport::Json.open(&self.server, &token, None).await;
         client.say("Hi", None).await.unwrap();
         client
     }
@@ -235,7 +235,7 @@ async fn an_upstream_that_is_not_there_is_unavailable_and_the_next_one_answers()
         (vec![nobody, upstream.settings("there")], "a", ""),
     ] {
         let server = Setup::answering(responder(upstreams)).start().await;
-        let mut client = Door::Json.open(&server, &create(&server).await, None).await;
+        let mut client = Transport::Json.open(&server, &create(&server).await, None).await;
         client.say("Hi", None).await.unwrap();
         if code.is_empty() {
             upstream.always(whole("a"));
@@ -380,7 +380,8 @@ async fn many_replies_at_once_each_get_their_own_answer() {
     let mut clients = Vec::new();
     for n in 0..24 {
         let token = create(&pool.server).await;
-        let mut client = Door::ALL[n % Door::ALL.len()].open(&pool.server, &token, None).await;
+        let mut client =
+            Transport::ALL[n % Transport::ALL.len()].open(&pool.server, &token, None).await;
         client.say(&format!("number {n}"), None).await.unwrap();
         clients.push(client);
     }
@@ -401,7 +402,7 @@ async fn many_replies_at_once_each_get_their_own_answer() {
 async fn the_end_of_the_session_lets_go_of_the_upstream() {
     let mut pool = Pool::of(1, |_| {}).await;
     let token = create(&pool.server).await;
-    let mut client = Door::Json.open(&pool.server, &token, None).await;
+    let mut client = Transport::Json.open(&pool.server, &token, None).await;
     client.say("Hi", None).await.unwrap();
     let asked = pool.upstreams[0].asked().await;
     let revoked = Rest::call(&pool.server, "DELETE", &format!("/token?token={token}")).await;

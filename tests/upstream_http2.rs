@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     support::{
-        Attached, Authority, Clock, Door, Running, Setup, create,
+        Attached, Authority, Clock, Running, Setup, Transport, create,
         proto::MessageStatus,
         soon,
         upstream::{answer, delta},
@@ -102,7 +102,7 @@ async fn talk_with(is_trusted: bool, retries: u32) -> Talk {
     settings.defaults.retries = retries;
     let server = Setup::answering(OpenAi::new(&Settings::one(settings)).unwrap()).start().await;
     let token = create(&server).await;
-    let client = Door::Json.open(&server, &token, None).await;
+    let client = Transport::Json.open(&server, &token, None).await;
     Talk { upstream, client, _server: server }
 }
 

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::{
     process::{Process, command},
     support::{
-        Door, create, soon,
+        Transport, create, soon,
         upstream::{CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, usage},
     },
     upstream::failure,
@@ -150,7 +150,7 @@ async fn upstreams_come_from_a_file_and_a_wrong_one_stops_the_start() {
     let flags = ["--responder", "openai", "--config", path];
     let process = Process::start(&flags).await;
     let server = process.address();
-    let mut client = Door::Grpc.open(&server, &create(&server).await, None).await;
+    let mut client = Transport::Grpc.open(&server, &create(&server).await, None).await;
     client.say("Hi", None).await.unwrap();
     let asked = second.asked().await;
     assert_eq!(asked.headers["authorization"], format!("Bearer {KEY}"));
@@ -197,7 +197,7 @@ async fn neither_keys_nor_texts_are_logged_however_the_upstream_quotes_them() {
         (format!("HTTP/1.1 200 OK\r\n{TEXT}\r\n\r\n"), "upstream_unavailable"),
         (format!("{HEAD}{}", answer(TEXT)), ""),
     ] {
-        let mut client = Door::Json.open(&server, &create(&server).await, None).await;
+        let mut client = Transport::Json.open(&server, &create(&server).await, None).await;
         client.say(TEXT, None).await.unwrap();
         upstream.asked().await.answer(&answers).await;
         assert_eq!(failure(&client.reply().await.1), code, "{answers}");

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     support::{
-        Attached, Clock, Door, Running, Setup, create,
+        Attached, Clock, Running, Setup, Transport, create,
         upstream::{Asked, CHUNKED, DONE, HEAD, Upstream, delta, finish, responder_with},
     },
     upstream::failure,
@@ -36,7 +36,7 @@ impl Talk {
         let responder = responder_with(vec![upstream], |all| all.total_timeout = TOTAL);
         let server = Setup::answering(responder).start().await;
         let clock = Clock::hold();
-        let mut client = Door::Json.open(&server, &create(&server).await, None).await;
+        let mut client = Transport::Json.open(&server, &create(&server).await, None).await;
         client.say("Hi", None).await.unwrap();
         Self { clock, client, _server: server }
     }

@@ -56,7 +56,7 @@ async fn a_refused_plain_message_is_answered_by_one_error_frame_in_its_place() {
     setup.session.max_queued_turns = 1;
     let server = setup.start().await;
     let token = create(&server).await;
-    let mut watcher = crate::support::Door::Json.open(&server, &token, None).await;
+    let mut watcher = crate::support::Transport::Json.open(&server, &token, None).await;
     let mut socket = Socket::open(&server, &format!("?token={token}"), "").await;
     socket.text("one").await;
     watcher.messages(1).await;

@@ -10,8 +10,8 @@ use std::{
 
 use duologue::{
     session::{
-        AppendLimits, Entry, Epoch, MessageId, Name, NewSession, Session, SessionId, Status, Store,
-        Timestamp, Token,
+        AppendLimits, Epoch, MessageId, Name, NewEntry, NewSession, Session, SessionId, Status,
+        Store, Timestamp, Token,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -107,9 +107,9 @@ impl Keeper {
                     max_session_messages: u32::MAX,
                 };
                 let client_message_id = Some(key.into());
-                let entry = Entry::User { id: user, text: MESSAGE.into(), client_message_id };
+                let entry = NewEntry::User { id: user, text: MESSAGE.into(), client_message_id };
                 store.append(session, entry, terms).await?;
-                let entry = Entry::Reply {
+                let entry = NewEntry::Reply {
                     id: reply,
                     text: REPLY.into(),
                     in_reply_to: user,

@@ -44,7 +44,7 @@ pub enum Command {
 
 /// Why a command line cannot be obeyed.
 #[derive(Debug)]
-pub enum Refusal {
+pub enum CommandError {
     /// A setting is wrong: one line that names its place.
     Setting(String),
     /// A flag does not exist: clap's explanation, with a suggestion and the usage.
@@ -53,7 +53,7 @@ pub enum Refusal {
     Usage(String),
 }
 
-impl From<String> for Refusal {
+impl From<String> for CommandError {
     fn from(line: String) -> Self {
         Self::Setting(line)
     }
@@ -63,7 +63,7 @@ impl From<String> for Refusal {
 ///
 /// # Errors
 /// Says which setting is wrong, or which command is used in a wrong way.
-pub fn command(env_file: &EnvFile) -> Result<Command, Refusal> {
+pub fn command(env_file: &EnvFile) -> Result<Command, CommandError> {
     let mut command = command_of(env::args_os().collect(), env_file, |name| env::var_os(name))?;
     if let Command::Serve(config) = &mut command {
         // Not refused: orchestrators set variables of this form by themselves.
@@ -79,7 +79,7 @@ fn command_of(
     arguments: Vec<OsString>,
     env_file: &EnvFile,
     variable: impl Fn(&str) -> Option<OsString>,
-) -> Result<Command, Refusal> {
+) -> Result<Command, CommandError> {
     let parsed = arguments::command()
         .try_get_matches_from(&arguments)
         .and_then(|matches| Ok((Task::of(&matches)?, matches)));
@@ -118,13 +118,13 @@ fn effective(values: &Values) -> String {
     lines
 }
 
-fn refusal(error: &clap::Error, arguments: &[OsString]) -> Result<Command, Refusal> {
+fn refusal(error: &clap::Error, arguments: &[OsString]) -> Result<Command, CommandError> {
     let explanation = error.render().to_string();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Command::Print(explanation)),
-        _ if is_about_a_command(error, arguments) => Err(Refusal::Usage(explanation)),
-        ErrorKind::UnknownArgument => Err(Refusal::Flag(explanation)),
-        _ => Err(Refusal::Setting(one_line(&explanation))),
+        _ if is_about_a_command(error, arguments) => Err(CommandError::Usage(explanation)),
+        ErrorKind::UnknownArgument => Err(CommandError::Flag(explanation)),
+        _ => Err(CommandError::Setting(one_line(&explanation))),
     }
 }
 

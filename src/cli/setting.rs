@@ -84,24 +84,24 @@ pub(super) const SETTING: Setting = Setting {
 macro_rules! field {
     (optional $kind:ty, $($path:ident).+) => {
         $crate::cli::setting::Field {
-            value_name: <$kind as $crate::cli::value::Kind>::NAME,
+            value_name: <$kind as $crate::cli::value::ValueKind>::NAME,
             set: |values, text| {
-                values.$($path).+ = Some(<$kind as $crate::cli::value::Kind>::parse(text)?);
+                values.$($path).+ = Some(<$kind as $crate::cli::value::ValueKind>::parse(text)?);
                 Ok(())
             },
             show: |values| {
-                values.$($path).+.as_ref().map(<$kind as $crate::cli::value::Kind>::show)
+                values.$($path).+.as_ref().map(<$kind as $crate::cli::value::ValueKind>::show)
             },
         }
     };
     ($kind:ty, $($path:ident).+) => {
         $crate::cli::setting::Field {
-            value_name: <$kind as $crate::cli::value::Kind>::NAME,
+            value_name: <$kind as $crate::cli::value::ValueKind>::NAME,
             set: |values, text| {
-                values.$($path).+ = <$kind as $crate::cli::value::Kind>::parse(text)?;
+                values.$($path).+ = <$kind as $crate::cli::value::ValueKind>::parse(text)?;
                 Ok(())
             },
-            show: |values| Some(<$kind as $crate::cli::value::Kind>::show(&values.$($path).+)),
+            show: |values| Some(<$kind as $crate::cli::value::ValueKind>::show(&values.$($path).+)),
         }
     };
 }

@@ -12,8 +12,8 @@ fn parse_with(flags: &[&str], variables: &[(&str, &str)]) -> Result<Command, Str
     let variables: BTreeMap<_, _> = variables.iter().copied().collect();
     let variable = |name: &str| variables.get(name).map(Into::into);
     command_of(arguments, &EnvFile::default(), variable).map_err(|refusal| match refusal {
-        Refusal::Setting(line) => line,
-        Refusal::Flag(text) | Refusal::Usage(text) => one_line(&text),
+        CommandError::Setting(line) => line,
+        CommandError::Flag(text) | CommandError::Usage(text) => one_line(&text),
     })
 }
 

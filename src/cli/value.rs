@@ -12,7 +12,7 @@ use std::{
 use bytesize::ByteSize;
 
 /// A kind of value.
-pub(super) trait Kind {
+pub(super) trait ValueKind {
     /// The type that the program works with.
     type Value;
     /// Stands for the value in the help text.
@@ -31,7 +31,7 @@ pub(super) trait Kind {
 /// A length of time: `500ms`, `30s`, `1h 30m`.
 pub(super) struct Length;
 
-impl Kind for Length {
+impl ValueKind for Length {
     type Value = Duration;
     const NAME: &'static str = "DURATION";
 
@@ -54,7 +54,7 @@ impl Kind for Length {
 /// A number of bytes: `1000`, `64KiB`, `4MiB`.
 pub(super) struct Size;
 
-impl Kind for Size {
+impl ValueKind for Size {
     type Value = usize;
     const NAME: &'static str = "SIZE";
 
@@ -75,7 +75,7 @@ impl Kind for Size {
 /// A number. `u32` and `usize` take whole numbers from 0, `f32` takes fractions too.
 pub(super) struct Number<T>(PhantomData<T>);
 
-impl<T: FromStr + Display> Kind for Number<T> {
+impl<T: FromStr + Display> ValueKind for Number<T> {
     type Value = T;
     const NAME: &'static str = "NUMBER";
 
@@ -98,7 +98,7 @@ impl<T: FromStr + Display> Kind for Number<T> {
 /// `true` or `false`.
 pub(super) struct Switch;
 
-impl Kind for Switch {
+impl ValueKind for Switch {
     type Value = bool;
     const NAME: &'static str = "BOOLEAN";
 
@@ -114,7 +114,7 @@ impl Kind for Switch {
 /// Any text.
 pub(super) struct Text;
 
-impl Kind for Text {
+impl ValueKind for Text {
     type Value = String;
     const NAME: &'static str = "TEXT";
 
@@ -130,7 +130,7 @@ impl Kind for Text {
 /// A path of a file.
 pub(super) struct File;
 
-impl Kind for File {
+impl ValueKind for File {
     type Value = PathBuf;
     const NAME: &'static str = "PATH";
 
@@ -149,7 +149,7 @@ impl Kind for File {
 /// A value whose type says itself how it is written.
 pub(super) struct Word<T>(PhantomData<T>);
 
-impl<T: FromStr<Err = String> + Display> Kind for Word<T> {
+impl<T: FromStr<Err = String> + Display> ValueKind for Word<T> {
     type Value = T;
     const NAME: &'static str = "VALUE";
 
@@ -166,7 +166,7 @@ impl<T: FromStr<Err = String> + Display> Kind for Word<T> {
 /// every IPv4 address of the machine.
 pub(super) struct Address;
 
-impl Kind for Address {
+impl ValueKind for Address {
     type Value = SocketAddr;
     const NAME: &'static str = "HOST:PORT";
 
@@ -194,7 +194,7 @@ impl Kind for Address {
 /// A listen address, or `off`.
 pub(super) struct AddressOrOff;
 
-impl Kind for AddressOrOff {
+impl ValueKind for AddressOrOff {
     type Value = Option<SocketAddr>;
     const NAME: &'static str = "HOST:PORT";
 

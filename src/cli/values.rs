@@ -128,7 +128,7 @@ impl Default for Values {
             transport: transport::Settings::default(),
             origins: None,
             hosts: None,
-            telemetry: telemetry::Settings { filter: telemetry::Filter::default(), json: false },
+            telemetry: telemetry::Settings { filter: telemetry::LogFilter::default(), json: false },
             upstreams: Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{
-    failure::Failure,
+    failure::CommandFailure,
     print::{self, count},
 };
 use crate::store::SqliteFile;
@@ -21,7 +21,7 @@ pub struct Arguments {
     force: bool,
 }
 
-pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailure> {
     let file = SqliteFile::open(path)?;
     let bar = print::progress(0, "{wide_bar} {percent:>3} %  {eta} left");
     let copied = file.back_up(&arguments.file, arguments.force, |copied, all| {

@@ -11,13 +11,13 @@ use clap::Args;
 use indicatif::ProgressBar;
 
 use super::{
-    failure::{Failure, no_session},
+    failure::{CommandFailure, no_session},
     print::{self, count},
     record::Record,
 };
 use crate::{
     session::{SessionId, Timestamp},
-    store::{Filter, SqliteFile, StoredSession},
+    store::{SessionFilter, SqliteFile, StoredSession},
 };
 
 /// Sessions that are looked up at a time.
@@ -34,7 +34,7 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailure> {
     let file = SqliteFile::open(path)?;
     match &arguments.output {
         None => {
@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
         }
         Some(output) => {
             let cannot = |error: io::Error| {
-                Failure::Told(format!("cannot write {}: {error}", output.display()))
+                CommandFailure::Told(format!("cannot write {}: {error}", output.display()))
             };
             let new = File::options().write(true).create_new(true).mode(0o600).open(output);
             let mut out = BufWriter::new(new.map_err(cannot)?);
@@ -57,8 +57,8 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
                     // A part of an export looks like one, and is none.
                     drop(fs::remove_file(output));
                     return Err(match failure {
-                        Failure::Output(error) => cannot(error),
-                        told @ Failure::Told(_) => told,
+                        CommandFailure::Output(error) => cannot(error),
+                        told @ CommandFailure::Told(_) => told,
                     });
                 }
             }
@@ -68,7 +68,11 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
 }
 
 /// Writes the sessions of one moment; says how many.
-fn export(file: &SqliteFile, ids: &[SessionId], out: &mut impl Write) -> Result<String, Failure> {
+fn export(
+    file: &SqliteFile,
+    ids: &[SessionId],
+    out: &mut impl Write,
+) -> Result<String, CommandFailure> {
     let now = Timestamp::of_wall_clock();
     let mut exporting = Exporting { file, out, bar: ProgressBar::hidden(), messages: 0 };
     let sessions = if ids.is_empty() { exporting.all(now)? } else { exporting.some(ids)? };
@@ -86,12 +90,12 @@ struct Exporting<'a, W> {
 }
 
 impl<W: Write> Exporting<'_, W> {
-    fn begin(&mut self, sessions: u64, messages: u64) -> Result<(), Failure> {
+    fn begin(&mut self, sessions: u64, messages: u64) -> Result<(), CommandFailure> {
         self.bar = print::progress(messages, "{wide_bar} {pos}/{len} messages  {eta} left");
         Ok(print::json(self.out, &Record::header(sessions))?)
     }
 
-    fn some(&mut self, ids: &[SessionId]) -> Result<u64, Failure> {
+    fn some(&mut self, ids: &[SessionId]) -> Result<u64, CommandFailure> {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
@@ -105,8 +109,8 @@ impl<W: Write> Exporting<'_, W> {
         Ok(chosen.len() as u64)
     }
 
-    fn all(&mut self, now: Timestamp) -> Result<u64, Failure> {
-        let filter = Filter { now, ..Filter::default() };
+    fn all(&mut self, now: Timestamp) -> Result<u64, CommandFailure> {
+        let filter = SessionFilter { now, ..SessionFilter::default() };
         let (sessions, messages) = self.file.totals(&filter)?;
         self.begin(sessions, messages)?;
         let mut after = None;
@@ -120,7 +124,7 @@ impl<W: Write> Exporting<'_, W> {
         }
     }
 
-    fn one(&mut self, stored: &StoredSession) -> Result<(), Failure> {
+    fn one(&mut self, stored: &StoredSession) -> Result<(), CommandFailure> {
         let id = stored.session.id;
         print::json(self.out, &Record::session(stored, Some(&stored.token)))?;
         let waiting = self.file.waiting(id)?;

@@ -6,26 +6,26 @@ use crate::{session, store::OpenError};
 
 /// Why a command failed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CommandFailure {
     /// The output cannot be written.
     Output(io::Error),
     /// One line for the operator.
     Told(String),
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for CommandFailure {
     fn from(error: io::Error) -> Self {
         Self::Output(error)
     }
 }
 
-impl From<OpenError> for Failure {
+impl From<OpenError> for CommandFailure {
     fn from(error: OpenError) -> Self {
         Self::Told(error.to_string())
     }
 }
 
 /// Returns the failure for an id that no session has.
-pub(super) fn no_session(id: session::SessionId) -> Failure {
-    Failure::Told(format!("there is no session {id}"))
+pub(super) fn no_session(id: session::SessionId) -> CommandFailure {
+    CommandFailure::Told(format!("there is no session {id}"))
 }

@@ -13,8 +13,8 @@ use indicatif::ProgressBar;
 use serde::de::DeserializeOwned;
 
 use super::{
-    failure::Failure,
-    print::{self, Shown, count},
+    failure::CommandFailure,
+    print::{self, Printable, count},
     record::{self, Announcement, MessageRecord, Record, RoleName, SessionRecord, StatusName},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
         self, Epoch, Message, MessageId, Name, NewMessage, Role, Session, SessionId, Status,
         Timestamp,
     },
-    store::{Import, SqliteFile, StoredLog, StoredSession, Waiting},
+    store::{Import, SqliteFile, StoredLog, StoredSession, UnansweredTurn},
 };
 
 /// Sessions and messages that are kept in one transaction, for which a gateway waits.
@@ -37,7 +37,7 @@ pub struct Arguments {
 
 /// What became of the sessions.
 #[derive(Default)]
-struct Tally {
+struct ImportCounts {
     imported: u64,
     messages: u64,
     there: u64,
@@ -49,12 +49,12 @@ pub(super) fn run(
     arguments: &Arguments,
     path: &Path,
     limits: &session::Settings,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     let (input, length): (Box<dyn io::Read>, _) = match &arguments.file {
         None => (Box::new(io::stdin().lock()), None),
         Some(name) => {
             let cannot = |error: io::Error| {
-                Failure::Told(format!("cannot read {}: {error}", name.display()))
+                CommandFailure::Told(format!("cannot read {}: {error}", name.display()))
             };
             let input = File::open(name).map_err(cannot)?;
             let length = input.metadata().map_err(cannot)?.len();
@@ -71,28 +71,29 @@ pub(super) fn run(
         file: SqliteFile::open_or_make(path)?,
         group: Vec::new(),
         messages: 0,
-        tally: Tally::default(),
+        tally: ImportCounts::default(),
         bar: bar.clone(),
     };
     let read = importing.all(&mut lines, limits, announced);
     let stored = importing.keep();
     bar.finish_and_clear();
-    let Tally { imported, messages, there, differ, expired } = importing.tally;
+    let ImportCounts { imported, messages, there, differ, expired } = importing.tally;
     let summary = format!(
         "{} imported, with {}; {there} already there, {differ} different and left alone, \
          {expired} expired",
         count(imported, "session"),
         count(messages, "message"),
     );
-    // What stands before a line that is wrong is kept: both are said.
+    // What stands before a line that is wrong is kept: both are recorded.
     print::report(&summary);
     stored?;
     read?;
     match differ {
         0 => Ok(()),
-        _ => {
-            Err(Failure::Told(format!("{} different from what is there", count(differ, "session"))))
-        }
+        _ => Err(CommandFailure::Told(format!(
+            "{} different from what is there",
+            count(differ, "session")
+        ))),
     }
 }
 
@@ -101,7 +102,7 @@ struct Importing {
     group: Vec<StoredLog>,
     /// In the group.
     messages: usize,
-    tally: Tally,
+    tally: ImportCounts,
     bar: ProgressBar,
 }
 
@@ -111,7 +112,7 @@ impl Importing {
         lines: &mut Lines<R>,
         limits: &session::Settings,
         announced: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CommandFailure> {
         let mut sessions = 0;
         while let Some(log) = lines.session(limits)? {
             sessions += 1;
@@ -124,11 +125,11 @@ impl Importing {
         if sessions == announced {
             return Ok(());
         }
-        Err(Failure::Told(format!("it holds {sessions} of {}", count(announced, "session"))))
+        Err(CommandFailure::Told(format!("it holds {sessions} of {}", count(announced, "session"))))
     }
 
     /// Keeps the group.
-    fn keep(&mut self) -> Result<(), Failure> {
+    fn keep(&mut self) -> Result<(), CommandFailure> {
         let group = std::mem::take(&mut self.group);
         self.messages = 0;
         let done = self.file.import(&group, Timestamp::of_wall_clock())?;
@@ -171,11 +172,11 @@ impl<R: BufRead> Lines<R> {
         Self { input, number: 0, longest, seen: HashSet::new() }
     }
 
-    fn wrong(&self, problem: impl AsRef<str>) -> Failure {
-        Failure::Told(format!("line {}: {}", self.number, Shown(problem.as_ref())))
+    fn wrong(&self, problem: impl AsRef<str>) -> CommandFailure {
+        CommandFailure::Told(format!("line {}: {}", self.number, Printable(problem.as_ref())))
     }
 
-    fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    fn next(&mut self) -> Result<Option<Vec<u8>>, CommandFailure> {
         loop {
             self.number += 1;
             let mut line = Vec::new();
@@ -197,7 +198,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    fn parse<T: DeserializeOwned>(&self, line: &[u8]) -> Result<T, Failure> {
+    fn parse<T: DeserializeOwned>(&self, line: &[u8]) -> Result<T, CommandFailure> {
         serde_json::from_slice(line).map_err(|error| {
             // Its own line number is always 1.
             let told = error.to_string();
@@ -207,7 +208,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// Checks the first line; how many sessions it announces.
-    fn header(&mut self) -> Result<u64, Failure> {
+    fn header(&mut self) -> Result<u64, CommandFailure> {
         let line = self.next()?.ok_or_else(|| self.wrong("there is nothing"))?;
         let announcement = self.parse::<Announcement>(&line);
         let announcement =
@@ -224,7 +225,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next session with its messages, checked as if it had been said to a gateway.
-    fn session(&mut self, limits: &session::Settings) -> Result<Option<StoredLog>, Failure> {
+    fn session(&mut self, limits: &session::Settings) -> Result<Option<StoredLog>, CommandFailure> {
         let Some(line) = self.next()? else { return Ok(None) };
         let Record::Session(record) = self.parse(&line)? else {
             return Err(self.wrong("a session is expected here"));
@@ -286,7 +287,7 @@ struct Log {
     ids: HashSet<MessageId>,
     client_ids: HashSet<Arc<str>>,
     /// User messages without a reply so far, and how far that has come.
-    unanswered: HashMap<MessageId, Waiting>,
+    unanswered: HashMap<MessageId, UnansweredTurn>,
     /// Those of which the export says that they have none.
     expected: HashSet<MessageId>,
 }
@@ -351,13 +352,13 @@ impl Log {
         {
             return Err("the client_message_id was there already".into());
         }
-        let mut waiting = Waiting { seq: record.seq, attempt: 1, text: String::new() };
-        if let Some(said) = &record.waiting {
-            let is_attempt = (1..=session::MAX_ATTEMPTS).contains(&said.attempt);
-            if !is_attempt || said.text.len() > limits.max_reply_size {
+        let mut waiting = UnansweredTurn { seq: record.seq, attempt: 1, text: String::new() };
+        if let Some(recorded) = &record.waiting {
+            let is_attempt = (1..=session::MAX_ATTEMPTS).contains(&recorded.attempt);
+            if !is_attempt || recorded.text.len() > limits.max_reply_size {
                 return Err("how far the reply has come is not valid".into());
             }
-            (waiting.attempt, waiting.text) = (said.attempt, said.text.clone());
+            (waiting.attempt, waiting.text) = (recorded.attempt, recorded.text.clone());
             self.expected.insert(id);
         }
         self.unanswered.insert(id, waiting);

@@ -17,7 +17,7 @@ mod sessions;
 use std::{io, path::Path};
 
 use clap::Subcommand;
-use failure::Failure;
+use failure::CommandFailure;
 
 use crate::{session, store};
 
@@ -63,9 +63,9 @@ pub fn run(
     };
     match dispatch(command, path, limits) {
         Ok(()) => Ok(()),
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(Failure::Output(error)) => Err(format!("cannot write: {error}")),
-        Err(Failure::Told(line)) => Err(line),
+        Err(CommandFailure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(CommandFailure::Output(error)) => Err(format!("cannot write: {error}")),
+        Err(CommandFailure::Told(line)) => Err(line),
     }
 }
 
@@ -73,7 +73,7 @@ fn dispatch(
     command: &Administration,
     path: &Path,
     limits: &session::Settings,
-) -> Result<(), Failure> {
+) -> Result<(), CommandFailure> {
     match command {
         Administration::Sessions(Sessions::List(arguments)) => sessions::list(arguments, path),
         Administration::Sessions(Sessions::Show(arguments)) => sessions::show(arguments, path),

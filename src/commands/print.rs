@@ -20,9 +20,9 @@ pub(super) fn time(at: Timestamp) -> String {
 }
 
 /// Characters that hide or steer are spelled out.
-pub(super) struct Shown<'a>(pub(super) &'a str);
+pub(super) struct Printable<'a>(pub(super) &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
             c if Name::hides(c) => write!(f, "{}", c.escape_unicode()),
@@ -32,9 +32,9 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// A value between tabs, which can be read back: `\t`, `\n`, `\\`, `\u{…}`.
-pub(super) struct Field<'a>(pub(super) &'a str);
+pub(super) struct TableField<'a>(pub(super) &'a str);
 
-impl fmt::Display for Field<'_> {
+impl fmt::Display for TableField<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|c| match c {
             '\t' => f.write_str("\\t"),
@@ -95,9 +95,9 @@ mod tests {
 
     #[test]
     fn nothing_steers_a_terminal_or_breaks_a_line() {
-        let field = Field(NASTY).to_string();
+        let field = TableField(NASTY).to_string();
         assert_eq!(field, "a\\tb\\nc\\\\d\\u{1b}[2J\\u{9b}\\u{202e}\\u{e0041}é🦀");
-        assert!(!Shown(NASTY).to_string().contains(Name::hides));
+        assert!(!Printable(NASTY).to_string().contains(Name::hides));
     }
 
     #[test]

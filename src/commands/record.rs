@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use super::print;
 use crate::{
     session::{Message, Role, SessionId, Status, Timestamp, TokenHash, Usage},
-    store::{StoredSession, Waiting},
+    store::{StoredSession, UnansweredTurn},
 };
 
 /// The version of the form.
@@ -40,7 +40,7 @@ pub(super) struct AnyVersion {
 #[serde(deny_unknown_fields)]
 pub(super) struct Header {
     pub(super) format: u32,
-    pub(super) exported_at: Moment,
+    pub(super) exported_at: RecordTime,
     /// Sessions that follow: so that a file that was cut off is noticed.
     pub(super) sessions: u64,
 }
@@ -54,9 +54,9 @@ pub(super) struct SessionRecord {
     /// SHA-256 of the token's text, in hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_sha256: Option<String>,
-    pub(super) created_at: Moment,
-    pub(super) expires_at: Moment,
-    pub(super) ends_at: Moment,
+    pub(super) created_at: RecordTime,
+    pub(super) expires_at: RecordTime,
+    pub(super) ends_at: RecordTime,
     /// Messages that follow.
     pub(super) messages: u32,
 }
@@ -68,7 +68,7 @@ pub(super) struct MessageRecord {
     pub(super) session: String,
     pub(super) seq: u32,
     pub(super) id: String,
-    pub(super) created_at: Moment,
+    pub(super) created_at: RecordTime,
     pub(super) role: RoleName,
     pub(super) text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,15 +129,15 @@ pub(super) struct UsageRecord {
 
 /// A time, RFC 3339 in UTC, to the millisecond.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment(pub(super) Timestamp);
+pub(super) struct RecordTime(pub(super) Timestamp);
 
-impl Serialize for Moment {
+impl Serialize for RecordTime {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&print::time(self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Moment {
+impl<'de> Deserialize<'de> for RecordTime {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let time = humantime::parse_rfc3339(&text)
@@ -148,7 +148,7 @@ impl<'de> Deserialize<'de> for Moment {
 
 impl Record {
     pub(super) fn header(sessions: u64) -> Self {
-        let exported_at = Moment(Timestamp::of_wall_clock());
+        let exported_at = RecordTime(Timestamp::of_wall_clock());
         Self::Export(Header { format: FORMAT, exported_at, sessions })
     }
 
@@ -159,19 +159,23 @@ impl Record {
             name: session.name.as_str().into(),
             epoch: session.epoch.as_str().into(),
             token_sha256: token.map(hexadecimal),
-            created_at: Moment(session.created_at),
-            expires_at: Moment(session.expires_at),
-            ends_at: Moment(session.ends_at),
+            created_at: RecordTime(session.created_at),
+            expires_at: RecordTime(session.expires_at),
+            ends_at: RecordTime(session.ends_at),
             messages: *messages,
         })
     }
 
-    pub(super) fn message(id: SessionId, message: &Message, waiting: Option<&Waiting>) -> Self {
+    pub(super) fn message(
+        id: SessionId,
+        message: &Message,
+        waiting: Option<&UnansweredTurn>,
+    ) -> Self {
         let mut record = MessageRecord {
             session: id.to_string(),
             seq: message.seq,
             id: message.id.to_string(),
-            created_at: Moment(message.created_at),
+            created_at: RecordTime(message.created_at),
             role: RoleName::User,
             text: message.text.as_ref().into(),
             client_message_id: None,
@@ -203,7 +207,7 @@ impl Record {
 }
 
 impl WaitingRecord {
-    fn of(waiting: &Waiting) -> Self {
+    fn of(waiting: &UnansweredTurn) -> Self {
         Self { attempt: waiting.attempt, text: waiting.text.clone() }
     }
 }

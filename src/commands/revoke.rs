@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{failure::Failure, print::count};
+use super::{failure::CommandFailure, print::count};
 use crate::{session::SessionId, store::SqliteFile};
 
 /// Arguments of `sessions revoke`.
@@ -18,7 +18,7 @@ pub struct Arguments {
     ids: Vec<SessionId>,
 }
 
-pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
+pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailure> {
     let mut file = SqliteFile::open_for_changes(path)?;
     let mut unknown = Vec::new();
     let mut printed = Ok(());
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), Failure> {
         [] => Ok(printed?),
         ids => {
             let what = count(ids.len() as u64, "session");
-            Err(Failure::Told(format!("{what} not there: {}", ids.join(", "))))
+            Err(CommandFailure::Told(format!("{what} not there: {}", ids.join(", "))))
         }
     }
 }

@@ -9,13 +9,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    failure::{Failure, no_session},
-    print::{self, Field, Shown, count, time},
+    failure::{CommandFailure, no_session},
+    print::{self, Printable, TableField, count, time},
     record,
 };
 use crate::{
     session::{Message, Role, SessionId, Status, Timestamp},
-    store::{Filter, SqliteFile, StoredSession},
+    store::{SessionFilter, SqliteFile, StoredSession},
 };
 
 /// Sessions that are read at a time. A gateway's log of changes grows while a read goes on,
@@ -25,7 +25,7 @@ const PAGE: u32 = 512;
 /// Arguments of `sessions list`.
 #[derive(Args, Clone, Debug)]
 pub struct ListArguments {
-    /// Only visitors whose name holds this (ASCII letters in either case)
+    /// Only users whose name holds this (ASCII letters in either case)
     #[arg(long)]
     name: Option<String>,
 
@@ -58,14 +58,14 @@ pub struct ShowArguments {
 }
 
 #[derive(Clone, Copy)]
-enum Form {
+enum OutputFormat {
     Table,
     Tabs,
     Json,
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct TableRow<'a> {
     id: String,
     name: &'a str,
     created_at: String,
@@ -74,22 +74,22 @@ struct Row<'a> {
     last_activity: String,
 }
 
-pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), Failure> {
+pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), CommandFailure> {
     let file = SqliteFile::open(path)?;
     let form = match arguments.json {
-        true => Form::Json,
-        false if io::stdout().is_terminal() => Form::Table,
-        false => Form::Tabs,
+        true => OutputFormat::Json,
+        false if io::stdout().is_terminal() => OutputFormat::Table,
+        false => OutputFormat::Tabs,
     };
     let mut out = BufWriter::new(io::stdout().lock());
-    if let Form::Table = form {
+    if let OutputFormat::Table = form {
         writeln!(
             out,
             "{:36}  {:24}  {:24}  {:>8}  {:24}  NAME",
             "ID", "CREATED", "EXPIRES", "MESSAGES", "LAST ACTIVITY"
         )?;
     }
-    let filter = Filter {
+    let filter = SessionFilter {
         name: arguments.name.clone(),
         expired: arguments.expired,
         now: Timestamp::of_wall_clock(),
@@ -111,9 +111,9 @@ pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), Failure
     Ok(out.flush()?)
 }
 
-fn row(out: &mut impl Write, stored: &StoredSession, form: Form) -> io::Result<()> {
+fn row(out: &mut impl Write, stored: &StoredSession, form: OutputFormat) -> io::Result<()> {
     let StoredSession { session, messages, last_activity, .. } = stored;
-    let row = Row {
+    let row = TableRow {
         id: session.id.to_string(),
         name: session.name.as_str(),
         created_at: time(session.created_at),
@@ -121,16 +121,16 @@ fn row(out: &mut impl Write, stored: &StoredSession, form: Form) -> io::Result<(
         messages: *messages,
         last_activity: time(*last_activity),
     };
-    let Row { id, name, created_at, expires_at, messages, last_activity } = &row;
+    let TableRow { id, name, created_at, expires_at, messages, last_activity } = &row;
     match form {
-        Form::Json => print::json(out, &row),
-        Form::Tabs => {
-            let name = Field(name);
+        OutputFormat::Json => print::json(out, &row),
+        OutputFormat::Tabs => {
+            let name = TableField(name);
             writeln!(out, "{id}\t{name}\t{created_at}\t{expires_at}\t{messages}\t{last_activity}")
         }
         // The name last: how wide it is shown is not known.
-        Form::Table => {
-            let name = Shown(name);
+        OutputFormat::Table => {
+            let name = Printable(name);
             writeln!(
                 out,
                 "{id}  {created_at}  {expires_at}  {messages:>8}  {last_activity}  {name}"
@@ -139,7 +139,7 @@ fn row(out: &mut impl Write, stored: &StoredSession, form: Form) -> io::Result<(
     }
 }
 
-pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), Failure> {
+pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), CommandFailure> {
     let file = SqliteFile::open(path)?;
     let id = arguments.id;
     let stored = file.session(id)?.ok_or_else(|| no_session(id))?;
@@ -171,7 +171,7 @@ fn head(out: &mut impl Write, stored: &StoredSession, waiting: u64) -> io::Resul
     let StoredSession { session, messages, last_activity, .. } = stored;
     let expired = session.expires_at <= Timestamp::of_wall_clock();
     writeln!(out, "session        {}", session.id)?;
-    writeln!(out, "name           {}", Shown(session.name.as_str()))?;
+    writeln!(out, "name           {}", Printable(session.name.as_str()))?;
     writeln!(out, "created        {}", time(session.created_at))?;
     writeln!(out, "last activity  {}", time(*last_activity))?;
     let word = if expired { "expired" } else { "expires" };
@@ -191,7 +191,7 @@ fn entry(out: &mut impl Write, message: &Message, waits: bool) -> io::Result<()>
         Role::User { client_message_id } => {
             write!(out, "user")?;
             if let Some(id) = client_message_id {
-                write!(out, "  {}", Shown(id))?;
+                write!(out, "  {}", Printable(id))?;
             }
             if waits {
                 write!(out, "  (waits for its reply)")?;
@@ -200,7 +200,7 @@ fn entry(out: &mut impl Write, message: &Message, waits: bool) -> io::Result<()>
         Role::Assistant { status, usage, .. } => {
             write!(out, "assistant  {}", status.as_str())?;
             if let Status::Failed(failure) = status {
-                write!(out, ": {} ({})", Shown(&failure.message), Shown(&failure.code))?;
+                write!(out, ": {} ({})", Printable(&failure.message), Printable(&failure.code))?;
             }
             if let Some(usage) = usage {
                 let about = if usage.estimated { "about " } else { "" };
@@ -210,5 +210,5 @@ fn entry(out: &mut impl Write, message: &Message, waits: bool) -> io::Result<()>
         }
     }
     writeln!(out)?;
-    text.split('\n').try_for_each(|line| writeln!(out, "    {}", Shown(line)))
+    text.split('\n').try_for_each(|line| writeln!(out, "    {}", Printable(line)))
 }

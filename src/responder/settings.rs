@@ -10,7 +10,7 @@ use crate::session::Responder;
 pub enum Settings {
     /// A fixed text, as from a model.
     Simulated {
-        /// The text; `{text}` and `{name}` stand for the message and the visitor's name.
+        /// The text; `{text}` and `{name}` stand for the message and the user's name.
         reply: String,
         /// Between words; zero sends the whole text as one delta.
         delay: Duration,

@@ -10,13 +10,13 @@ use crate::session::{Chunk, History, Outcome, Prompt, Reply, Responder, estimate
 /// See the module.
 #[derive(Debug)]
 pub struct Simulated {
-    template: Vec<Part>,
+    template: Vec<TemplatePart>,
     delay: Duration,
     finish_reason: Arc<str>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Fixed(String),
     Text,
     Name,
@@ -24,7 +24,7 @@ enum Part {
 
 impl Simulated {
     /// Says `template`, in which `{text}` and `{name}` stand for the message and the
-    /// visitor's name, with a `delay` between words.
+    /// user's name, with a `delay` between words.
     #[must_use]
     pub fn new(template: &str, delay: Duration) -> Self {
         Self { template: parse(template), delay, finish_reason: "stop".into() }
@@ -32,9 +32,9 @@ impl Simulated {
 
     fn reply(&self, prompt: &Prompt) -> String {
         let parts = self.template.iter().map(|part| match part {
-            Part::Fixed(text) => text.as_str(),
-            Part::Text => &prompt.message.text,
-            Part::Name => prompt.name.as_str(),
+            TemplatePart::Fixed(text) => text.as_str(),
+            TemplatePart::Text => &prompt.message.text,
+            TemplatePart::Name => prompt.name.as_str(),
         });
         parts.collect()
     }
@@ -65,20 +65,20 @@ impl Responder for Simulated {
 }
 
 /// Replacing in one pass: a message that holds "{name}" is not a template.
-fn parse(template: &str) -> Vec<Part> {
+fn parse(template: &str) -> Vec<TemplatePart> {
     let mut parts = Vec::new();
     let mut rest = template;
     while let Some((at, length, part)) = next_placeholder(rest) {
-        parts.push(Part::Fixed(rest[..at].into()));
+        parts.push(TemplatePart::Fixed(rest[..at].into()));
         parts.push(part);
         rest = &rest[at + length..];
     }
-    parts.push(Part::Fixed(rest.into()));
+    parts.push(TemplatePart::Fixed(rest.into()));
     parts
 }
 
-fn next_placeholder(text: &str) -> Option<(usize, usize, Part)> {
-    [("{text}", Part::Text), ("{name}", Part::Name)]
+fn next_placeholder(text: &str) -> Option<(usize, usize, TemplatePart)> {
+    [("{text}", TemplatePart::Text), ("{name}", TemplatePart::Name)]
         .into_iter()
         .filter_map(|(placeholder, part)| Some((text.find(placeholder)?, placeholder.len(), part)))
         .min_by_key(|(at, ..)| *at)
@@ -118,13 +118,13 @@ mod tests {
 
     #[tokio::test]
     async fn without_delay_the_reply_is_one_delta() {
-        let said = deltas("{name} said: {text}.", Duration::ZERO, "I am {name}").await;
-        assert_eq!(said, ["Ada said: I am {name}."]);
+        let pieces = deltas("{name} said: {text}.", Duration::ZERO, "I am {name}").await;
+        assert_eq!(pieces, ["Ada said: I am {name}."]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn with_a_delay_it_streams_word_by_word() {
-        let said = deltas("one two  three", Duration::from_secs(1), "").await;
-        assert_eq!(said, ["one ", "two ", " ", "three"]);
+        let pieces = deltas("one two  three", Duration::from_secs(1), "").await;
+        assert_eq!(pieces, ["one ", "two ", " ", "three"]);
     }
 }

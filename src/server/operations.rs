@@ -1,5 +1,5 @@
 //! The second port, for those who run the gateway: metrics and probes. It belongs on an
-//! address that visitors cannot reach.
+//! address that users cannot reach.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 

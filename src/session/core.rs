@@ -70,6 +70,7 @@ impl Core {
         if let Err(error) = &found
             && error.kind() == ErrorKind::SessionExpired
         {
+            // Addresses of users are logged at this level only.
             let address = caller.address.map(tracing::field::display);
             tracing::debug!(target: PEER, address, "token refused");
         }

@@ -24,18 +24,18 @@ pub(super) struct Metrics {
     interrupted: Counter,
     failed: Counter,
     failures: Failures,
-    exact: Tokens,
-    estimated: Tokens,
+    exact: TokenCounters,
+    estimated: TokenCounters,
     first_delta: Histogram,
     reply: Histogram,
 }
 
-struct Tokens {
+struct TokenCounters {
     input: Counter,
     output: Counter,
 }
 
-impl Tokens {
+impl TokenCounters {
     fn new(figures: &'static str) -> Self {
         let of = |direction: &'static str| counter!("duologue_tokens_total", "direction" => direction, "figures" => figures);
         Self { input: of("in"), output: of("out") }
@@ -59,8 +59,8 @@ impl Metrics {
             interrupted: replies("interrupted"),
             failed: replies("failed"),
             failures: Failures::default(),
-            exact: Tokens::new("exact"),
-            estimated: Tokens::new("estimated"),
+            exact: TokenCounters::new("exact"),
+            estimated: TokenCounters::new("estimated"),
             first_delta: histogram!("duologue_first_delta_seconds"),
             reply: histogram!("duologue_reply_seconds"),
         }

@@ -36,8 +36,8 @@ pub use model::{
     Result, Role, Session, SessionId, Status, Timestamp, Token, TokenHash, Usage, estimate_tokens,
 };
 pub use ports::{
-    AppendLimits, Appended, Checkpoint, Chunk, Chunks, Entry, Head, History, NewSession, Outcome,
-    Page, Prompt, Reply, Responder, Snapshot, Store, Swept, Unfinished,
+    AppendLimits, Appended, Checkpoint, Chunk, Chunks, Head, History, NewEntry, NewSession,
+    Outcome, Page, Prompt, Reply, Responder, Snapshot, Store, Swept, Unfinished,
 };
 pub use service::{Created, Gateway};
 pub use settings::Settings;

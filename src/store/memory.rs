@@ -9,7 +9,7 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Head, Message, MessageId,
+    AppendLimits, Appended, Checkpoint, Error, ErrorKind, Head, Message, MessageId, NewEntry,
     NewSession, Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash,
     Unfinished, Usage,
 };
@@ -28,7 +28,7 @@ pub struct MemoryStore {
 
 #[derive(Debug, Default)]
 struct Tables {
-    sessions: BTreeMap<SessionId, Row>,
+    sessions: BTreeMap<SessionId, SessionRow>,
     tokens: HashMap<TokenHash, SessionId>,
     /// When to look whether a session has expired: one entry for each. A renewal does
     /// not move it, so that it is never too late and costs a message nothing.
@@ -37,7 +37,7 @@ struct Tables {
 }
 
 #[derive(Debug)]
-struct Row {
+struct SessionRow {
     session: Session,
     review_at: Timestamp,
     token: TokenHash,
@@ -47,11 +47,11 @@ struct Row {
     /// Numbers of the user messages that have a `client_message_id`.
     keys: HashMap<Arc<str>, u32>,
     /// What waits for its reply, in order. Few: the queue of turns is short.
-    unanswered: VecDeque<Waiting>,
+    unanswered: VecDeque<UnansweredTurn>,
 }
 
 #[derive(Clone, Debug)]
-struct Waiting {
+struct UnansweredTurn {
     /// Number of the user message.
     seq: u32,
     /// How far its reply has come.
@@ -84,7 +84,7 @@ impl Store for MemoryStore {
         let id = new.session.id;
         tables.tokens.insert(new.token, id);
         tables.reviews.insert((new.session.expires_at, id));
-        tables.sessions.insert(id, Row::new(new));
+        tables.sessions.insert(id, SessionRow::new(new));
         Ok(())
     }
 
@@ -146,14 +146,19 @@ impl Store for MemoryStore {
         Ok(sessions.iter().filter_map(head).collect())
     }
 
-    async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {
+    async fn append(
+        &self,
+        id: SessionId,
+        entry: NewEntry,
+        terms: AppendLimits,
+    ) -> Result<Appended> {
         let mut tables = self.tables();
         let size = tables.size;
         let row = tables.row(id, terms.now)?;
         if let Some(appended) = row.appended_before(&entry)? {
             return Ok(appended);
         }
-        let renews = matches!(entry, Entry::User { .. });
+        let renews = matches!(entry, NewEntry::User { .. });
         if renews {
             row.check(&terms)?;
             if size + entry_size(&entry) > self.max_size {
@@ -173,7 +178,7 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         let mut waiting = tables.row(id, now)?.unanswered.iter_mut();
         if let Some(turn) = waiting.find(|turn| turn.seq == at.seq) {
-            *turn = Waiting { seq: at.seq, attempt: at.attempt, text: at.text };
+            *turn = UnansweredTurn { seq: at.seq, attempt: at.attempt, text: at.text };
         }
         Ok(())
     }
@@ -206,7 +211,8 @@ impl Store for MemoryStore {
         let tables = self.tables();
         let first = after.map_or(SessionId::from_bytes([0; 16]), |(id, _)| id);
         let rows = tables.sessions.range(first..).map(|(_, row)| row);
-        let turns = rows.filter(|row| row.session.expires_at > now).flat_map(Row::unfinished);
+        let turns =
+            rows.filter(|row| row.session.expires_at > now).flat_map(SessionRow::unfinished);
         let rest = turns
             .filter(|turn| after.is_none_or(|after| after < (turn.session.id, turn.message.seq)));
         Ok(rest.take(limit).collect())
@@ -223,7 +229,7 @@ impl Store for MemoryStore {
 }
 
 impl Tables {
-    fn row(&mut self, id: SessionId, now: Timestamp) -> Result<&mut Row> {
+    fn row(&mut self, id: SessionId, now: Timestamp) -> Result<&mut SessionRow> {
         let row = self.sessions.get_mut(&id);
         row.filter(|row| row.session.expires_at > now)
             .ok_or_else(|| ErrorKind::SessionExpired.into())
@@ -238,7 +244,7 @@ impl Tables {
     }
 }
 
-impl Row {
+impl SessionRow {
     fn new(new: NewSession) -> Self {
         Self {
             review_at: new.session.expires_at,
@@ -266,17 +272,17 @@ impl Row {
     }
 
     /// The first answer again, if this entry was appended before.
-    fn appended_before(&self, entry: &Entry) -> Result<Option<Appended>> {
+    fn appended_before(&self, entry: &NewEntry) -> Result<Option<Appended>> {
         let message = match entry {
-            Entry::User { client_message_id, .. } => {
+            NewEntry::User { client_message_id, .. } => {
                 let seq = client_message_id.as_ref().and_then(|key| self.keys.get(key));
                 seq.and_then(|seq| self.message(*seq))
             }
-            Entry::Reply { in_reply_to, .. } if self.waiting(*in_reply_to).is_some() => None,
-            Entry::Reply { in_reply_to, .. } => self.reply_to(*in_reply_to),
+            NewEntry::Reply { in_reply_to, .. } if self.waiting(*in_reply_to).is_some() => None,
+            NewEntry::Reply { in_reply_to, .. } => self.reply_to(*in_reply_to),
         };
         let Some(message) = message else { return Ok(None) };
-        if let Entry::User { text, .. } = entry
+        if let NewEntry::User { text, .. } = entry
             && *text != message.text
         {
             return Err(ErrorKind::MessageIdReused.into());
@@ -296,7 +302,8 @@ impl Row {
 
     /// Where this user message waits for its reply, if it does.
     fn waiting(&self, user: MessageId) -> Option<usize> {
-        let is_it = |turn: &Waiting| self.message(turn.seq).is_some_and(|turn| turn.id == user);
+        let is_it =
+            |turn: &UnansweredTurn| self.message(turn.seq).is_some_and(|turn| turn.id == user);
         self.unanswered.iter().position(is_it)
     }
 
@@ -311,16 +318,16 @@ impl Row {
         Ok(())
     }
 
-    fn append(&mut self, entry: Entry) -> Result<Arc<Message>> {
+    fn append(&mut self, entry: NewEntry) -> Result<Arc<Message>> {
         let seq = self.head_seq() + 1;
         match &entry {
-            Entry::User { client_message_id, .. } => {
+            NewEntry::User { client_message_id, .. } => {
                 if let Some(key) = client_message_id {
                     self.keys.insert(Arc::clone(key), seq);
                 }
-                self.unanswered.push_back(Waiting { seq, attempt: 1, text: Arc::default() });
+                self.unanswered.push_back(UnansweredTurn { seq, attempt: 1, text: Arc::default() });
             }
-            Entry::Reply { in_reply_to, .. } => {
+            NewEntry::Reply { in_reply_to, .. } => {
                 let turn = self.waiting(*in_reply_to);
                 let turn =
                     turn.ok_or_else(|| Error::internal("a reply to no message of this log"))?;
@@ -346,8 +353,8 @@ impl Row {
     }
 }
 
-fn entry_size(entry: &Entry) -> usize {
-    let (Entry::User { text, .. } | Entry::Reply { text, .. }) = entry;
+fn entry_size(entry: &NewEntry) -> usize {
+    let (NewEntry::User { text, .. } | NewEntry::Reply { text, .. }) = entry;
     text.len() + MESSAGE_OVERHEAD
 }
 

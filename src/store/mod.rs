@@ -7,6 +7,6 @@ mod sqlite;
 pub use memory::MemoryStore;
 pub use settings::{Settings, open};
 pub use sqlite::{
-    Copied, Durability, Filter, Import, OpenError, SqliteFile, SqliteStore, StoredLog,
-    StoredSession, Waiting,
+    BackupSummary, Durability, Import, OpenError, SessionFilter, SqliteFile, SqliteStore,
+    StoredLog, StoredSession, UnansweredTurn,
 };

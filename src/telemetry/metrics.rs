@@ -1,7 +1,7 @@
 //! Metrics, in the text format of Prometheus.
 //!
 //! Who measures says what and how, with the macros of the `metrics` crate; nobody but
-//! this module knows who collects. No label holds anything that visitors choose, so
+//! this module knows who collects. No label holds anything that users choose, so
 //! that the number of series is bounded.
 
 use metrics::{

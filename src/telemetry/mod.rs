@@ -35,22 +35,22 @@ use tracing_subscriber::{
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Which of the gateway's lines.
-    pub filter: Filter,
+    pub filter: LogFilter,
     /// One JSON object per line instead of text.
     pub json: bool,
 }
 
 /// A filter of `tracing_subscriber`: `info`, `debug`, `duologue::session=trace` …
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Filter(String);
+pub struct LogFilter(String);
 
-impl Default for Filter {
+impl Default for LogFilter {
     fn default() -> Self {
         Self("info".into())
     }
 }
 
-impl FromStr for Filter {
+impl FromStr for LogFilter {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -61,7 +61,7 @@ impl FromStr for Filter {
     }
 }
 
-impl fmt::Display for Filter {
+impl fmt::Display for LogFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -122,7 +122,8 @@ impl Log {
         let (counter, limit) = (self.dropped.clone(), self.limit.clone());
         async move {
             let mut ticks = interval(REPORT_INTERVAL);
-            let (mut dropped, mut suppressed) = (Lost::new("queue_full"), Lost::new("rate_limit"));
+            let (mut dropped, mut suppressed) =
+                (LostLines::new("queue_full"), LostLines::new("rate_limit"));
             loop {
                 ticks.tick().await;
                 let before = counter.dropped_lines();
@@ -141,13 +142,13 @@ impl Log {
 }
 
 /// Lines that were lost for one reason.
-struct Lost {
+struct LostLines {
     counter: Counter,
     counted: u64,
     reported: u64,
 }
 
-impl Lost {
+impl LostLines {
     fn new(reason: &'static str) -> Self {
         let counter = counter!("duologue_log_lines_dropped_total", "reason" => reason);
         Self { counter, counted: 0, reported: 0 }

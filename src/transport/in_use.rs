@@ -11,10 +11,10 @@ use tokio::sync::OwnedSemaphorePermit;
 /// is not idle, and its permit is taken. A shutdown waits for all of them. Every request carries
 /// one in its extensions.
 #[derive(Debug)]
-pub struct InUse(Arc<Shared>);
+pub struct InUse(Arc<Uses>);
 
 #[derive(Debug)]
-struct Shared {
+struct Uses {
     uses: AtomicUsize,
     _permit: OwnedSemaphorePermit,
 }
@@ -23,7 +23,7 @@ impl InUse {
     /// Returns the connection's own use, which holds its permit.
     #[must_use]
     pub fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(Arc::new(Shared { uses: AtomicUsize::new(1), _permit: permit }))
+        Self(Arc::new(Uses { uses: AtomicUsize::new(1), _permit: permit }))
     }
 
     /// Returns the number of uses, the connection's own included.

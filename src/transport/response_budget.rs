@@ -36,11 +36,11 @@ pub struct ConnectionBudget {
 /// A reservation, in the extensions of a response. Dropping the last clone gives it back.
 #[derive(Clone, Debug)]
 pub struct ResponsePermit {
-    _reserved: Arc<Reserved>,
+    _reserved: Arc<Reservation>,
 }
 
 #[derive(Debug)]
-struct Reserved {
+struct Reservation {
     _permits: [OwnedSemaphorePermit; 2],
     size: usize,
 }
@@ -93,12 +93,12 @@ impl ConnectionBudget {
         let process =
             reserve(&self.of_process.process, self.of_process.max_size).ok_or_else(full)?;
         gauge!("duologue_waiting_response_bytes").increment(size as f64);
-        let reserved = Reserved { _permits: [connection, process], size };
+        let reserved = Reservation { _permits: [connection, process], size };
         Ok(ResponsePermit { _reserved: Arc::new(reserved) })
     }
 }
 
-impl Drop for Reserved {
+impl Drop for Reservation {
     fn drop(&mut self) {
         gauge!("duologue_waiting_response_bytes").decrement(self.size as f64);
     }

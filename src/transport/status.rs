@@ -8,7 +8,7 @@ use crate::session::ErrorKind;
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Row {
+pub(super) struct StatusRow {
     /// RFC 9110, section 15.
     pub(super) http: StatusCode,
     /// The canonical gRPC codes.
@@ -25,7 +25,7 @@ pub(super) fn count_refusal(kind: ErrorKind) {
 }
 
 /// Returns the row of a kind.
-pub(super) const fn row(kind: ErrorKind) -> Row {
+pub(super) const fn row(kind: ErrorKind) -> StatusRow {
     use ErrorKind as K;
     let (http, grpc, close, reconnect) = match kind {
         K::InvalidName => (StatusCode::BAD_REQUEST, Code::InvalidArgument, 1008, false),
@@ -56,7 +56,7 @@ pub(super) const fn row(kind: ErrorKind) -> Row {
         K::Draining => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, 1001, true),
         K::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, 1011, true),
     };
-    Row { http, grpc, close, reconnect }
+    StatusRow { http, grpc, close, reconnect }
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
     fn every_code_is_listed_in_the_protocol_documentation() {
         let documentation = include_str!("../../docs/PROTOCOL.md");
         for kind in ErrorKind::ALL {
-            let Row { http, grpc, close, reconnect } = row(kind);
+            let StatusRow { http, grpc, close, reconnect } = row(kind);
             let grpc = format!("{grpc:?}");
             let comes_back = if reconnect { "yes" } else { "no" };
             let line = format!(

@@ -1,4 +1,4 @@
-//! One client for every door, so that a promise is written once.
+//! One client for every transport, so that a promise is written once.
 
 use std::{collections::VecDeque, fmt};
 
@@ -17,17 +17,17 @@ use super::{Address, Rest, Socket, soon};
 
 /// How a client talks to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum Transport {
     Grpc,
     Json,
     Proto,
     Sse,
 }
 
-impl Door {
+impl Transport {
     pub const ALL: [Self; 4] = [Self::Grpc, Self::Json, Self::Proto, Self::Sse];
 
-    /// Every door with every door.
+    /// Every transport with every transport.
     pub fn pairs() -> impl Iterator<Item = (Self, Self)> {
         Self::ALL.into_iter().flat_map(|one| Self::ALL.into_iter().map(move |other| (one, other)))
     }
@@ -81,7 +81,7 @@ impl Door {
         };
         let url = server.url("");
         Attached {
-            door: self,
+            transport: self,
             wire,
             url,
             token: token.into(),
@@ -109,7 +109,7 @@ fn frame(request: Request) -> ChatRequest {
 
 /// A client that is attached to a session.
 pub struct Attached {
-    pub door: Door,
+    pub transport: Transport,
     pub opened: proto::Opened,
     wire: Wire,
     url: String,
@@ -125,15 +125,15 @@ enum Wire {
 
 impl fmt::Debug for Attached {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.door)
+        write!(f, "{:?}", self.transport)
     }
 }
 
 impl Attached {
     /// The next event.
     pub async fn next(&mut self) -> Event {
-        let door = self.door;
-        self.try_next().await.unwrap_or_else(|end| panic!("{door:?} ended: {end}"))
+        let transport = self.transport;
+        self.try_next().await.unwrap_or_else(|end| panic!("{transport:?} ended: {end}"))
     }
 
     /// The next event, or the protocol's own word for the end.
@@ -163,9 +163,9 @@ impl Attached {
         text: &str,
         id: Option<&str>,
     ) -> Result<proto::Accepted, proto::Error> {
-        let door = self.door;
+        let transport = self.transport;
         let answer = self.try_say(text, id).await;
-        answer.unwrap_or_else(|lost| panic!("{door:?} lost: {lost}"))
+        answer.unwrap_or_else(|lost| panic!("{transport:?} lost: {lost}"))
     }
 
     /// As [`Self::say`]; outside, that the connection was lost before the answer.
@@ -198,7 +198,7 @@ impl Attached {
         match &mut self.wire {
             Wire::Grpc { requests, .. } => requests.send(frame).map_err(|lost| lost.to_string()),
             Wire::Socket(socket) => {
-                let sent = socket.stream.send(self.door.encode(&frame)).await;
+                let sent = socket.stream.send(self.transport.encode(&frame)).await;
                 sent.map_err(|lost| lost.to_string())
             }
             Wire::Sse { .. } => panic!("one cannot write to server-sent events"),

@@ -1,4 +1,4 @@
-//! A gateway without a door: the core alone, on a store that a test can hold.
+//! A gateway without a transport: the core alone, on a store that a test can hold.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ pub async fn watched(gateway: &Gateway) -> (Subscription, Token) {
     (gateway.attach(&Caller::default(), &token, None).await.unwrap().0, token)
 }
 
-/// What a visitor says, under no id.
-pub fn draft(text: &str) -> NewMessage {
+/// What a user says, under no id.
+pub fn new_message(text: &str) -> NewMessage {
     NewMessage::new(text, None)
 }
 

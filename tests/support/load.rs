@@ -1,4 +1,4 @@
-//! Clients of every door that talk until the gateway dies, and what they hold against it
+//! Clients of every transport that talk until the gateway dies, and what they hold against it
 //! when it is back.
 
 use std::{
@@ -10,7 +10,7 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-use super::{Address, Attached, Door, Entry, Event, Rest, create, history, proto, soon};
+use super::{Address, Attached, Entry, Event, Rest, Transport, create, history, proto, soon};
 
 /// What a client was told is durable: its own id, the message's, its number, its text.
 type Acknowledged = Vec<(String, String, u32, String)>;
@@ -59,12 +59,12 @@ struct Talk {
 }
 
 impl Load {
-    /// Begins to talk in so many sessions, by every door in turn.
+    /// Begins to talk in so many sessions, by every transport in turn.
     pub async fn begin(address: &Address, sessions: usize) -> Self {
         let mut talks = Vec::new();
-        for door in Door::ALL.into_iter().cycle().take(sessions) {
+        for transport in Transport::ALL.into_iter().cycle().take(sessions) {
             let (token, told) = (create(address).await, Arc::default());
-            let client = door.open(address, &token, None).await;
+            let client = transport.open(address, &token, None).await;
             let talker = Some(tokio::spawn(talk(client, Arc::clone(&told))));
             talks.push(Talk { token, told, counted: None, talker, log: Vec::new() });
         }
@@ -126,8 +126,12 @@ impl Load {
             assert!(!told[there..].iter().any(is_kept), "a hole: {there} of {told:?} in {log:?}");
             kept += there;
             lost += told.len() - there;
-            for door in Door::ALL {
-                assert_eq!(log, replay(address, door, &talk.token, log.len()).await, "{door:?}");
+            for transport in Transport::ALL {
+                assert_eq!(
+                    log,
+                    replay(address, transport, &talk.token, log.len()).await,
+                    "{transport:?}"
+                );
             }
         }
         (kept, lost)
@@ -136,7 +140,7 @@ impl Load {
     /// Nothing has changed since [`Self::compare`].
     pub async fn compare_again(&self, address: &Address) {
         for talk in &self.sessions {
-            assert_eq!(history(address, Door::Sse, &talk.token).await, talk.log);
+            assert_eq!(history(address, Transport::Sse, &talk.token).await, talk.log);
         }
     }
 }
@@ -167,10 +171,10 @@ async fn compare(
     figures: &mut Figures,
 ) -> Vec<Entry> {
     let log = answered(address, token, figures).await;
-    for door in Door::ALL {
-        assert_eq!(log, replay(address, door, token, log.len()).await, "{door:?}");
+    for transport in Transport::ALL {
+        assert_eq!(log, replay(address, transport, token, log.len()).await, "{transport:?}");
     }
-    assert_eq!(log, history(address, Door::Grpc, token).await, "gRPC, read at once");
+    assert_eq!(log, history(address, Transport::Grpc, token).await, "gRPC, read at once");
     let seqs: Vec<_> = log.iter().map(|entry| entry.0).collect();
     assert_eq!(seqs, (1..=log.len() as u64).collect::<Vec<_>>(), "gapless");
     for (_, id, seq, text) in told {
@@ -183,8 +187,8 @@ async fn compare(
     assert_eq!(users.len(), users.iter().collect::<HashSet<_>>().len(), "kept twice: {users:?}");
     // A retry after the death gets the first answer.
     if let Some((key, id, seq, text)) = told.last() {
-        for door in Door::ALL {
-            let mut client = door.open(address, token, None).await;
+        for transport in Transport::ALL {
+            let mut client = transport.open(address, token, None).await;
             let again = client.say(text, Some(key)).await.unwrap();
             assert_eq!((again.duplicate, &again.message_id, again.seq), (true, id, *seq));
         }
@@ -197,9 +201,9 @@ async fn compare(
 /// The log by REST, when every turn has its one reply, on the second attempt if the first
 /// died.
 async fn answered(address: &Address, token: &str, figures: &mut Figures) -> Vec<Entry> {
-    let start = Door::Json.open(address, token, None).await.at(0);
-    let mut watcher = Door::Json.open(address, token, Some(&start)).await;
-    let log = history(address, Door::Sse, token).await;
+    let start = Transport::Json.open(address, token, None).await.at(0);
+    let mut watcher = Transport::Json.open(address, token, Some(&start)).await;
+    let log = history(address, Transport::Sse, token).await;
     let turns = log.iter().filter(|entry| entry.2 == "user").count();
     let (mut asked, mut answered) = (HashSet::new(), 0);
     while answered < turns {
@@ -219,13 +223,13 @@ async fn answered(address: &Address, token: &str, figures: &mut Figures) -> Vec<
         }
     }
     figures.replies += answered;
-    history(address, Door::Sse, token).await
+    history(address, Transport::Sse, token).await
 }
 
 /// The log as one sees it who attaches from its beginning.
-async fn replay(address: &Address, door: Door, token: &str, length: usize) -> Vec<Entry> {
-    let start = door.open(address, token, None).await.at(0);
-    let mut client = door.open(address, token, Some(&start)).await;
+async fn replay(address: &Address, transport: Transport, token: &str, length: usize) -> Vec<Entry> {
+    let start = transport.open(address, token, None).await.at(0);
+    let mut client = transport.open(address, token, Some(&start)).await;
     let entry = |message: proto::Message| {
         let role = if message.role() == proto::Role::User { "user" } else { "assistant" };
         (u64::from(message.seq), message.id, role.to_owned(), message.text)

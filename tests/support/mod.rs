@@ -1,4 +1,4 @@
-//! A gateway on a free port, and a client for every door of it.
+//! A gateway on a free port, and a client for every transport of it.
 
 mod authority;
 mod bot;
@@ -17,9 +17,9 @@ mod websocket;
 pub use authority::Authority;
 pub use bot::{Act, LineState, TestBot, answering, calls, line, tls_line};
 pub use client::stub;
-pub use client::{Attached, Door};
+pub use client::{Attached, Transport};
 pub use clock::Clock;
-pub use core::{core, draft, next_reply, status, watched};
+pub use core::{core, new_message, next_reply, status, watched};
 pub use duologue::proto::{self, chat_response::Event};
 pub use gateway::{Address, Running, Setup};
 pub use load::{Figures, Load};

@@ -3,7 +3,7 @@
 use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
-use super::{Address, Door, proto};
+use super::{Address, Transport, proto};
 
 /// An answer: status, headers, body.
 pub struct Rest {
@@ -43,17 +43,19 @@ pub async fn create(server: &Address) -> String {
     created.json()["token"].as_str().unwrap().to_owned()
 }
 
-/// A message in one form for all doors: number, id, who, text.
+/// A message in one form for all transports: number, id, who, text.
 pub type Entry = (u64, String, String, String);
 
-/// The whole log as a door shows it, page by page.
-pub async fn history(server: &Address, door: Door, token: &str) -> Vec<Entry> {
+/// The whole log as a transport shows it, page by page.
+pub async fn history(server: &Address, transport: Transport, token: &str) -> Vec<Entry> {
     let mut log: Vec<Entry> = Vec::new();
     loop {
         let after = log.last().map_or(0, |entry| entry.0);
-        let page = match door {
-            Door::Grpc => page_by_grpc(server, token, after).await,
-            Door::Json | Door::Proto | Door::Sse => page_by_rest(server, token, after).await,
+        let page = match transport {
+            Transport::Grpc => page_by_grpc(server, token, after).await,
+            Transport::Json | Transport::Proto | Transport::Sse => {
+                page_by_rest(server, token, after).await
+            }
         };
         if page.is_empty() {
             return log;

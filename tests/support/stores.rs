@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Entry, Error, ErrorKind, Head, NewSession, Page,
+        AppendLimits, Appended, Checkpoint, Error, ErrorKind, Head, NewEntry, NewSession, Page,
         Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
     },
     store::MemoryStore,
@@ -164,7 +164,12 @@ impl Store for Late {
         heads
     }
 
-    async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {
+    async fn append(
+        &self,
+        id: SessionId,
+        entry: NewEntry,
+        terms: AppendLimits,
+    ) -> Result<Appended> {
         self.may_panic(Call::Append);
         let refusal = self.refuse_appends.lock().unwrap().pop();
         if let Some(kind) = refusal {

@@ -2,7 +2,7 @@ use crate::{
     cli::{
         config::Environment,
         setting::{Field, Group, SETTING, Setting, field},
-        value::{Address, AddressOrOff, File, Kind as _, Length, Switch, Word},
+        value::{Address, AddressOrOff, File, Length, Switch, ValueKind as _, Word},
     },
     telemetry,
     transport::{Hosts, Origins},
@@ -136,7 +136,10 @@ const SETTINGS: &[Setting] = &[
     Setting {
         name: "log",
         variable: "DUOLOGUE_LOG",
-        field: Field { value_name: "FILTER", ..field!(Word<telemetry::Filter>, telemetry.filter) },
+        field: Field {
+            value_name: "FILTER",
+            ..field!(Word<telemetry::LogFilter>, telemetry.filter)
+        },
         summary: "Log filter: `error`, `warn`, `info`, `debug`, `trace`, or per module",
         details: "Example of a module: `info,duologue::session=debug`. Libraries log errors only.",
         ..SETTING

@@ -13,7 +13,7 @@ use tonic::{Request, Streaming};
 use super::{
     channel::Connection,
     failure::UpstreamError,
-    shared::{MAX_FRAME, Shared},
+    shared::{BotClient, MAX_FRAME},
 };
 use crate::{
     proto,
@@ -24,10 +24,10 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(1);
 
 /// A call that the bot answers.
-pub(super) struct Call {
+pub(super) struct BotCall {
     frames: Frames,
     /// It has brought text.
-    spoke: bool,
+    has_text: bool,
     /// More of it has to come by then.
     due: Instant,
     chunk_timeout: Duration,
@@ -45,10 +45,10 @@ pub(super) struct Limit {
     otherwise: Reason,
 }
 
-impl Call {
+impl BotCall {
     /// Calls the bot, and waits for the head of its answer.
     pub(super) async fn begin(
-        shared: &Shared,
+        shared: &BotClient,
         request: proto::RespondRequest,
         total: Instant,
         permit: Permit,
@@ -71,19 +71,19 @@ impl Call {
             None => Limit::first_content(due, total).within(answer).await?,
         };
         let chunk_timeout = settings.chunk_timeout;
-        Ok(Self { frames, spoke: false, due, chunk_timeout, total, _permit: permit })
+        Ok(Self { frames, has_text: false, due, chunk_timeout, total, _permit: permit })
     }
 
     /// What the bot says next; `None` is a sign of life.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, UpstreamError> {
-        let (limit, spoke) = (self.limit(), self.spoke);
+        let (limit, has_text) = (self.limit(), self.has_text);
         let frame =
-            self.frames.message().map_err(|status| UpstreamError::of_status(&status, spoke));
+            self.frames.message().map_err(|status| UpstreamError::of_status(&status, has_text));
         let Some(proto::RespondResponse { event }) = limit.within(frame).await? else {
             return Err(UpstreamError::new(Reason::Truncated, "the call ended without an outcome"));
         };
-        self.spoke |= matches!(&event, Some(Event::Delta(delta)) if !delta.text.is_empty());
-        if self.spoke {
+        self.has_text |= matches!(&event, Some(Event::Delta(delta)) if !delta.text.is_empty());
+        if self.has_text {
             self.due = Instant::now() + self.chunk_timeout;
         }
         Ok(event)
@@ -101,7 +101,7 @@ impl Call {
     }
 
     fn limit(&self) -> Limit {
-        if self.spoke {
+        if self.has_text {
             Limit { at: self.due, otherwise: Reason::ChunkTimeout }.until(self.total)
         } else {
             Limit::first_content(self.due, self.total)
@@ -110,7 +110,7 @@ impl Call {
 }
 
 async fn ask(
-    shared: &Shared,
+    shared: &BotClient,
     connection: Connection,
     request: proto::RespondRequest,
     total: Instant,

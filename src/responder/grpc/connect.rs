@@ -121,7 +121,7 @@ fn tcp(timeout: Duration) -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    // Shared by the addresses of a host: the first must not use it up.
+    // BotClient by the addresses of a host: the first must not use it up.
     tcp.set_connect_timeout(Some(timeout));
     tcp.set_keepalive(Some(TCP_KEEP_ALIVE));
     tcp.set_keepalive_interval(Some(TCP_KEEP_ALIVE_INTERVAL));

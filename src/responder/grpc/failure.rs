@@ -28,7 +28,7 @@ pub(super) struct UpstreamError {
     /// In our words, for the log alone.
     pub(super) cause: String,
     /// In the bot's words, which may hold anything.
-    pub(super) said: String,
+    pub(super) upstream_text: String,
     /// The same call may succeed if it is repeated, but not before `retry_after`.
     pub(super) is_transient: bool,
     pub(super) retry_after: Option<Duration>,
@@ -36,8 +36,8 @@ pub(super) struct UpstreamError {
 
 impl UpstreamError {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
-        let (cause, said) = (cause.to_string(), String::new());
-        Self { reason, cause, said, is_transient: false, retry_after: None }
+        let (cause, upstream_text) = (cause.to_string(), String::new());
+        Self { reason, cause, upstream_text, is_transient: false, retry_after: None }
     }
 
     /// As [`Self::new`], for a call that may succeed if it is repeated.
@@ -53,18 +53,18 @@ impl UpstreamError {
     }
 
     /// What a status comes to, of a call that had brought text or not.
-    pub(super) fn of_status(status: &Status, spoke: bool) -> Self {
+    pub(super) fn of_status(status: &Status, has_text: bool) -> Self {
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let retry_after = asked.map(|asked| asked.min(backoff::MAX_RETRY_AFTER));
         // What the library says of a connection has a source, what the bot says has none.
         let lost = status.source();
         // A bot may act on a call: only a call that it has not accepted is repeated.
         let (reason, is_repeated) = match status.code() {
-            _ if lost.is_some() && spoke => (Reason::Truncated, false),
+            _ if lost.is_some() && has_text => (Reason::Truncated, false),
             _ if lost.is_some() => (Reason::Unavailable, true),
             // A stream that ends with OK ends without a status.
             Code::Ok => (Reason::Truncated, false),
-            Code::Unavailable if spoke => (Reason::Truncated, false),
+            Code::Unavailable if has_text => (Reason::Truncated, false),
             Code::Unavailable => (Reason::Unavailable, true),
             Code::ResourceExhausted => (Reason::RateLimited, retry_after.is_some()),
             Code::DeadlineExceeded => (Reason::TotalTimeout, false),
@@ -83,10 +83,10 @@ impl UpstreamError {
         };
         // What a server says while it goes away stands in the connection's error, too.
         let causes = lost.map(|lost| format!(": {}", error_chain(lost))).unwrap_or_default();
-        let said = format!("{}{causes}", status.message());
-        let is_transient = is_repeated && reason.effect() == Effect::Transient && !spoke;
+        let upstream_text = format!("{}{causes}", status.message());
+        let is_transient = is_repeated && reason.effect() == Effect::Transient && !has_text;
         Self {
-            said,
+            upstream_text,
             is_transient,
             retry_after,
             ..Self::new(reason, format_args!("{:?}", status.code()))
@@ -95,10 +95,10 @@ impl UpstreamError {
 
     /// What the operator is told.
     pub(super) fn in_log(&self) -> String {
-        if self.said.is_empty() {
+        if self.upstream_text.is_empty() {
             return self.cause.clone();
         }
-        format!("{}: {}", self.cause, redact::logged(&self.said, &Vocabulary::default()))
+        format!("{}: {}", self.cause, redact::logged(&self.upstream_text, &Vocabulary::default()))
     }
 }
 

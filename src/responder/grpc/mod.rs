@@ -30,14 +30,14 @@ use connect::Connector;
 use reply_stream::ReplyStream;
 use request::{is_trimmed, trim};
 pub use settings::{Endpoint, Settings};
-use shared::Shared;
+use shared::BotClient;
 
 /// Bytes of text of the messages that a bot is shown.
 const HISTORY_SIZE: usize = 2 << 20;
 
 /// Answers by asking a bot.
 #[derive(Debug)]
-pub struct Bot(Arc<Shared>);
+pub struct Bot(Arc<BotClient>);
 
 impl Bot {
     /// Prepares the calls. Nothing is connected yet.
@@ -57,7 +57,7 @@ impl Bot {
         });
         let limiter = Limiter::new(settings.capacity);
         let authorization = authorization.transpose()?;
-        Ok(Self(Arc::new(Shared { settings, channel, authorization, limiter })))
+        Ok(Self(Arc::new(BotClient { settings, channel, authorization, limiter })))
     }
 }
 

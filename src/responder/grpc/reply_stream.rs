@@ -7,10 +7,10 @@ use proto::respond_response::Event;
 use tokio::time::Instant;
 
 use super::{
-    call::{Call, Limit},
+    call::{BotCall, Limit},
     failure::{self, UpstreamError},
     request::request,
-    shared::Shared,
+    shared::BotClient,
 };
 use crate::{
     proto,
@@ -27,25 +27,25 @@ const METER: &str = "bot";
 
 /// See the module.
 pub(super) struct ReplyStream {
-    shared: Arc<Shared>,
+    shared: Arc<BotClient>,
     prompt: Prompt,
     /// It has brought text.
-    spoke: bool,
+    has_text: bool,
     /// Calls that failed.
     failures: u32,
     /// Before the next call.
     backoff: Duration,
     /// The reply has to be over by then.
     total: Instant,
-    call: Option<Call>,
+    call: Option<BotCall>,
 }
 
 impl ReplyStream {
-    pub(super) fn new(shared: &Arc<Shared>, prompt: Prompt) -> Self {
+    pub(super) fn new(shared: &Arc<BotClient>, prompt: Prompt) -> Self {
         Self {
             shared: Arc::clone(shared),
             prompt,
-            spoke: false,
+            has_text: false,
             failures: 0,
             backoff: Duration::ZERO,
             total: Instant::now() + shared.settings.total_timeout,
@@ -73,7 +73,7 @@ impl ReplyStream {
             };
             self.call = None;
             self.failures += 1;
-            if !self.spoke {
+            if !self.has_text {
                 metrics::attempt(METER, failed.reason.code());
             }
             if let Some(asked) = failed.retry_after {
@@ -110,10 +110,10 @@ impl ReplyStream {
         }
     }
 
-    async fn begin(&mut self) -> Result<Call, UpstreamError> {
+    async fn begin(&mut self) -> Result<BotCall, UpstreamError> {
         let permit = Limit::total(self.total).within(self.permit()).await?;
         let request = request(&self.prompt, self.shared.settings.max_reply_size);
-        Call::begin(&self.shared, request, self.total, permit).await
+        BotCall::begin(&self.shared, request, self.total, permit).await
     }
 
     /// Waits for a place, also while the bot wants to be left alone.
@@ -151,7 +151,7 @@ impl ReplyStream {
 
     /// The bot has answered, and no call is made any more: the history is not needed.
     fn begin_to_speak(&mut self) {
-        if !mem::replace(&mut self.spoke, true) {
+        if !mem::replace(&mut self.has_text, true) {
             metrics::attempt(METER, "answered");
             self.prompt.history = Vec::new();
         }
@@ -196,10 +196,10 @@ mod tests {
     };
 
     /// Says one word, and never ends.
-    struct Laconic;
+    struct OneWordBot;
 
     #[tonic::async_trait]
-    impl ResponderService for Laconic {
+    impl ResponderService for OneWordBot {
         type RespondStream = BoxStream<'static, Result<proto::RespondResponse, Status>>;
 
         async fn respond(
@@ -216,7 +216,7 @@ mod tests {
     async fn the_history_is_not_kept_while_a_reply_is_said() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let service = ResponderServiceServer::new(Laconic);
+        let service = ResponderServiceServer::new(OneWordBot);
         let incoming = TcpListenerStream::new(listener);
         tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
         let bot = Bot::new(Settings::new(Endpoint::parse(&endpoint).unwrap())).unwrap();

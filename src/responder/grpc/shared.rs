@@ -9,7 +9,7 @@ use crate::responder::upstream::limiter::Limiter;
 pub(super) const MAX_FRAME: usize = 4 << 20;
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct BotClient {
     pub(super) settings: Settings,
     pub(super) channel: Channel,
     pub(super) authorization: Option<MetadataValue<Ascii>>,

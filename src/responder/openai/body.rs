@@ -3,7 +3,7 @@
 //! The content type does not tell: some servers label events as JSON, and some ignore
 //! `"stream": true`. The first byte does.
 
-use super::sse::{BYTE_ORDER_MARK, Event, Framer, Kind, MAX_EVENT};
+use super::sse::{BYTE_ORDER_MARK, EventKind, Framer, MAX_EVENT, SseEvent};
 
 /// Decodes a body from chunks of bytes.
 #[derive(Debug, Default)]
@@ -50,7 +50,7 @@ impl Body {
     pub(super) fn next(
         &mut self,
         is_over: bool,
-    ) -> Result<Option<(Event<'_>, bool)>, &'static str> {
+    ) -> Result<Option<(SseEvent<'_>, bool)>, &'static str> {
         match self.form {
             BodyForm::Unknown | BodyForm::Events => {
                 if !is_over {
@@ -66,7 +66,7 @@ impl Body {
                 self.form = BodyForm::Done;
                 let document = self.document.trim_ascii_start();
                 let data = document.strip_prefix(BYTE_ORDER_MARK).unwrap_or(document);
-                Ok(Some((Event { data, kind: Kind::Message }, true)))
+                Ok(Some((SseEvent { data, kind: EventKind::Message }, true)))
             }
             BodyForm::Document | BodyForm::Done => Ok(None),
         }

@@ -1,9 +1,9 @@
 //! Which part of a conversation the model reads.
 //!
-//! The system prompt and the last user message always; of what was said between them as
+//! The system prompt and the last user message always; of what was expected between them as
 //! many whole turns as fit, the newest ones. A turn is a user message and its reply, so
 //! that roles alternate, which the templates of several models insist on. A turn whose
-//! reply has no text (it failed, or was stopped, before the model said anything) is left
+//! reply has no text (it failed, or was stopped, before the model expected anything) is left
 //! out: people ask again, and what made an upstream fail would make it fail for ever.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
@@ -25,7 +25,7 @@ pub(super) struct ChatMessage<'a> {
 /// How much the model may read.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    /// Said before everything; `{name}` stands for the visitor's name.
+    /// Said before everything; `{name}` stands for the user's name.
     pub(super) system_prompt: Option<String>,
     /// Tokens of prompt and answer together …
     pub(super) context_tokens: u32,
@@ -38,7 +38,7 @@ pub(super) struct Budget {
 pub(super) struct Context {
     system: Option<String>,
     /// Turns, oldest first, with their tokens.
-    turns: Vec<(Turn, u32)>,
+    turns: Vec<(PromptTurn, u32)>,
     last: Arc<Message>,
     /// The first turn that is sent.
     from: usize,
@@ -49,7 +49,7 @@ pub(super) struct Context {
 }
 
 #[derive(Clone, Debug)]
-struct Turn {
+struct PromptTurn {
     question: Arc<Message>,
     reply: Arc<Message>,
 }
@@ -124,14 +124,14 @@ fn cost(text: &str) -> u32 {
 
 /// The turns of a history that can be told: both sides are there, and have something to
 /// say. Replies stand behind messages that were queued meanwhile, so they are looked up.
-fn turns(history: &[Arc<Message>]) -> Vec<(Turn, u32)> {
+fn turns(history: &[Arc<Message>]) -> Vec<(PromptTurn, u32)> {
     let replies: HashMap<_, _> =
         history.iter().filter_map(|message| Some((message.in_reply_to()?, message))).collect();
     let questions = history.iter().filter(|message| message.in_reply_to().is_none());
     let told = questions.filter_map(|question| {
         let reply = replies.get(&question.id).filter(|reply| !reply.text.trim().is_empty())?;
         let tokens = cost(&question.text).saturating_add(cost(&reply.text));
-        Some((Turn { question: Arc::clone(question), reply: Arc::clone(reply) }, tokens))
+        Some((PromptTurn { question: Arc::clone(question), reply: Arc::clone(reply) }, tokens))
     });
     told.collect()
 }
@@ -179,13 +179,13 @@ mod tests {
         Budget { system_prompt: None, context_tokens, answer_tokens: 0 }
     }
 
-    fn told(context: &Context) -> Vec<(&'static str, String)> {
+    fn messages_of(context: &Context) -> Vec<(&'static str, String)> {
         let lines = context.lines().into_iter();
         lines.map(|line| (line.role, line.content.into_owned())).collect()
     }
 
     fn texts(context: &Context) -> String {
-        told(context).into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(" ")
+        messages_of(context).into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         let system_prompt = Some("You talk to {name}, {name}.".to_owned());
         let budget = Budget { system_prompt, ..budget(1000) };
         let context = Context::new(&prompt, &budget);
-        let said = [
+        let expected = [
             ("system", "You talk to Ada {name}, Ada {name}."),
             ("user", "a"),
             ("assistant", "A"),
@@ -202,7 +202,7 @@ mod tests {
             ("assistant", "B"),
             ("user", "c"),
         ];
-        assert_eq!(told(&context), said.map(|(role, text)| (role, text.to_owned())));
+        assert_eq!(messages_of(&context), expected.map(|(role, text)| (role, text.to_owned())));
         assert!(!context.is_trimmed());
     }
 
@@ -210,7 +210,7 @@ mod tests {
     fn the_oldest_turns_go_first_and_the_last_message_never() {
         // Each turn costs 10 tokens, the last message 5.
         let prompt = prompt(&[("a", "A"), ("b", "B"), ("c", "C")], "d");
-        for (room, said) in [
+        for (room, expected) in [
             (35, "a A b B c C d"),
             (34, "b B c C d"),
             (25, "b B c C d"),
@@ -220,10 +220,10 @@ mod tests {
             (0, "d"),
         ] {
             let context = Context::new(&prompt, &budget(room));
-            assert_eq!(texts(&context), said, "{room}");
+            assert_eq!(texts(&context), expected, "{room}");
             assert_eq!(context.is_trimmed(), room < 35, "{room}");
             let reserved = Budget { answer_tokens: 100, ..budget(room + 100) };
-            assert_eq!(texts(&Context::new(&prompt, &reserved)), said, "{room}");
+            assert_eq!(texts(&Context::new(&prompt, &reserved)), expected, "{room}");
         }
     }
 
@@ -232,9 +232,9 @@ mod tests {
         let prompt = prompt(&[("a", "A"), ("b", "B"), ("c", "C")], "d");
         let mut context = Context::new(&prompt, &budget(1000));
         assert_eq!(context.tokens(), 35);
-        for said in ["c C d", "d"] {
+        for expected in ["c C d", "d"] {
             context = context.halved().unwrap();
-            assert_eq!(texts(&context), said);
+            assert_eq!(texts(&context), expected);
             assert!(context.is_trimmed());
         }
         assert!(context.halved().is_none());

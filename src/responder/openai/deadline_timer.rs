@@ -92,8 +92,8 @@ mod tests {
             tokio::task::yield_now().await;
             tell.send(1)
         });
-        let said = DeadlineTimer::at(limit).within(limit, told).await;
-        assert_eq!(said, Some(Ok(1)));
+        let result = DeadlineTimer::at(limit).within(limit, told).await;
+        assert_eq!(result, Some(Ok(1)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,7 +24,7 @@ pub(super) struct UpstreamError {
     /// In our words, for the log alone.
     pub(super) cause: String,
     /// In the upstream's words, which may hold anything.
-    pub(super) said: String,
+    pub(super) upstream_text: String,
     /// Not to be asked again before.
     pub(super) retry_after: Option<Duration>,
     /// The answer was without any event, which is how some servers say that a prompt is
@@ -37,8 +37,8 @@ pub(super) struct UpstreamError {
 
 impl UpstreamError {
     pub(super) fn new(reason: Reason, cause: impl fmt::Display) -> Self {
-        let (cause, said) = (cause.to_string(), String::new());
-        Self { reason, cause, said, retry_after: None, is_empty: false, is_lost: false }
+        let (cause, upstream_text) = (cause.to_string(), String::new());
+        Self { reason, cause, upstream_text, retry_after: None, is_empty: false, is_lost: false }
     }
 
     /// What an error of the HTTP client comes to; without its URL, which may tell more
@@ -51,8 +51,8 @@ impl UpstreamError {
         };
         let is_lost = reason == Reason::Unavailable && causes(&error).any(is_lost_connection);
         // What a server says while it goes away stands in it, too.
-        let said = error_chain(&error.without_url());
-        Self { said, is_lost, ..Self::new(reason, "the attempts failed") }
+        let upstream_text = error_chain(&error.without_url());
+        Self { upstream_text, is_lost, ..Self::new(reason, "the attempts failed") }
     }
 
     /// What an upstream's own words come to.
@@ -61,18 +61,23 @@ impl UpstreamError {
         let coded = body.code.parse().ok().filter(|code| (400..600).contains(code));
         let reason = classify(status.or(coded), body);
         let shown = status.map_or_else(|| "in the stream".into(), |status| status.to_string());
-        let said = [("type", &body.kind), ("code", &body.code), ("message", &body.message)];
-        let said = said.into_iter().filter(|(_, text)| !text.is_empty());
-        let said = said.map(|(name, text)| format!("{name} {text}")).collect::<Vec<_>>();
-        Self { said: said.join(", "), ..Self::new(reason, format_args!("status {shown}")) }
+        let upstream_text =
+            [("type", &body.kind), ("code", &body.code), ("message", &body.message)];
+        let upstream_text = upstream_text.into_iter().filter(|(_, text)| !text.is_empty());
+        let upstream_text =
+            upstream_text.map(|(name, text)| format!("{name} {text}")).collect::<Vec<_>>();
+        Self {
+            upstream_text: upstream_text.join(", "),
+            ..Self::new(reason, format_args!("status {shown}"))
+        }
     }
 
     /// What the operator is told.
     pub(super) fn in_log(&self, own: &Vocabulary) -> String {
-        if self.said.is_empty() {
+        if self.upstream_text.is_empty() {
             return self.cause.clone();
         }
-        format!("{}: {}", self.cause, redact::logged(&self.said, own))
+        format!("{}: {}", self.cause, redact::logged(&self.upstream_text, own))
     }
 }
 

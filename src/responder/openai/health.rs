@@ -15,7 +15,7 @@ const REFUSED: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<State>);
+pub(super) struct UpstreamHealth(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -27,7 +27,7 @@ struct State {
     avoid_until: Option<Instant>,
 }
 
-impl Health {
+impl UpstreamHealth {
     /// It answered.
     pub(super) fn succeeded(&self) {
         *self.state() = State { answered: true, ..State::default() };
@@ -79,7 +79,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn success_forgets_what_was() {
-        let health = Health::default();
+        let health = UpstreamHealth::default();
         assert!(!health.is_avoided());
         health.failed(Reason::Unavailable);
         assert!(health.is_avoided());
@@ -90,7 +90,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_upstream_that_goes_on_failing_is_avoided_for_longer() {
-        let health = Health::default();
+        let health = UpstreamHealth::default();
         let mut before = Duration::ZERO;
         for _ in 0..4 {
             health.failed(Reason::Unavailable);
@@ -107,7 +107,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_says_nothing_about_the_upstream_changes_nothing() {
-        let health = Health::default();
+        let health = UpstreamHealth::default();
         for reason in [Reason::ContextTooLong, Reason::Rejected, Reason::Overloaded] {
             health.failed(reason);
         }

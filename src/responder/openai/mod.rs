@@ -104,7 +104,7 @@ impl Responder for OpenAi {
 
 /// Dropping it drops what it holds at the time: a wait, a request, an answer.
 fn chunks(attempts: Attempts) -> Chunks {
-    let said = stream::once(attempts.begin()).flat_map(|(first, reply)| {
+    let chunks = stream::once(attempts.begin()).flat_map(|(first, reply)| {
         let rest = stream::unfold(reply.map(Box::new), async |reply| {
             let mut reply: Box<ReplyStream> = reply?;
             let (chunk, is_over) = reply.next().await;
@@ -112,5 +112,5 @@ fn chunks(attempts: Attempts) -> Chunks {
         });
         stream::iter(first).chain(rest)
     });
-    said.boxed()
+    chunks.boxed()
 }

@@ -12,7 +12,7 @@ use super::{
     body::Body,
     deadline_timer::DeadlineTimer,
     failure::UpstreamError,
-    wire::{self, Form, Piece, WireEvent},
+    wire::{self, DocumentForm, TextPiece, WireEvent},
 };
 use crate::{
     responder::upstream::{Reason, limiter::Permit},
@@ -41,9 +41,9 @@ const FAILURES: [&str; 10] = [
     "server_error",
 ];
 
-/// Limits of a response.
+/// ResponseLimits of a response.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct ResponseLimits {
     /// Longest silence.
     pub(super) chunk_timeout: Duration,
     /// Deadline of the first text.
@@ -71,7 +71,7 @@ pub(super) struct ResponseStream {
     /// `None` once the body is over.
     response: Option<Response>,
     body: Body,
-    limits: Limits,
+    limits: ResponseLimits,
     timer: DeadlineTimer,
     /// Time of the last event that counts as progress.
     silent_since: Instant,
@@ -82,7 +82,7 @@ pub(super) struct ResponseStream {
     /// The choice that the reply is made of, once one has content.
     choice: Option<u32>,
     /// The field that holds the text: some servers repeat the whole text in another one.
-    form: Option<Form>,
+    form: Option<DocumentForm>,
     finish_reason: Option<Arc<str>>,
     /// Time of the finish reason.
     ended_at: Option<Instant>,
@@ -96,7 +96,7 @@ pub(super) struct ResponseStream {
 }
 
 impl ResponseStream {
-    pub(super) fn new(response: Response, limits: Limits, permit: Permit) -> Self {
+    pub(super) fn new(response: Response, limits: ResponseLimits, permit: Permit) -> Self {
         Self {
             response: Some(response),
             body: Body::default(),
@@ -145,7 +145,7 @@ impl ResponseStream {
                 Err(failed) => return Err(failed),
             };
             match event {
-                Some(WireEvent::Piece(piece)) => {
+                Some(WireEvent::Text(piece)) => {
                     if let Some(text) = self.take(piece)? {
                         return Ok(Step::Text(text));
                     }
@@ -198,11 +198,11 @@ impl ResponseStream {
             let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
             UpstreamError::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
         });
-        self.has_piece |= matches!(read, Ok(WireEvent::Piece(_)));
+        self.has_piece |= matches!(read, Ok(WireEvent::Text(_)));
         read.map(Some)
     }
 
-    fn take(&mut self, mut piece: Piece) -> Result<Option<String>, UpstreamError> {
+    fn take(&mut self, mut piece: TextPiece) -> Result<Option<String>, UpstreamError> {
         if piece.advances() {
             self.silent_since = Instant::now();
             self.choice = self.choice.or(piece.choice);
@@ -297,11 +297,11 @@ impl ResponseStream {
 }
 
 /// Selects the earlier of two deadlines.
-trait Earliest {
+trait DeadlineExt {
     fn min_by_time(self, other: Self) -> Self;
 }
 
-impl Earliest for (Instant, Reason) {
+impl DeadlineExt for (Instant, Reason) {
     fn min_by_time(self, other: Self) -> Self {
         if other.0 < self.0 { other } else { self }
     }

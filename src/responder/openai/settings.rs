@@ -18,7 +18,7 @@ use crate::{
 pub struct Settings {
     /// In order of preference; at least one.
     pub upstreams: Vec<UpstreamSettings>,
-    /// Said before every conversation; `{name}` stands for the visitor's name.
+    /// Said before every conversation; `{name}` stands for the user's name.
     pub system_prompt: Option<String>,
     /// Tokens that the model reads and writes for one reply, as the gateway estimates them.
     pub context_tokens: u32,

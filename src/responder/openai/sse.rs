@@ -11,15 +11,15 @@ pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// An event that has come to its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Event<'a> {
+pub(super) struct SseEvent<'a> {
     /// Its `data` lines, joined by LF.
     pub(super) data: &'a [u8],
-    pub(super) kind: Kind,
+    pub(super) kind: EventKind,
 }
 
 /// The type of an event, as far as it matters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum EventKind {
     /// `message`, or none.
     #[default]
     Message,
@@ -47,7 +47,7 @@ pub(super) struct Framer {
     begun: bool,
     data: Vec<u8>,
     has_data: bool,
-    kind: Kind,
+    kind: EventKind,
     /// The event in `data` was handed out.
     dispatched: bool,
 }
@@ -62,13 +62,13 @@ impl Framer {
     }
 
     /// The next event that is whole.
-    pub(super) fn next(&mut self) -> Result<Option<Event<'_>>, TooLong> {
+    pub(super) fn next(&mut self) -> Result<Option<SseEvent<'_>>, TooLong> {
         Ok(if self.advance()? { Some(self.dispatch()) } else { None })
     }
 
     /// The next event, and whether it is whole: at the end of the stream, the last one may
     /// lack its empty line.
-    pub(super) fn next_or_rest(&mut self) -> Result<Option<(Event<'_>, bool)>, TooLong> {
+    pub(super) fn next_or_rest(&mut self) -> Result<Option<(SseEvent<'_>, bool)>, TooLong> {
         if self.advance()? {
             return Ok(Some((self.dispatch(), true)));
         }
@@ -83,7 +83,7 @@ impl Framer {
                 if self.has_data {
                     return Ok(true);
                 }
-                self.kind = Kind::Message;
+                self.kind = EventKind::Message;
             } else {
                 self.field(line);
             }
@@ -100,7 +100,7 @@ impl Framer {
 
     /// The event that the end of the stream left without its empty line. The standard
     /// drops it; servers are known that forget the line.
-    pub(super) fn finish(&mut self) -> Option<Event<'_>> {
+    pub(super) fn finish(&mut self) -> Option<SseEvent<'_>> {
         self.forget_dispatched();
         let rest = self.read..self.bytes.len();
         self.read = rest.end;
@@ -111,15 +111,15 @@ impl Framer {
         self.has_data.then(|| self.dispatch())
     }
 
-    fn dispatch(&mut self) -> Event<'_> {
+    fn dispatch(&mut self) -> SseEvent<'_> {
         self.dispatched = true;
-        Event { data: &self.data, kind: self.kind }
+        SseEvent { data: &self.data, kind: self.kind }
     }
 
     fn forget_dispatched(&mut self) {
         if self.dispatched {
             self.data.clear();
-            (self.dispatched, self.has_data, self.kind) = (false, false, Kind::Message);
+            (self.dispatched, self.has_data, self.kind) = (false, false, EventKind::Message);
         }
     }
 
@@ -169,9 +169,9 @@ impl Framer {
             }
             b"event" => {
                 self.kind = match value {
-                    b"error" => Kind::Error,
-                    b"message" | b"" => Kind::Message,
-                    _ => Kind::Other,
+                    b"error" => EventKind::Error,
+                    b"message" | b"" => EventKind::Message,
+                    _ => EventKind::Other,
                 }
             }
             // Comments, which have no name, `id`, `retry`, and what the standard may add.
@@ -188,7 +188,10 @@ mod tests {
 
     fn take(framer: &mut Framer, seen: &mut Seen) {
         while let Some(event) = framer.next().unwrap_or_else(|_| panic!("too long")) {
-            seen.push((String::from_utf8(event.data.to_vec()).unwrap(), event.kind == Kind::Error));
+            seen.push((
+                String::from_utf8(event.data.to_vec()).unwrap(),
+                event.kind == EventKind::Error,
+            ));
         }
     }
 
@@ -199,7 +202,10 @@ mod tests {
             take(&mut framer, &mut seen);
         }
         if let Some(event) = framer.finish() {
-            seen.push((String::from_utf8(event.data.to_vec()).unwrap(), event.kind == Kind::Error));
+            seen.push((
+                String::from_utf8(event.data.to_vec()).unwrap(),
+                event.kind == EventKind::Error,
+            ));
         }
         seen
     }

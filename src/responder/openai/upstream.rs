@@ -14,9 +14,9 @@ use super::{
     context::ChatMessage,
     error_body::ErrorBody,
     failure::UpstreamError,
-    health::Health,
+    health::UpstreamHealth,
     request::{self, LimitField, Parameters},
-    response::{Limits, ResponseStream},
+    response::{ResponseLimits, ResponseStream},
     settings::UpstreamSettings,
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(super) struct Upstream {
     /// For requests on a connection of their own.
     fresh: Client,
     limiter: Limiter,
-    health: Health,
+    health: UpstreamHealth,
     vocabulary: Vocabulary,
 }
 
@@ -74,7 +74,7 @@ impl Upstream {
             client,
             fresh,
             limiter: Limiter::new(defaults.capacity),
-            health: Health::default(),
+            health: UpstreamHealth::default(),
             vocabulary: Vocabulary::of(names),
             settings,
         })
@@ -137,7 +137,7 @@ impl Upstream {
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
         let client = if reconnects { &self.fresh } else { &self.client };
         let response = self.post(client, lines, first_content).await?;
-        let limits = Limits {
+        let limits = ResponseLimits {
             chunk_timeout: self.settings.defaults.chunk_timeout,
             first_content,
             total,

@@ -1,10 +1,10 @@
 //! What of an upstream's own words the log may hold.
 //!
 //! They are of use to the operator ("the model `x` does not exist"), and servers like to quote
-//! in them: the key, the visitor's name, what was said, all of it in pieces, in capitals, in
+//! in them: the key, the user's name, what was text, all of it in pieces, in capitals, in
 //! JSON within JSON, as percent escapes or token numbers. So the log holds no word but those of
 //! a fixed list, which errors are made of and which tell nothing about anybody, and those that
-//! the operator chose: the names of the model and of the upstream. To take out what was said,
+//! the operator chose: the names of the model and of the upstream. To take out what was text,
 //! instead, one would have to know every way to write it.
 
 use std::{collections::HashSet, sync::LazyLock};
@@ -80,10 +80,10 @@ impl Vocabulary {
 }
 
 /// An upstream's words as the log may hold them.
-pub(in crate::responder) fn logged(said: &str, own: &Vocabulary) -> String {
+pub(in crate::responder) fn logged(text: &str, own: &Vocabulary) -> String {
     let mut out = String::new();
     let mut before = "";
-    let mut rest = said;
+    let mut rest = text;
     while let Some(start) = rest.find(|letter: char| letter.is_alphanumeric()) {
         let (between, at_word) = rest.split_at(start);
         let end = at_word.find(|letter| !is_joined(letter)).unwrap_or(at_word.len());
@@ -138,13 +138,13 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn told(said: &str) -> String {
-        logged(said, &Vocabulary::of(["llama-9", "near"]))
+    fn redacted(text: &str) -> String {
+        logged(text, &Vocabulary::of(["llama-9", "near"]))
     }
 
     #[test]
     fn errors_stay_readable() {
-        for said in [
+        for text in [
             "The model `llama-9` does not exist, or you do not have access to it.",
             "type invalid_request_error, code context_length_exceeded, message maximum context \
              length is 4096 tokens, you requested 5000 tokens",
@@ -155,13 +155,13 @@ mod tests {
             "Rate limit reached, please try again in 20 seconds",
             "type insufficient_quota",
         ] {
-            assert_eq!(told(said), said);
+            assert_eq!(redacted(text), text);
         }
     }
 
     #[test]
     fn nothing_else_is_told_however_it_is_quoted() {
-        for (said, shown) in [
+        for (text, shown) in [
             ("Incorrect API key provided: sk-proj-AbCd1234EfGh", "Incorrect API key provided: …"),
             (r"Bearer sk\u002dproj\u002dAbCd", "…"),
             ("canary-in-a-key, see https://an.example/page", "…, see https://…/page"),
@@ -175,13 +175,13 @@ mod tests {
             ("a\u{1b}[2Jb\u{202e}c", "a[…"),
             ("((((((((code))))))))", "((((code))))"),
         ] {
-            assert_eq!(told(said), shown, "{said}");
+            assert_eq!(redacted(text), shown, "{text}");
         }
     }
 
     #[test]
     fn long_words_are_cut() {
-        assert_eq!(told(&"not ".repeat(9999)).chars().count(), MAX_LOGGED + 1);
-        assert_eq!(told(&"y".repeat(9999)), ELLIPSIS);
+        assert_eq!(redacted(&"not ".repeat(9999)).chars().count(), MAX_LOGGED + 1);
+        assert_eq!(redacted(&"y".repeat(9999)), ELLIPSIS);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{
     event::{Event, EventFilter},
     state::{Extended, NewSubscriber, Published, State, Turn, Work},
-    subscriber_queue::{Capacity, SubscriberQueue},
+    subscriber_queue::{QueueCapacity, SubscriberQueue},
 };
 use crate::session::{
     model::{ErrorKind, Message, Position, Result, Session, Timestamp},
@@ -52,7 +52,7 @@ impl ActiveSession {
         &self,
         requested: Option<&Position>,
         filter: EventFilter,
-        capacity: Capacity,
+        capacity: QueueCapacity,
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
         self.state().subscribe(&self.session, requested, filter, capacity, max_subscribers)
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn subscribe(handle: &ActiveSession) -> Arc<SubscriberQueue> {
-        let capacity = Capacity { events: 8, bytes: 1000 };
+        let capacity = QueueCapacity { events: 8, bytes: 1000 };
         handle.subscribe(None, EventFilter::All, capacity, 1).unwrap().queue
     }
 

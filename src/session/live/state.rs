@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     event::{Event, EventFilter, Opened, ReplyStarted},
-    subscriber_queue::{Capacity, SubscriberQueue},
+    subscriber_queue::{QueueCapacity, SubscriberQueue},
 };
 use crate::session::{
     model::{Error, ErrorKind, Message, MessageId, Position, Result, Role, Session, Timestamp},
@@ -27,7 +27,7 @@ pub(super) struct State {
     out_of_order: BTreeMap<u32, Arc<Message>>,
     subscribers: Vec<Arc<SubscriberQueue>>,
     turns: VecDeque<Turn>,
-    reply: Option<Reply>,
+    reply: Option<ReplyInProgress>,
     /// A turn runner exists.
     running: bool,
     /// A stop arrived between two replies: it applies to the next one.
@@ -48,7 +48,7 @@ pub(in crate::session) struct Turn {
 }
 
 #[derive(Debug)]
-struct Reply {
+struct ReplyInProgress {
     started: ReplyStarted,
     /// Subscribers have been sent `ReplyStarted`.
     announced: bool,
@@ -123,7 +123,7 @@ impl State {
         session: &Session,
         requested: Option<&Position>,
         filter: EventFilter,
-        capacity: Capacity,
+        capacity: QueueCapacity,
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
         self.check_open()?;
@@ -208,7 +208,7 @@ impl State {
     }
 
     pub(super) fn needs_turn_for(&self, message: &Message) -> bool {
-        let replies_to = |reply: &Reply| reply.started.in_reply_to == message.id;
+        let replies_to = |reply: &ReplyInProgress| reply.started.in_reply_to == message.id;
         self.ended.is_none()
             && message.seq <= self.head_seq
             && !self.turns.iter().any(|turn| turn.message.id == message.id)
@@ -240,7 +240,12 @@ impl State {
             cancel.cancel(CancelReason::Stop);
         }
         let id = started.reply;
-        let reply = Reply { started, announced: false, ended: false, cancel: Arc::clone(&cancel) };
+        let reply = ReplyInProgress {
+            started,
+            announced: false,
+            ended: false,
+            cancel: Arc::clone(&cancel),
+        };
         self.reply = Some(reply);
         Work::Turn(turn, id, cancel)
     }
@@ -277,7 +282,7 @@ impl State {
     }
 
     pub(super) fn extend_reply(&mut self, mut text: String, max_size: usize) -> Extended {
-        let Some(Reply { started, .. }) = &mut self.reply else {
+        let Some(ReplyInProgress { started, .. }) = &mut self.reply else {
             return Extended::NoReply;
         };
         let room = max_size.saturating_sub(started.text.len());

@@ -17,14 +17,14 @@ const MAX_COALESCED: usize = 16 << 10;
 
 /// Limits of a queue.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::session) struct Capacity {
+pub(in crate::session) struct QueueCapacity {
     pub(in crate::session) events: usize,
     pub(in crate::session) bytes: usize,
 }
 
 #[derive(Debug)]
 pub(in crate::session) struct SubscriberQueue {
-    capacity: Capacity,
+    capacity: QueueCapacity,
     filter: EventFilter,
     // A std mutex: it is held for a few instructions and never across an await.
     state: Mutex<State>,
@@ -39,7 +39,7 @@ struct State {
 }
 
 impl SubscriberQueue {
-    pub(in crate::session) fn new(capacity: Capacity, filter: EventFilter) -> Self {
+    pub(in crate::session) fn new(capacity: QueueCapacity, filter: EventFilter) -> Self {
         Self { capacity, filter, state: Mutex::default() }
     }
 
@@ -114,7 +114,7 @@ impl SubscriberQueue {
 }
 
 impl State {
-    fn add(&mut self, event: &Event, capacity: Capacity) {
+    fn add(&mut self, event: &Event, capacity: QueueCapacity) {
         if self.closed.is_some() {
             return;
         }
@@ -171,7 +171,7 @@ mod tests {
     use crate::session::MessageId;
 
     fn queue(events: usize, bytes: usize) -> SubscriberQueue {
-        SubscriberQueue::new(Capacity { events, bytes }, EventFilter::All)
+        SubscriberQueue::new(QueueCapacity { events, bytes }, EventFilter::All)
     }
 
     fn delta(reply: MessageId, text: &str) -> Event {
@@ -225,8 +225,10 @@ mod tests {
 
     #[test]
     fn who_waits_for_replies_is_told_nothing_else() {
-        let queue =
-            SubscriberQueue::new(Capacity { events: 1, bytes: usize::MAX }, EventFilter::Replies);
+        let queue = SubscriberQueue::new(
+            QueueCapacity { events: 1, bytes: usize::MAX },
+            EventFilter::Replies,
+        );
         for _ in 0..3 {
             queue.push(&delta(MessageId::generate(), "x"));
         }

@@ -11,7 +11,7 @@ type Source = Box<dyn error::Error + Send + Sync>;
 /// The closed set of failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A visitor's name is blank, too long or holds characters that hide.
+    /// A user's name is blank, too long or holds characters that hide.
     InvalidName,
     /// Any other value of a request is missing or malformed.
     InvalidArgument,

@@ -22,7 +22,7 @@ pub struct Message {
 /// Who speaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// The visitor.
+    /// The user.
     User {
         /// The id its sender gave it.
         client_message_id: Option<Arc<str>>,

@@ -5,6 +5,6 @@ mod store;
 
 pub use responder::{Chunk, Chunks, History, Outcome, Prompt, Reply, Responder};
 pub use store::{
-    AppendLimits, Appended, Checkpoint, Entry, Head, NewSession, Page, Snapshot, Store, Swept,
+    AppendLimits, Appended, Checkpoint, Head, NewEntry, NewSession, Page, Snapshot, Store, Swept,
     Unfinished,
 };

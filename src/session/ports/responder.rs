@@ -54,7 +54,7 @@ pub trait Responder: Send + Sync + 'static {
 pub struct Prompt {
     /// Whose conversation; names it in logs, opens nothing.
     pub session: SessionId,
-    /// The visitor's name.
+    /// The user's name.
     pub name: Name,
     /// The id that the reply will have.
     pub reply: MessageId,

@@ -20,7 +20,7 @@ pub struct NewSession {
 
 /// An entry to be appended. The store gives it its number.
 #[derive(Clone, Debug)]
-pub enum Entry {
+pub enum NewEntry {
     /// A user message. Idempotent by `client_message_id`, if it has one.
     User {
         /// Its id.
@@ -47,7 +47,7 @@ pub enum Entry {
     },
 }
 
-impl Entry {
+impl NewEntry {
     /// The message that this entry becomes under its number.
     #[must_use]
     pub fn into_message(self, seq: u32, created_at: Timestamp) -> Message {
@@ -218,7 +218,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives an entry the next number and appends it, once.
     ///
-    /// An entry that is there already (see [`Entry`]) is returned again as a duplicate,
+    /// An entry that is there already (see [`NewEntry`]) is returned again as a duplicate,
     /// whatever the terms. A new user message renews the idle deadline.
     ///
     /// `MessageIdReused` if its `client_message_id` stands for another text; `QueueFull`,
@@ -227,7 +227,7 @@ pub trait Store: Send + Sync + 'static {
     async fn append(
         &self,
         id: SessionId,
-        entry: Entry,
+        entry: NewEntry,
         append_limits: AppendLimits,
     ) -> Result<Appended>;
 

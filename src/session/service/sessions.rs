@@ -42,7 +42,9 @@ impl Gateway {
         store.create(NewSession { session: session.clone(), token: token.hash() }).await?;
         metrics.sessions_started.increment(1);
         let address = caller.address.map(tracing::field::display);
-        tracing::info!(target: PEER, session = %session.id, address, "session started");
+        // Addresses of users are logged at this level only.
+        tracing::debug!(target: PEER, session = %session.id, address, "session created");
+        tracing::info!(target: PEER, session = %session.id, "session started");
         Ok(Created { token, session })
     }
 

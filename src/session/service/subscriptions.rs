@@ -7,7 +7,7 @@ use crate::session::{
     caller::Caller,
     live::{
         event::{EventFilter, Opened},
-        subscriber_queue::Capacity,
+        subscriber_queue::QueueCapacity,
         subscription::Subscription,
     },
     model::{Position, Result, Token},
@@ -56,7 +56,7 @@ impl Gateway {
         }
         let settings = &core.settings;
         let capacity =
-            Capacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
+            QueueCapacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
         let subscriber =
             session.subscribe(position, filter, capacity, settings.max_session_streams)?;
         let subscription = Subscription::new(Arc::clone(core), session, subscriber);

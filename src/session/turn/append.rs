@@ -8,7 +8,7 @@ use crate::session::{
     eager_task::{EagerTask, spawn_eager},
     live::{Published, event::Accepted, registry::SessionHandle},
     model::{ErrorKind, MessageId, NewMessage, Result},
-    ports::Entry,
+    ports::NewEntry,
 };
 
 /// Checks a user message and commits it. It is committed even if the returned task is dropped.
@@ -38,7 +38,7 @@ async fn commit(
     message: NewMessage,
 ) -> Result<Accepted> {
     let NewMessage { text, client_message_id } = message;
-    let entry = Entry::User { id: MessageId::generate(), text, client_message_id };
+    let entry = NewEntry::User { id: MessageId::generate(), text, client_message_id };
     let appended = core.store.append(session.session().id, entry, core.append_limits()).await;
     let appended = match appended {
         Ok(appended) => appended,

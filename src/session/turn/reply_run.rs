@@ -25,7 +25,7 @@ use crate::session::{
 };
 
 /// The end of a reply that is not committed yet.
-pub(super) enum Ending {
+pub(super) enum ReplyEnding {
     Finished(Outcome),
     Cancelled(CancelReason),
     TooLong,
@@ -33,7 +33,7 @@ pub(super) enum Ending {
 
 /// A reply that ended, and the estimated size of its prompt.
 pub(super) struct Produced {
-    pub(super) ending: Ending,
+    pub(super) ending: ReplyEnding,
     pub(super) input_tokens: Option<u32>,
 }
 
@@ -74,9 +74,9 @@ impl Drop for Running<'_> {
 }
 
 /// Turns a panic of the responder into a failed reply.
-fn panic_outcome(panic: &Panic) -> Ending {
+fn panic_outcome(panic: &Panic) -> ReplyEnding {
     tracing::error!(cause = panic::cause(panic), "the responder panicked");
-    Ending::Finished(Outcome::failed("internal", "The responder failed"))
+    ReplyEnding::Finished(Outcome::failed("internal", "The responder failed"))
 }
 
 impl<'a> ReplyRun<'a> {
@@ -104,15 +104,15 @@ impl<'a> ReplyRun<'a> {
         let producing = AssertUnwindSafe(async {
             tokio::select! {
                 biased;
-                reason = cancel.cancelled() => Ending::Cancelled(reason),
+                reason = cancel.cancelled() => ReplyEnding::Cancelled(reason),
                 ending = run.run() => ending,
             }
         });
         let ending = producing.catch_unwind().await.unwrap_or_else(|panic| panic_outcome(&panic));
         let ending = match (ending, run.finished.take()) {
             // Only the usage is missing.
-            (Ending::Cancelled(CancelReason::Interrupt), Some(finish_reason)) => {
-                Ending::Finished(Outcome::complete(finish_reason, None))
+            (ReplyEnding::Cancelled(CancelReason::Interrupt), Some(finish_reason)) => {
+                ReplyEnding::Finished(Outcome::complete(finish_reason, None))
             }
             (ending, _) => ending,
         };
@@ -120,7 +120,7 @@ impl<'a> ReplyRun<'a> {
         Produced { ending, input_tokens: run.input_tokens }
     }
 
-    async fn run(&mut self) -> Ending {
+    async fn run(&mut self) -> ReplyEnding {
         let prompt = prompt::build(self.core, self.session, self.turn, self.id);
         let prompt = match caught(prompt).await {
             Ok(prompt) => prompt,
@@ -162,7 +162,7 @@ impl<'a> ReplyRun<'a> {
         .await
     }
 
-    fn take(&mut self, chunk: Option<Chunk>) -> Option<Ending> {
+    fn take(&mut self, chunk: Option<Chunk>) -> Option<ReplyEnding> {
         match chunk {
             Some(Chunk::Delta(text)) => self.extend(text),
             Some(Chunk::ContextTrimmed { input_tokens }) => {
@@ -174,15 +174,15 @@ impl<'a> ReplyRun<'a> {
                 self.finished = Some(finish_reason);
                 None
             }
-            Some(Chunk::End(outcome)) => Some(Ending::Finished(outcome)),
+            Some(Chunk::End(outcome)) => Some(ReplyEnding::Finished(outcome)),
             None => {
                 let (code, message) = ("responder_truncated", "The reply ended too early");
-                Some(Ending::Finished(Outcome::failed(code, message)))
+                Some(ReplyEnding::Finished(Outcome::failed(code, message)))
             }
         }
     }
 
-    fn extend(&mut self, text: String) -> Option<Ending> {
+    fn extend(&mut self, text: String) -> Option<ReplyEnding> {
         if !std::mem::replace(&mut self.has_content, true) {
             self.core.metrics.first_delta(self.running.started.elapsed());
         }
@@ -190,15 +190,15 @@ impl<'a> ReplyRun<'a> {
         self.checkpointer.grew(text.len());
         match self.session.extend_reply(text, self.core.settings.max_reply_size) {
             Extended::Whole => None,
-            Extended::TooLong => Some(Ending::TooLong),
+            Extended::TooLong => Some(ReplyEnding::TooLong),
             Extended::NoReply => Some(self.lost_reply()),
         }
     }
 
     /// Text that no subscriber received must not look like a part of the reply.
-    fn lost_reply(&self) -> Ending {
+    fn lost_reply(&self) -> ReplyEnding {
         tracing::error!(session = %self.session.session().id, reply = %self.id, "text arrived for a reply that has ended");
-        Ending::Finished(Outcome::failed("internal", "The reply was lost"))
+        ReplyEnding::Finished(Outcome::failed("internal", "The reply was lost"))
     }
 
     /// Drops the responder's stream. A panic in its destructor does not change the outcome.
@@ -209,8 +209,8 @@ impl<'a> ReplyRun<'a> {
         }
     }
 
-    fn without_history(&self, error: &Error) -> Ending {
+    fn without_history(&self, error: &Error) -> ReplyEnding {
         tracing::error!(session = %self.session.session().id, %error, cause = ?error, "failed to read the history");
-        Ending::Finished(Outcome::failed("internal", "The history could not be read"))
+        ReplyEnding::Finished(Outcome::failed("internal", "The history could not be read"))
     }
 }

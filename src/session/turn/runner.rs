@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     cancel::{CancelReason, CancelSignal},
-    reply_run::{Ending, Produced, ReplyRun},
+    reply_run::{Produced, ReplyEnding, ReplyRun},
 };
 use crate::session::{
     core::Core,
@@ -19,7 +19,7 @@ use crate::session::{
     live::{Published, Turn, Work, registry::SessionHandle},
     model::{Error, ErrorKind, MessageId, Result, Status, Usage, estimate_tokens},
     panic::caught,
-    ports::{Entry, Outcome, Page},
+    ports::{NewEntry, Outcome, Page},
 };
 
 /// Attempts of a turn. A turn whose process died twice may be the cause of it.
@@ -148,14 +148,14 @@ impl TurnRunner {
             tracing::warn!(%session, reply = %id, code = %failure.code, "reply failed");
         }
         let in_reply_to = turn.message.id;
-        self.commit_reply(Entry::Reply { id, text, in_reply_to, status, finish_reason, usage })
+        self.commit_reply(NewEntry::Reply { id, text, in_reply_to, status, finish_reason, usage })
             .await;
     }
 
     /// Commits a terminal message and publishes it. Retries until the store accepts it: the
     /// entry is appended once, however often it is tried. Only the end of the session or of
     /// the process ends the wait.
-    async fn commit_reply(&self, entry: Entry) {
+    async fn commit_reply(&self, entry: NewEntry) {
         let (mut delay, mut reported) = (RetryDelay::new(), false);
         let id = self.session.session().id;
         loop {
@@ -183,7 +183,7 @@ impl TurnRunner {
 
     /// Commits a turn as interrupted: the process died in each of its attempts.
     async fn give_up(&self, turn: Turn, id: MessageId) {
-        let ending = self.end_reply(Ending::Cancelled(CancelReason::Interrupt));
+        let ending = self.end_reply(ReplyEnding::Cancelled(CancelReason::Interrupt));
         let Some((status, finish_reason, _)) = terminal(ending) else { return };
         tracing::warn!(session = %self.session.session().id, "a turn reached its last attempt; committed as interrupted");
         // The prompts of the attempts are not known any more; they contained the message.
@@ -193,7 +193,7 @@ impl TurnRunner {
             estimated: true,
         };
         let (text, in_reply_to, usage) = (turn.partial, turn.message.id, Some(usage));
-        self.commit_reply(Entry::Reply { id, text, in_reply_to, status, finish_reason, usage })
+        self.commit_reply(NewEntry::Reply { id, text, in_reply_to, status, finish_reason, usage })
             .await;
     }
 
@@ -221,9 +221,11 @@ impl TurnRunner {
 
     /// Makes the text of the reply final. A stop that came until now has been promised to a
     /// client, and takes precedence.
-    fn end_reply(&self, ending: Ending) -> Ending {
+    fn end_reply(&self, ending: ReplyEnding) -> ReplyEnding {
         match self.session.end_reply() {
-            Some(reason @ (CancelReason::Stop | CancelReason::Ended)) => Ending::Cancelled(reason),
+            Some(reason @ (CancelReason::Stop | CancelReason::Ended)) => {
+                ReplyEnding::Cancelled(reason)
+            }
             Some(CancelReason::Interrupt) | None => ending,
         }
     }
@@ -232,14 +234,14 @@ impl TurnRunner {
 type Terminal = (Status, Option<Arc<str>>, Option<Usage>);
 
 /// Returns the fields of the terminal message; `None` if the session has no log any more.
-fn terminal(ending: Ending) -> Option<Terminal> {
+fn terminal(ending: ReplyEnding) -> Option<Terminal> {
     Some(match ending {
-        Ending::Finished(Outcome { failure, finish_reason, usage }) => {
+        ReplyEnding::Finished(Outcome { failure, finish_reason, usage }) => {
             (failure.map_or(Status::Complete, Status::Failed), finish_reason, usage)
         }
-        Ending::Cancelled(CancelReason::Stop) => (Status::Stopped, None, None),
-        Ending::Cancelled(CancelReason::Interrupt) => (Status::Interrupted, None, None),
-        Ending::Cancelled(CancelReason::Ended) => return None,
-        Ending::TooLong => (Status::Interrupted, Some("max_reply_size".into()), None),
+        ReplyEnding::Cancelled(CancelReason::Stop) => (Status::Stopped, None, None),
+        ReplyEnding::Cancelled(CancelReason::Interrupt) => (Status::Interrupted, None, None),
+        ReplyEnding::Cancelled(CancelReason::Ended) => return None,
+        ReplyEnding::TooLong => (Status::Interrupted, Some("max_reply_size".into()), None),
     })
 }

@@ -27,7 +27,7 @@ const STEP: i32 = 1024;
 
 /// What a backup holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Copied {
+pub struct BackupSummary {
     /// Sessions in it.
     pub sessions: u64,
     /// Its length, in bytes.
@@ -48,13 +48,13 @@ impl SqliteFile {
         to: &Path,
         replace: bool,
         report: impl Fn(u64, u64),
-    ) -> Result<Copied, OpenError> {
+    ) -> Result<BackupSummary, OpenError> {
         // Held until the target is replaced.
         let _lock = self.check_target(to, replace)?;
         let partial = Partial::make(to).map_err(|error| OpenError::new(to, error))?;
         let sessions = self.copy(&partial.path, report)?;
         let size = partial.finish(to, replace).map_err(|error| OpenError::new(to, error))?;
-        Ok(Copied { sessions, size })
+        Ok(BackupSummary { sessions, size })
     }
 
     fn check_target(&self, to: &Path, replace: bool) -> Result<Option<FileLock>, OpenError> {
@@ -99,8 +99,8 @@ impl SqliteFile {
     }
 
     fn copy(&self, to: &Path, report: impl Fn(u64, u64)) -> Result<u64, OpenError> {
-        let moment = self.moment().map_err(|error| self.told(&error))?;
-        let sessions = self.count().map_err(|error| self.told(&error))?;
+        let moment = self.moment().map_err(|error| self.open_error(&error))?;
+        let sessions = self.count().map_err(|error| self.open_error(&error))?;
         let copy = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let mut target = Connection::open_with_flags(to, flags)?;

@@ -19,9 +19,9 @@ use rusqlite::{
 use super::{
     durability::Durability,
     lock, reader,
-    rows::{self, At, Id},
+    rows::{self, Id, StoredTime},
     schema::{self, OpenError},
-    writer,
+    sessions,
 };
 use crate::session::{Message, Page, Session, SessionId, Timestamp, TokenHash};
 
@@ -47,7 +47,7 @@ pub struct StoredSession {
 
 /// A user message that waits for its reply, and how far that has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting {
+pub struct UnansweredTurn {
     /// Number of the user message.
     pub seq: u32,
     /// The last attempt that began.
@@ -58,8 +58,8 @@ pub struct Waiting {
 
 /// Which sessions are looked for.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
-    /// A part of the visitor's name; ASCII letters in either case.
+pub struct SessionFilter {
+    /// A part of the user's name; ASCII letters in either case.
     pub name: Option<String>,
     /// Those that have expired and are not deleted yet, instead of those that live.
     pub expired: bool,
@@ -71,7 +71,7 @@ pub struct Filter {
 const KEPT: &str = "token, head_seq, coalesce((SELECT messages.created_at FROM messages
      WHERE messages.session = sessions.id AND messages.seq = sessions.head_seq), created_at)";
 
-/// Those that a [`Filter`] chooses.
+/// Those that a [`SessionFilter`] chooses.
 const CHOSEN: &str = "WHERE (expires_at <= :now) = :expired
      AND (:name IS NULL OR instr(lower(name), lower(:name)) > 0)";
 
@@ -80,7 +80,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
         session: rows::session(row)?,
         token: TokenHash::from_bytes(row.get(6)?),
         messages: row.get(7)?,
-        last_activity: row.get::<_, At>(8)?.0,
+        last_activity: row.get::<_, StoredTime>(8)?.0,
     })
 }
 
@@ -134,7 +134,7 @@ impl SqliteFile {
     /// One sentence for the operator.
     pub fn sessions(
         &self,
-        filter: &Filter,
+        filter: &SessionFilter,
         after: Option<SessionId>,
         limit: u32,
     ) -> Result<Vec<StoredSession>, OpenError> {
@@ -148,31 +148,31 @@ impl SqliteFile {
             let mut statement = self.connection.prepare_cached(&sql)?;
             let found = statement.query_map(
                 named_params! {
-                    ":after": after, ":now": At(filter.now), ":expired": filter.expired,
+                    ":after": after, ":now": StoredTime(filter.now), ":expired": filter.expired,
                     ":name": filter.name, ":limit": limit,
                 },
                 stored,
             )?;
             found.collect::<rusqlite::Result<_>>()
         };
-        list().map_err(|error| self.told(&error))
+        list().map_err(|error| self.open_error(&error))
     }
 
     /// Numbers of sessions and of their messages.
     ///
     /// # Errors
     /// One sentence for the operator.
-    pub fn totals(&self, filter: &Filter) -> Result<(u64, u64), OpenError> {
+    pub fn totals(&self, filter: &SessionFilter) -> Result<(u64, u64), OpenError> {
         let sql = format!("SELECT count(*), coalesce(sum(head_seq), 0) FROM sessions {CHOSEN}");
         let count = |row: &Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
         let totals = self.connection.query_row(
             &sql,
             named_params! {
-                ":now": At(filter.now), ":expired": filter.expired, ":name": filter.name
+                ":now": StoredTime(filter.now), ":expired": filter.expired, ":name": filter.name
             },
             |row| Ok((count(row, 0)?, count(row, 1)?)),
         );
-        totals.map_err(|error| self.told(&error))
+        totals.map_err(|error| self.open_error(&error))
     }
 
     /// Sessions in the whole file, expired ones included.
@@ -186,7 +186,7 @@ impl SqliteFile {
     /// # Errors
     /// One sentence for the operator.
     pub fn session(&self, id: SessionId) -> Result<Option<StoredSession>, OpenError> {
-        find(&self.connection, id).map_err(|error| self.told(&error))
+        find(&self.connection, id).map_err(|error| self.open_error(&error))
     }
 
     /// Messages of a session after a number, in order: a page of 64, or of 4 MiB.
@@ -194,24 +194,24 @@ impl SqliteFile {
     /// # Errors
     /// One sentence for the operator.
     pub fn messages(&self, id: SessionId, after: u32) -> Result<Vec<Arc<Message>>, OpenError> {
-        page(&self.connection, id, after).map_err(|error| self.told(&error))
+        page(&self.connection, id, after).map_err(|error| self.open_error(&error))
     }
 
     /// The user messages of a session that wait for their reply.
     ///
     /// # Errors
     /// One sentence for the operator.
-    pub fn waiting(&self, id: SessionId) -> Result<Vec<Waiting>, OpenError> {
+    pub fn waiting(&self, id: SessionId) -> Result<Vec<UnansweredTurn>, OpenError> {
         let list = || {
             let mut statement = self.connection.prepare_cached(
                 "SELECT seq, attempt, text FROM turns WHERE session = ?1 ORDER BY seq",
             )?;
             let turns = statement.query_map([Id(id)], |row| {
-                Ok(Waiting { seq: row.get(0)?, attempt: row.get(1)?, text: row.get(2)? })
+                Ok(UnansweredTurn { seq: row.get(0)?, attempt: row.get(1)?, text: row.get(2)? })
             })?;
             turns.collect::<rusqlite::Result<_>>()
         };
-        list().map_err(|error| self.told(&error))
+        list().map_err(|error| self.open_error(&error))
     }
 
     /// Everything that is read in `look` is of one moment. What a gateway writes meanwhile
@@ -223,7 +223,7 @@ impl SqliteFile {
         &self,
         look: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
-        let _moment = self.moment().map_err(|error| self.told(&error))?;
+        let _moment = self.moment().map_err(|error| self.open_error(&error))?;
         look()
     }
 
@@ -247,7 +247,7 @@ impl SqliteFile {
             let sql = "SELECT 1 FROM sessions WHERE id = ?1";
             let there = transaction.prepare_cached(sql)?.exists(params![Id(id)])?;
             if there {
-                writer::delete(&transaction, id)?;
+                sessions::delete(&transaction, id)?;
             }
             transaction.commit()?;
             Ok(there)
@@ -255,7 +255,7 @@ impl SqliteFile {
         revoke().map_err(|error| OpenError::new(path, schema::explain(&error)))
     }
 
-    pub(super) fn told(&self, error: &rusqlite::Error) -> OpenError {
+    pub(super) fn open_error(&self, error: &rusqlite::Error) -> OpenError {
         OpenError::new(&self.path, schema::explain(error))
     }
 }

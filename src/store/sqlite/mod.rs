@@ -1,10 +1,13 @@
-//! Sessions in one SQLite file: the default.
+//! Sessions in one SQLite file: the default store.
 //!
-//! One thread writes; it takes whatever waits, commits it as one transaction with one
-//! fsync, and answers everybody then. A few connections read, each a consistent
-//! snapshot, and wait for nobody (WAL). Not an embedded key-value store: half as fast
-//! here, and nobody could open the file with a tool that every system has.
+//! One thread writes. It takes all waiting writes, commits them as one transaction with one fsync,
+//! and then answers them. A few connections read. Each reads a consistent snapshot and waits for no
+//! writer, since the file is in WAL mode.
+//!
+//! An embedded key-value store was half as fast in this use, and operators could not open its file
+//! with a common tool.
 
+mod append;
 mod backup;
 mod durability;
 mod failure;
@@ -13,6 +16,8 @@ mod lock;
 mod reader;
 mod rows;
 mod schema;
+mod sessions;
+mod sweep;
 mod transfer;
 mod wal;
 mod writer;
@@ -28,12 +33,12 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, Entry, Head, NewSession, Page, Result, Session, SessionId,
-    Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
+    AppendLimits, Appended, Checkpoint, Head, NewEntry, NewSession, Page, Result, Session,
+    SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
 };
-pub use backup::Copied;
+pub use backup::BackupSummary;
 pub use durability::Durability;
-pub use file::{Filter, SqliteFile, StoredSession, Waiting};
+pub use file::{SessionFilter, SqliteFile, StoredSession, UnansweredTurn};
 pub use schema::OpenError;
 pub use transfer::{Import, StoredLog};
 use {failure::FailureSignal, reader::Readers, writer::Writer};
@@ -51,7 +56,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file, making it and its folder when absent.
+    /// Opens the file. Creates it and its folder if they do not exist.
     ///
     /// # Errors
     /// One sentence for the operator: the folder cannot be written, another process has
@@ -68,14 +73,14 @@ impl SqliteStore {
         Ok(Self { path: path.to_owned(), writer, readers, max_sessions, data_version, trust })
     }
 
-    /// Refuses a new session where so many are kept already.
+    /// Limits the sessions that the store keeps. Beyond the limit a new one is refused.
     #[must_use]
     pub fn with_room(mut self, max_sessions: u64) -> Self {
         self.max_sessions = max_sessions;
         self
     }
 
-    /// Where the sessions are.
+    /// Returns the path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -86,7 +91,7 @@ impl SqliteStore {
 impl Store for SqliteStore {
     async fn create(&self, new: NewSession) -> Result<()> {
         let max_sessions = self.max_sessions;
-        self.writer.write(move |tx| writer::create(tx, &new, max_sessions)).await
+        self.writer.write(move |tx| sessions::create(tx, &new, max_sessions)).await
     }
 
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session> {
@@ -95,11 +100,11 @@ impl Store for SqliteStore {
     }
 
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
-        self.writer.write(move |tx| writer::renew(tx, id, now, expires_at)).await
+        self.writer.write(move |tx| sessions::renew(tx, id, now, expires_at)).await
     }
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
-        self.writer.write(move |tx| writer::revoke(tx, id, now)).await
+        self.writer.write(move |tx| sessions::revoke(tx, id, now)).await
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
@@ -107,7 +112,7 @@ impl Store for SqliteStore {
         if !self.readers.read(move |db| Ok(reader::has_work_for_sweep(db, now)?)).await? {
             return Ok(Swept::default());
         }
-        self.writer.write(move |tx| writer::sweep(tx, now, limit)).await
+        self.writer.write(move |tx| sweep::sweep(tx, now, limit)).await
     }
 
     async fn written_elsewhere(&self) -> Result<bool> {
@@ -120,12 +125,17 @@ impl Store for SqliteStore {
         self.readers.read(move |db| Ok(reader::heads(db, &sessions, now)?)).await
     }
 
-    async fn append(&self, id: SessionId, entry: Entry, terms: AppendLimits) -> Result<Appended> {
-        self.writer.write(move |tx| writer::append(tx, id, &entry, &terms)).await
+    async fn append(
+        &self,
+        id: SessionId,
+        entry: NewEntry,
+        terms: AppendLimits,
+    ) -> Result<Appended> {
+        self.writer.write(move |tx| append::append(tx, id, &entry, &terms)).await
     }
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
-        self.writer.write(move |tx| writer::checkpoint(tx, id, now, &at)).await
+        self.writer.write(move |tx| sessions::checkpoint(tx, id, now, &at)).await
     }
 
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::{
     failure::{FailureSignal, WriteError, WriteResult, failure, is_final},
     lock::FileLock,
-    rows::{self, At, Id},
+    rows::{self, Id, StoredTime},
     schema::{self, OpenError},
 };
 use crate::session::{
@@ -91,13 +91,13 @@ impl Readers {
 pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> WriteResult<Session> {
     let sql =
         format!("SELECT {} FROM sessions WHERE token = ?1 AND expires_at > ?2", rows::SESSION);
-    one(db, &sql, params![token.as_bytes(), At(now)])
+    one(db, &sql, params![token.as_bytes(), StoredTime(now)])
 }
 
 /// A session that lives.
 pub(super) fn session(db: &Connection, id: SessionId, now: Timestamp) -> WriteResult<Session> {
     let sql = format!("SELECT {} FROM sessions WHERE id = ?1 AND expires_at > ?2", rows::SESSION);
-    one(db, &sql, params![Id(id), At(now)])
+    one(db, &sql, params![Id(id), StoredTime(now)])
 }
 
 fn one(db: &Connection, sql: &str, params: impl rusqlite::Params) -> WriteResult<Session> {
@@ -121,7 +121,7 @@ pub(super) fn read(
 pub(super) fn has_work_for_sweep(db: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM sessions WHERE expires_at <= ?1)
          OR (SELECT freelist_count FROM pragma_freelist_count) > 0";
-    db.prepare_cached(sql)?.query_row([At(now)], |row| row.get(0))
+    db.prepare_cached(sql)?.query_row([StoredTime(now)], |row| row.get(0))
 }
 
 /// Returns the heads of those of the given sessions that exist.
@@ -135,7 +135,7 @@ pub(super) fn heads(
         rows::SESSION
     ))?;
     let head = |id: &SessionId| {
-        let found = statement.query_row(params![Id(*id), At(now)], |row| {
+        let found = statement.query_row(params![Id(*id), StoredTime(now)], |row| {
             let Session { id, epoch, .. } = rows::session(row)?;
             Ok(Head { session: id, epoch, seq: row.get(6)? })
         });
@@ -204,14 +204,15 @@ pub(super) fn unfinished(
              WHERE (turns.session, turns.seq) > (?1, ?2) AND sessions.expires_at > ?3
              ORDER BY turns.session, turns.seq LIMIT ?4",
         )?;
-        let turns = statement.query_map(params![Id(first), seq, At(now), limit], |row| {
-            Ok((
-                row.get::<_, Id<SessionId>>(0)?.0,
-                row.get::<_, u32>(1)?,
-                row.get(2)?,
-                row.get::<_, String>(3)?,
-            ))
-        })?;
+        let turns =
+            statement.query_map(params![Id(first), seq, StoredTime(now), limit], |row| {
+                Ok((
+                    row.get::<_, Id<SessionId>>(0)?.0,
+                    row.get::<_, u32>(1)?,
+                    row.get(2)?,
+                    row.get::<_, String>(3)?,
+                ))
+            })?;
         turns.collect::<rusqlite::Result<Vec<_>>>()
     };
     let turn = |(id, seq, attempt, text): (SessionId, u32, u32, String)| {

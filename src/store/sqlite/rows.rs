@@ -29,9 +29,9 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
         id: row.get::<_, Id<SessionId>>(0)?.0,
         name: Name::trusted(row.get_ref(1)?.as_str()?),
         epoch,
-        created_at: row.get::<_, At>(3)?.0,
-        expires_at: row.get::<_, At>(4)?.0,
-        ends_at: row.get::<_, At>(5)?.0,
+        created_at: row.get::<_, StoredTime>(3)?.0,
+        expires_at: row.get::<_, StoredTime>(4)?.0,
+        ends_at: row.get::<_, StoredTime>(5)?.0,
     })
 }
 
@@ -56,7 +56,7 @@ pub(super) fn message(row: &Row<'_>) -> rusqlite::Result<Arc<Message>> {
         seq: row.get(0)?,
         id: row.get::<_, Id<MessageId>>(1)?.0,
         text: row.get_ref(2)?.as_str()?.into(),
-        created_at: row.get::<_, At>(3)?.0,
+        created_at: row.get::<_, StoredTime>(3)?.0,
         role,
     }))
 }
@@ -86,7 +86,7 @@ fn usage(row: &Row<'_>) -> rusqlite::Result<Option<Usage>> {
 pub(super) struct Id<T>(pub(super) T);
 
 /// Milliseconds since the Unix epoch.
-pub(super) struct At(pub(super) Timestamp);
+pub(super) struct StoredTime(pub(super) Timestamp);
 
 macro_rules! id {
     ($name:ident) => {
@@ -108,7 +108,7 @@ macro_rules! id {
 id!(SessionId);
 id!(MessageId);
 
-impl ToSql for At {
+impl ToSql for StoredTime {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
         // Times beyond the column's range are deadlines that never come.
         let millis = i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX);
@@ -116,7 +116,7 @@ impl ToSql for At {
     }
 }
 
-impl FromSql for At {
+impl FromSql for StoredTime {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
         let millis = value.as_i64()?;
         u64::try_from(millis)

@@ -49,14 +49,14 @@ impl fmt::Display for OpenError {
 impl error::Error for OpenError {}
 
 /// The file, for its one writer.
-pub(super) struct Opened {
+pub(super) struct OpenedFile {
     pub(super) connection: Connection,
     /// Declared after the connection, so that it is closed after it. Readers share it.
     pub(super) lock: Arc<FileLock>,
 }
 
 /// Opens the file for its one writer.
-pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenError> {
+pub(super) fn open(path: &Path, durability: Durability) -> Result<OpenedFile, OpenError> {
     let problem = |problem: &dyn fmt::Display| OpenError::new(path, problem);
     let version = rusqlite::version_number();
     if version < OLDEST_LIBRARY {
@@ -75,7 +75,7 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<Opened, OpenEr
     wal::check(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
     prepare(&mut connection, durability).map_err(|error| problem(&error))?;
-    Ok(Opened { connection, lock })
+    Ok(OpenedFile { connection, lock })
 }
 
 /// Makes the folder when it is absent, and on the disk: the name of each that is new lies in

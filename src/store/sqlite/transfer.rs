@@ -5,10 +5,10 @@ use std::sync::Arc;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{
-    file::{self, SqliteFile, StoredSession, Waiting},
-    rows::{At, Id},
+    append,
+    file::{self, SqliteFile, StoredSession, UnansweredTurn},
+    rows::{Id, StoredTime},
     schema::OpenError,
-    writer,
 };
 use crate::session::{Message, Timestamp, Usage};
 
@@ -20,7 +20,7 @@ pub struct StoredLog {
     /// Its log, without gaps.
     pub messages: Vec<Arc<Message>>,
     /// What waits for a reply.
-    pub waiting: Vec<Waiting>,
+    pub waiting: Vec<UnansweredTurn>,
 }
 
 /// What became of a session that came.
@@ -42,7 +42,7 @@ impl SqliteFile {
     /// # Errors
     /// One sentence for the operator; none of them is kept then.
     pub fn import(&mut self, logs: &[StoredLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
-        self.try_import(logs, now).map_err(|error| self.told(&error))
+        self.try_import(logs, now).map_err(|error| self.open_error(&error))
     }
 
     fn try_import(&mut self, logs: &[StoredLog], now: Timestamp) -> rusqlite::Result<Vec<Import>> {
@@ -107,9 +107,9 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
             token.as_bytes(),
             session.name.as_str(),
             session.epoch.as_str(),
-            At(session.created_at),
-            At(session.expires_at),
-            At(session.ends_at),
+            StoredTime(session.created_at),
+            StoredTime(session.expires_at),
+            StoredTime(session.ends_at),
             messages,
             usage.input_tokens,
             usage.output_tokens,
@@ -119,9 +119,9 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
         return Ok(Import::Differs);
     }
     for message in &log.messages {
-        writer::insert(tx, session.id, message)?;
+        append::insert(tx, session.id, message)?;
     }
-    for Waiting { seq, attempt, text } in &log.waiting {
+    for UnansweredTurn { seq, attempt, text } in &log.waiting {
         let Some(message) = log.messages.get(*seq as usize - 1) else { continue };
         tx.prepare_cached(
             "INSERT INTO turns (session, seq, message, attempt, text) VALUES (?1, ?2, ?3, ?4, ?5)",

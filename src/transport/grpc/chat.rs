@@ -77,7 +77,8 @@ impl ChatRpc {
             self.context.gateway.attach(&caller, token, at.as_ref()).await?;
         let record = StreamRecord::new(Protocol::Grpc, "subscribe");
         let stream = ClientStream::attached(&self.context, caller, record, subscription, opened);
-        Ok(Call { context: self.context.clone(), stream, requests: ListenOnly }.responses())
+        Ok(StreamingCall { context: self.context.clone(), stream, requests: ListenOnly }
+            .responses())
     }
 }
 
@@ -157,7 +158,7 @@ impl ChatService for ChatRpc {
         let record = StreamRecord::new(Protocol::Grpc, "chat");
         let stream = ClientStream::new(&self.context, caller, record, credential);
         let requests = Requests(request.into_inner());
-        answer(Ok(Call { context: self.context.clone(), stream, requests }.responses()))
+        answer(Ok(StreamingCall { context: self.context.clone(), stream, requests }.responses()))
     }
 }
 
@@ -203,13 +204,13 @@ fn undecodable(status: &Status) -> Option<Error> {
 }
 
 /// A call that streams responses.
-struct Call<R> {
+struct StreamingCall<R> {
     context: TransportContext,
     stream: ClientStream,
     requests: R,
 }
 
-impl<R: InboundSource + Send + 'static> Call<R> {
+impl<R: InboundSource + Send + 'static> StreamingCall<R> {
     /// Returns the responses. The HTTP/2 connection polls them only while its peer has room: a
     /// reader that stalls delays only itself.
     fn responses(self) -> ResponseStream {

@@ -15,11 +15,11 @@ use tonic_health::pb::{
 const SERVICE: &str = "duologue.v1.ChatService";
 
 #[derive(Debug)]
-pub(super) struct Health {
+pub(super) struct HealthService {
     draining: CancellationToken,
 }
 
-impl Health {
+impl HealthService {
     pub(super) const fn new(draining: CancellationToken) -> Self {
         Self { draining }
     }
@@ -37,7 +37,7 @@ impl Health {
 }
 
 #[tonic::async_trait]
-impl health_server::Health for Health {
+impl health_server::Health for HealthService {
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
 
     async fn check(

@@ -14,7 +14,7 @@ use super::{TransportContext, codec::Codec};
 use crate::proto::{DESCRIPTORS, chat_service_server::ChatServiceServer};
 use chat::ChatRpc;
 use deadline::DeadlineLayer;
-use health::Health;
+use health::HealthService;
 
 /// Every gRPC service of the gateway. Takes requests of content type
 /// `application/grpc*` over HTTP/2, and gRPC-Web over HTTP/1.1 too.
@@ -41,8 +41,8 @@ where
     let max_frame = Codec::Proto.max_frame(context.gateway.settings().max_message_size);
     let chat =
         ChatServiceServer::new(ChatRpc::new(context.clone())).max_decoding_message_size(max_frame);
-    let mut routes =
-        Routes::new(chat).add_service(HealthServer::new(Health::new(context.draining.clone())));
+    let mut routes = Routes::new(chat)
+        .add_service(HealthServer::new(HealthService::new(context.draining.clone())));
     if context.settings.reflection {
         let reflection = || {
             tonic_reflection::server::Builder::configure()

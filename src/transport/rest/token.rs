@@ -114,7 +114,7 @@ impl From<Usage> for Tokens {
     }
 }
 
-/// Starts a session for a visitor.
+/// Starts a session for a user.
 #[utoipa::path(
     post, path = "/token", tag = "session",
     params(("name" = String, Query, description = "1 to 128 characters", example = "Ada")),

@@ -35,27 +35,27 @@ pub(in crate::transport) struct ClientStream {
     subscription: Option<Subscription>,
     /// A call of the core in progress. It is kept here and not awaited in place, so
     /// that [`ClientStream::next`] can be dropped and called again.
-    busy: Option<BoxFuture<'static, Done>>,
+    call: Option<BoxFuture<'static, CallResult>>,
     /// That call commits a message.
     sending: bool,
     /// What came while a message of this stream is being committed, and waits for the
     /// answer: it may be that message. Boxed, since it is seldom there.
-    held: Option<Box<Result<Event>>>,
+    held_event: Option<Box<Result<Event>>>,
     /// Came before the stream was attached.
     first: Option<ClientRequest>,
-    awaited: Awaited,
+    awaited: AwaitedReplies,
     half_closed: bool,
     timer: Pin<Box<Sleep>>,
 }
 
-enum Done {
+enum CallResult {
     Attached(Result<(Subscription, Opened)>),
     Sent { client_message_id: Option<String>, result: Result<Accepted> },
 }
 
 /// What must have been delivered before a half-closed stream may end.
 #[derive(Debug, Default)]
-struct Awaited {
+struct AwaitedReplies {
     /// User messages sent here that have not been answered.
     turns: Vec<MessageId>,
     /// Number of the last message that was committed before the stream was opened, or
@@ -81,11 +81,11 @@ impl ClientStream {
             start: None,
             credential,
             subscription: None,
-            busy: None,
+            call: None,
             sending: false,
-            held: None,
+            held_event: None,
             first: None,
-            awaited: Awaited::default(),
+            awaited: AwaitedReplies::default(),
             half_closed: false,
             timer: Box::pin(sleep(wait)),
             settings,
@@ -100,7 +100,7 @@ impl ClientStream {
         subscription: Subscription,
         opened: Opened,
     ) -> Self {
-        record.attached(opened.session.id, &caller);
+        record.attached(opened.session.id);
         Self {
             subscription: Some(subscription),
             start: Some(Box::new(opened)),
@@ -116,8 +116,8 @@ impl ClientStream {
         record: StreamRecord,
         error: Error,
     ) -> Self {
-        let refuse = std::future::ready(Done::Attached(Err(error)));
-        Self { busy: Some(refuse.boxed()), ..Self::new(context, caller, record, None) }
+        let refuse = std::future::ready(CallResult::Attached(Err(error)));
+        Self { call: Some(refuse.boxed()), ..Self::new(context, caller, record, None) }
     }
 
     /// Returns the next item for the client, and counts it. Cancel safe.
@@ -132,10 +132,10 @@ impl ClientStream {
 
     async fn run(&mut self, frames: &mut impl InboundSource) -> Outbound {
         loop {
-            if self.busy.is_some() {
+            if self.call.is_some() {
                 return self.while_busy().await;
             }
-            if let Some(event) = self.held.take() {
+            if let Some(event) = self.held_event.take() {
                 return self.event(*event);
             }
             if let Some(request) = self.first.take_if(|_| self.subscription.is_some()) {
@@ -164,7 +164,7 @@ impl ClientStream {
 
     /// Whether [`Self::next`] may have something to tell at once.
     pub(in crate::transport) fn has_more(&self) -> bool {
-        self.held.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
+        self.held_event.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
     }
 
     /// The call in progress comes to its end. A commit may take as long as a disk does, so
@@ -172,11 +172,11 @@ impl ClientStream {
     /// that its message is accepted before it is told the message.
     async fn while_busy(&mut self) -> Outbound {
         loop {
-            let passes = self.sending && self.held.is_none();
+            let passes = self.sending && self.held_event.is_none();
             tokio::select! {
                 biased;
-                done = done(&mut self.busy) => {
-                    self.busy = None;
+                done = call_result(&mut self.call) => {
+                    self.call = None;
                     return self.finish(done);
                 }
                 event = next_event(&mut self.subscription), if passes => match event {
@@ -184,7 +184,7 @@ impl ClientStream {
                         return Outbound::Event(event);
                     }
                     event @ (Ok(Event::Message(_) | Event::GoAway(_)) | Err(_)) => {
-                        self.held = Some(Box::new(event));
+                        self.held_event = Some(Box::new(event));
                     }
                 }
             }
@@ -249,11 +249,11 @@ impl ClientStream {
                 let message = NewMessage::new(text, client_message_id.as_deref());
                 match subscription.send(message) {
                     EagerTask::Done(result) => {
-                        Some(self.finish(Done::Sent { client_message_id, result }))
+                        Some(self.finish(CallResult::Sent { client_message_id, result }))
                     }
                     running @ EagerTask::Running(_) => {
-                        let sent = |result| Done::Sent { client_message_id, result };
-                        self.busy = Some(running.end().map(sent).boxed());
+                        let sent = |result| CallResult::Sent { client_message_id, result };
+                        self.call = Some(running.end().map(sent).boxed());
                         self.sending = true;
                         None
                     }
@@ -301,15 +301,15 @@ impl ClientStream {
     fn attach(&mut self, token: Token, position: Option<Position>) {
         let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
         let attach = async move { gateway.attach(&caller, &token, position.as_ref()).await };
-        self.busy = Some(attach.map(Done::Attached).boxed());
+        self.call = Some(attach.map(CallResult::Attached).boxed());
         self.sending = false;
     }
 
-    fn finish(&mut self, done: Done) -> Outbound {
+    fn finish(&mut self, done: CallResult) -> Outbound {
         match done {
-            Done::Attached(Ok((subscription, opened))) => {
+            CallResult::Attached(Ok((subscription, opened))) => {
                 self.restart_timer();
-                self.record.attached(opened.session.id, &self.caller);
+                self.record.attached(opened.session.id);
                 // A half-closed stream ends when it has the replay that it asked for …
                 self.awaited.seq = self.awaited.seq.max(opened.head_seq);
                 // … and one that is opened again does not wait for answers that are in it,
@@ -318,12 +318,12 @@ impl ClientStream {
                 self.subscription = Some(subscription);
                 Outbound::Opened(Box::new(opened))
             }
-            Done::Attached(Err(error)) => Outbound::End(Err(error)),
-            Done::Sent { result: Ok(accepted), .. } => {
+            CallResult::Attached(Err(error)) => Outbound::End(Err(error)),
+            CallResult::Sent { result: Ok(accepted), .. } => {
                 self.awaited.await_reply_to(&accepted);
                 Outbound::Accepted(accepted)
             }
-            Done::Sent { client_message_id, result: Err(error) } => {
+            CallResult::Sent { client_message_id, result: Err(error) } => {
                 let session_ended = [ErrorKind::SessionExpired, ErrorKind::SessionRevoked];
                 if session_ended.contains(&error.kind()) {
                     return Outbound::End(Err(error));
@@ -341,7 +341,7 @@ impl ClientStream {
     }
 }
 
-impl Awaited {
+impl AwaitedReplies {
     fn await_reply_to(&mut self, accepted: &Accepted) {
         match accepted.reply_seq {
             Some(seq) => self.seq = self.seq.max(seq),
@@ -351,9 +351,9 @@ impl Awaited {
     }
 }
 
-async fn done(busy: &mut Option<BoxFuture<'static, Done>>) -> Done {
-    match busy {
-        Some(busy) => busy.await,
+async fn call_result(call: &mut Option<BoxFuture<'static, CallResult>>) -> CallResult {
+    match call {
+        Some(call) => call.await,
         None => std::future::pending().await,
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Outbound;
 use crate::{
-    session::{Caller, ErrorKind, SessionId},
+    session::{ErrorKind, SessionId},
     telemetry::PEER,
     transport::{codec::Codec, status},
 };
@@ -77,12 +77,11 @@ impl StreamRecord {
     }
 
     /// The stream was opened on a session. Writes the first line.
-    pub(super) fn attached(&mut self, session: SessionId, caller: &Caller) {
+    pub(super) fn attached(&mut self, session: SessionId) {
         let Self { protocol, codec, .. } = *self;
         let protocol = protocol.name();
         if self.session.replace(session).is_none() {
-            let address = caller.address.map(tracing::field::display);
-            tracing::info!(protocol, codec, %session, address, "stream opened");
+            tracing::info!(protocol, codec, %session, "stream opened");
         }
     }
 

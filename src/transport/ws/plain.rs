@@ -14,17 +14,17 @@ const MAX_AWAITED: usize = 64;
 
 /// What this connection said and has not been answered yet, in order.
 #[derive(Debug, Default)]
-pub(super) struct Awaited {
-    answers: VecDeque<Answer>,
+pub(super) struct AnswerQueue {
+    answers: VecDeque<PendingAnswer>,
 }
 
 #[derive(Debug)]
-enum Answer {
+enum PendingAnswer {
     To(MessageId),
     Ready(String),
 }
 
-impl Awaited {
+impl AnswerQueue {
     /// Whether the connection should not be read for now.
     pub(super) fn is_full(&self) -> bool {
         self.answers.len() >= MAX_AWAITED
@@ -33,9 +33,11 @@ impl Awaited {
     /// The texts to send now that this has happened.
     pub(super) fn answers(&mut self, outbound: &Outbound) -> impl Iterator<Item = String> {
         match outbound {
-            Outbound::Accepted(accepted) => self.answers.push_back(Answer::To(accepted.message.id)),
+            Outbound::Accepted(accepted) => {
+                self.answers.push_back(PendingAnswer::To(accepted.message.id))
+            }
             Outbound::Refused { error, .. } => {
-                self.answers.push_back(Answer::Ready(format!("Error: {error}")));
+                self.answers.push_back(PendingAnswer::Ready(format!("Error: {error}")));
             }
             Outbound::Event(Event::Message(message)) => self.answered(message),
             Outbound::Event(Event::ReplyStarted(_) | Event::Delta { .. } | Event::GoAway(_))
@@ -45,18 +47,18 @@ impl Awaited {
             | Outbound::End(_) => {}
         }
         std::iter::from_fn(|| {
-            match self.answers.pop_front_if(|answer| matches!(answer, Answer::Ready(_)))? {
-                Answer::Ready(text) => Some(text),
-                Answer::To(_) => None,
+            match self.answers.pop_front_if(|answer| matches!(answer, PendingAnswer::Ready(_)))? {
+                PendingAnswer::Ready(text) => Some(text),
+                PendingAnswer::To(_) => None,
             }
         })
     }
 
     fn answered(&mut self, message: &Message) {
         let Role::Assistant { in_reply_to, status, .. } = &message.role else { return };
-        let waits = |answer: &&mut Answer| matches!(answer, Answer::To(id) if id == in_reply_to);
+        let waits = |answer: &&mut PendingAnswer| matches!(answer, PendingAnswer::To(id) if id == in_reply_to);
         if let Some(answer) = self.answers.iter_mut().find(waits) {
-            *answer = Answer::Ready(match status.failure() {
+            *answer = PendingAnswer::Ready(match status.failure() {
                 Some(failure) if message.text.is_empty() => format!("Error: {}", failure.message),
                 _ => message.text.as_ref().into(),
             });

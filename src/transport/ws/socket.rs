@@ -23,7 +23,7 @@ use tokio_tungstenite::{
     },
 };
 
-use super::plain::Awaited;
+use super::plain::AnswerQueue;
 use crate::{
     session::{Error, ErrorKind, Result, Settings as Limits},
     telemetry::PEER,
@@ -54,12 +54,12 @@ pub(super) async fn run(
     let io = TokioIo::new(connection);
     let config = config(codec, context.gateway.settings());
     let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
-    let heard = Instant::now();
+    let last_frame = Instant::now();
     let frames = Incoming {
         stream,
         codec,
         max_text: context.gateway.settings().max_message_size,
-        heard,
+        last_frame,
         asked: false,
         paused: false,
         answering: false,
@@ -69,7 +69,7 @@ pub(super) async fn run(
         frames,
         context,
         codec,
-        awaited: Awaited::default(),
+        awaited: AnswerQueue::default(),
         pinged: None,
         unflushed: false,
     };
@@ -92,7 +92,7 @@ fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
 }
 
 /// How a socket ends.
-enum Ending {
+enum SocketEnd {
     /// The client closed it, or disconnected.
     Theirs,
     /// The stream has ended with an error.
@@ -107,22 +107,22 @@ struct Socket<'a> {
     frames: Incoming,
     context: &'a TransportContext,
     codec: Codec,
-    awaited: Awaited,
+    awaited: AnswerQueue,
     pinged: Option<Instant>,
     unflushed: bool,
 }
 
 impl Socket<'_> {
     /// Exchanges frames until the stream ends. Returns its account; the subscription is over.
-    async fn converse(&mut self, mut stream: ClientStream) -> (Ending, StreamRecord) {
+    async fn converse(&mut self, mut stream: ClientStream) -> (SocketEnd, StreamRecord) {
         let ending = loop {
             self.frames.pause(self.awaited.is_full());
-            let Ok(outbound) = self.next(&mut stream).await else { break Ending::Broken };
-            if let Some(ending) = self.tell(outbound, &mut stream).await {
+            let Ok(outbound) = self.next(&mut stream).await else { break SocketEnd::Broken };
+            if let Some(ending) = self.write(outbound, &mut stream).await {
                 break ending;
             }
         };
-        if let Ending::Failed(error) = &ending {
+        if let SocketEnd::Failed(error) = &ending {
             stream.record.failed(error.kind());
         }
         (ending, stream.record)
@@ -131,7 +131,7 @@ impl Socket<'_> {
     /// The next output. What is ready is fed together and flushed once, before anything is
     /// waited for. A client that has asked since the last flush may have asked for more: to
     /// look costs a read, and is left out where it would only hold up a reply.
-    async fn next(&mut self, stream: &mut ClientStream) -> Result<Outbound, Unsent> {
+    async fn next(&mut self, stream: &mut ClientStream) -> Result<Outbound, SendError> {
         if self.unflushed {
             if self.frames.asked || stream.has_more() {
                 let ready = poll_immediate(stream.next(&mut self.frames)).await;
@@ -146,18 +146,18 @@ impl Socket<'_> {
     }
 
     /// Sends what an output calls for.
-    async fn tell(&mut self, outbound: Outbound, stream: &mut ClientStream) -> Option<Ending> {
+    async fn write(&mut self, outbound: Outbound, stream: &mut ClientStream) -> Option<SocketEnd> {
         let sent = match (&outbound, self.codec) {
             (Outbound::Heartbeat, _) => self.beat(&outbound).await,
             (_, Codec::Plain) => self.answer(&outbound, stream).await,
             (_, Codec::Json | Codec::Proto) => self.frame(&outbound).await,
         };
         match sent {
-            Err(Unsent::Refused(error)) => Some(Ending::Failed(error)),
-            Err(Unsent::Broken) => Some(Ending::Broken),
+            Err(SendError::Refused(error)) => Some(SocketEnd::Failed(error)),
+            Err(SendError::Broken) => Some(SocketEnd::Broken),
             Ok(()) => match outbound {
-                Outbound::End(Ok(())) => Some(Ending::Theirs),
-                Outbound::End(Err(error)) => Some(Ending::Ours(error)),
+                Outbound::End(Ok(())) => Some(SocketEnd::Theirs),
+                Outbound::End(Err(error)) => Some(SocketEnd::Ours(error)),
                 Outbound::Opened(_)
                 | Outbound::Accepted(_)
                 | Outbound::Event(_)
@@ -168,11 +168,11 @@ impl Socket<'_> {
         }
     }
 
-    async fn beat(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
+    async fn beat(&mut self, outbound: &Outbound) -> Result<(), SendError> {
         // Unheard since the last ping; a connection that is not read cannot be heard.
         let pinged = self.pinged.replace(Instant::now());
-        if !self.frames.paused && pinged.is_some_and(|at| self.frames.heard < at) {
-            return Err(Unsent::Refused(ErrorKind::Unresponsive.into()));
+        if !self.frames.paused && pinged.is_some_and(|at| self.frames.last_frame < at) {
+            return Err(SendError::Refused(ErrorKind::Unresponsive.into()));
         }
         self.feed(Message::Ping(Bytes::new())).await?;
         match self.codec {
@@ -185,7 +185,7 @@ impl Socket<'_> {
         &mut self,
         outbound: &Outbound,
         stream: &mut ClientStream,
-    ) -> Result<(), Unsent> {
+    ) -> Result<(), SendError> {
         let answers: Vec<_> = self.awaited.answers(outbound).collect();
         for text in answers {
             stream.record.answered();
@@ -194,7 +194,7 @@ impl Socket<'_> {
         Ok(())
     }
 
-    async fn frame(&mut self, outbound: &Outbound) -> Result<(), Unsent> {
+    async fn frame(&mut self, outbound: &Outbound) -> Result<(), SendError> {
         let limits = self.context.gateway.settings();
         match codec::response(outbound, limits, self.context.settings.heartbeat) {
             Some(response) => self.feed(self.codec.encode(&response)?).await,
@@ -202,13 +202,13 @@ impl Socket<'_> {
         }
     }
 
-    async fn feed(&mut self, message: Message) -> Result<(), Unsent> {
+    async fn feed(&mut self, message: Message) -> Result<(), SendError> {
         self.unflushed = true;
         let send = self.frames.stream.feed(message);
         within(self.context.settings.send_timeout, send).await
     }
 
-    async fn flush(&mut self) -> Result<(), Unsent> {
+    async fn flush(&mut self) -> Result<(), SendError> {
         if std::mem::take(&mut self.unflushed) {
             let flush = self.frames.stream.flush();
             within(self.context.settings.send_timeout, flush).await?;
@@ -217,9 +217,9 @@ impl Socket<'_> {
     }
 
     /// Closes the connection. The record is written at the end.
-    async fn end(mut self, ending: Ending, mut record: StreamRecord) {
+    async fn end(mut self, ending: SocketEnd, mut record: StreamRecord) {
         match ending {
-            Ending::Theirs => {
+            SocketEnd::Theirs => {
                 record.closed_by_client(
                     self.frames.close.map_or(Close::Lost, |code| Close::Code(code, "client")),
                 );
@@ -228,8 +228,8 @@ impl Socket<'_> {
                     timeout(self.context.settings.send_timeout, self.frames.stream.close(None))
                         .await;
             }
-            Ending::Ours(error) | Ending::Failed(error) => self.close(&error).await,
-            Ending::Broken => record.closed_by_client(Close::Lost),
+            SocketEnd::Ours(error) | SocketEnd::Failed(error) => self.close(&error).await,
+            SocketEnd::Broken => record.closed_by_client(Close::Lost),
         }
     }
 
@@ -263,25 +263,25 @@ impl Socket<'_> {
 }
 
 /// Why something was not sent.
-enum Unsent {
+enum SendError {
     Refused(Error),
     Broken,
 }
 
-impl From<Error> for Unsent {
+impl From<Error> for SendError {
     fn from(error: Error) -> Self {
         Self::Refused(error)
     }
 }
 
-impl From<WsError> for Unsent {
+impl From<WsError> for SendError {
     fn from(_: WsError) -> Self {
         Self::Broken
     }
 }
 
 /// The peer did not take what it was sent.
-impl From<tokio::time::error::Elapsed> for Unsent {
+impl From<tokio::time::error::Elapsed> for SendError {
     fn from(_: tokio::time::error::Elapsed) -> Self {
         Self::Refused(ErrorKind::SlowConsumer.into())
     }
@@ -292,7 +292,7 @@ impl From<tokio::time::error::Elapsed> for Unsent {
 async fn within(
     limit: Duration,
     sending: impl Future<Output = Result<(), WsError>>,
-) -> Result<(), Unsent> {
+) -> Result<(), SendError> {
     let mut sending = pin!(sending);
     match poll_immediate(&mut sending).await {
         Some(sent) => Ok(sent?),
@@ -307,7 +307,7 @@ struct Incoming {
     /// In bytes.
     max_text: usize,
     /// When the client last gave a sign of life; any frame is one.
-    heard: Instant,
+    last_frame: Instant,
     /// It has asked something since what it was told was flushed.
     asked: bool,
     paused: bool,
@@ -336,7 +336,7 @@ impl InboundSource for Incoming {
                 Some(Err(error)) => return Poll::Ready(Inbound::Gone(refusal(&error))),
                 None => return Poll::Ready(Inbound::Gone(None)),
             };
-            self.heard = Instant::now();
+            self.last_frame = Instant::now();
             match frame {
                 Message::Text(_) | Message::Binary(_) => {
                     self.asked = true;
@@ -356,7 +356,7 @@ impl Incoming {
     /// Stops reading, or reads on. What came meanwhile is unheard, not unsaid.
     fn pause(&mut self, paused: bool) {
         if self.paused && !paused {
-            self.heard = Instant::now();
+            self.last_frame = Instant::now();
         }
         self.paused = paused;
     }

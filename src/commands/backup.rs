@@ -1,4 +1,4 @@
-//! `backup`.
+//! The command `backup`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +13,10 @@ use crate::store::SqliteFile;
 /// Arguments of `backup`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// The copy, which is a store's file like the original
+    /// Path of the copy
     file: PathBuf,
 
-    /// Replace the file if it is there
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }

@@ -1,4 +1,4 @@
-//! `sessions export`.
+//! The command `sessions export`.
 
 use std::{
     fs::{self, File},
@@ -20,16 +20,16 @@ use crate::{
     store::{SessionFilter, SqliteFile, StoredSession},
 };
 
-/// Sessions that are looked up at a time.
+/// Sessions of one query.
 const PAGE: u32 = 512;
 
 /// Arguments of `sessions export`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// Only these; without one, all that live
+    /// Ids of the sessions [default: all live sessions]
     ids: Vec<SessionId>,
 
-    /// Where to write it: a new file, readable by its owner alone [default: standard output]
+    /// A new file, readable by its owner only [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
 }
@@ -54,7 +54,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
             match exported {
                 Ok(told) => print::report(&format!("{told}: {}", output.display())),
                 Err(failure) => {
-                    // A part of an export looks like one, and is none.
+                    // An incomplete export could be taken for a complete one.
                     drop(fs::remove_file(output));
                     return Err(match failure {
                         CommandFailure::Output(error) => cannot(error),
@@ -67,7 +67,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
     Ok(())
 }
 
-/// Writes the sessions of one moment; says how many.
+/// Writes the sessions as of one moment. Returns their number.
 fn export(
     file: &SqliteFile,
     ids: &[SessionId],

@@ -1,10 +1,10 @@
-//! Why a command failed.
+//! The failure of a command.
 
 use std::io;
 
 use crate::{session, store::OpenError};
 
-/// Why a command failed.
+/// The failure of a command.
 #[derive(Debug)]
 pub(super) enum CommandFailure {
     /// The output cannot be written.

@@ -1,4 +1,4 @@
-//! `sessions import`.
+//! The command `sessions import`.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,17 +25,17 @@ use crate::{
     store::{Import, SqliteFile, StoredLog, StoredSession, UnansweredTurn},
 };
 
-/// Sessions and messages that are kept in one transaction, for which a gateway waits.
+/// Most sessions and messages of one transaction. A gateway waits for it.
 const GROUP: (usize, usize) = (256, 1024);
 
 /// Arguments of `sessions import`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// What an export wrote [default: standard input]
+    /// A file that an export wrote [default: standard input]
     file: Option<PathBuf>,
 }
 
-/// What became of the sessions.
+/// Numbers of sessions by their result.
 #[derive(Default)]
 struct ImportCounts {
     imported: u64,
@@ -84,7 +84,7 @@ pub(super) fn run(
         count(imported, "session"),
         count(messages, "message"),
     );
-    // What stands before a line that is wrong is kept: both are recorded.
+    // Sessions before a wrong line are stored, so the summary is printed in any case.
     print::report(&summary);
     stored?;
     read?;
@@ -100,7 +100,7 @@ pub(super) fn run(
 struct Importing {
     file: SqliteFile,
     group: Vec<StoredLog>,
-    /// In the group.
+    /// Number of messages in the group.
     messages: usize,
     tally: ImportCounts,
     bar: ProgressBar,
@@ -128,7 +128,7 @@ impl Importing {
         Err(CommandFailure::Told(format!("it holds {sessions} of {}", count(announced, "session"))))
     }
 
-    /// Keeps the group.
+    /// Stores the group.
     fn keep(&mut self) -> Result<(), CommandFailure> {
         let group = std::mem::take(&mut self.group);
         self.messages = 0;
@@ -154,19 +154,18 @@ impl Importing {
     }
 }
 
-/// An export, line by line.
+/// Reads an export line by line.
 struct Lines<R> {
     input: R,
     number: u64,
     longest: u64,
-    /// Sessions that were there.
+    /// Ids of the sessions that were read.
     seen: HashSet<SessionId>,
 }
 
 impl<R: BufRead> Lines<R> {
     fn new(input: R, limits: &session::Settings) -> Self {
-        // A character takes six bytes at most where JSON escapes it; a message that waits
-        // has a second text.
+        // JSON escapes a byte with six at most. A message without a reply has a second text.
         let texts = limits.max_message_size.saturating_add(limits.max_reply_size);
         let longest = (texts as u64).saturating_mul(6).saturating_add(64 << 10);
         Self { input, number: 0, longest, seen: HashSet::new() }
@@ -200,14 +199,14 @@ impl<R: BufRead> Lines<R> {
 
     fn parse<T: DeserializeOwned>(&self, line: &[u8]) -> Result<T, CommandFailure> {
         serde_json::from_slice(line).map_err(|error| {
-            // Its own line number is always 1.
+            // The parser's own line number is always 1.
             let told = error.to_string();
             let problem = told.split(" at line 1 column").next().unwrap_or_default();
             self.wrong(format!("{problem} (column {})", error.column()))
         })
     }
 
-    /// Checks the first line; how many sessions it announces.
+    /// Checks the first line. Returns the number of sessions that it announces.
     fn header(&mut self) -> Result<u64, CommandFailure> {
         let line = self.next()?.ok_or_else(|| self.wrong("there is nothing"))?;
         let announcement = self.parse::<Announcement>(&line);
@@ -224,7 +223,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    /// The next session with its messages, checked as if it had been said to a gateway.
+    /// Returns the next session with its messages, after the same checks as for live input.
     fn session(&mut self, limits: &session::Settings) -> Result<Option<StoredLog>, CommandFailure> {
         let Some(line) = self.next()? else { return Ok(None) };
         let Record::Session(record) = self.parse(&line)? else {
@@ -255,7 +254,7 @@ fn stored_session(
     limits: &session::Settings,
 ) -> Result<StoredSession, String> {
     let id: SessionId = record.id.parse().map_err(|_| "the session's id is no UUID")?;
-    // Sessions are listed by their ids, which is to be the order of their creation.
+    // Sessions are listed in the order of their ids, which must be the order of their creation.
     if !id.is_version_7() {
         return Err("the session's id is no UUID of version 7".into());
     }
@@ -280,15 +279,15 @@ fn stored_session(
     Ok(StoredSession { session, token, messages: record.messages, last_activity: created_at })
 }
 
-/// A log that is being read.
+/// The log of the session that is being read.
 struct Log {
     stored: StoredSession,
     messages: Vec<Arc<Message>>,
     ids: HashSet<MessageId>,
     client_ids: HashSet<Arc<str>>,
-    /// User messages without a reply so far, and how far that has come.
+    /// User messages without a reply so far, and the progress of their replies.
     unanswered: HashMap<MessageId, UnansweredTurn>,
-    /// Those of which the export says that they have none.
+    /// Messages that the export marks as having no reply.
     expected: HashSet<MessageId>,
 }
 

@@ -1,8 +1,7 @@
-//! What an operator does with the store's file, from the command line.
+//! The commands: `serve` runs the gateway; the others work on the file of a store.
 //!
-//! `store::SqliteFile` does it; here is what is asked, what is printed, and the form in
-//! which sessions travel. Each command works on the file of a stopped and of a running
-//! gateway.
+//! The commands for a store use `store::SqliteFile`. Each of them works on the file of a stopped or
+//! running gateway.
 
 mod backup;
 mod export;
@@ -21,7 +20,7 @@ use failure::CommandFailure;
 
 use crate::{session, store};
 
-/// A command for the store's file.
+/// A command for the file of the store.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Administration {
     /// List, export, import and revoke sessions
@@ -34,22 +33,22 @@ pub enum Administration {
 /// A command for sessions.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Sessions {
-    /// List them, the oldest first: a table on a terminal, else lines with tabs between
+    /// List sessions, oldest first: a table on a terminal, otherwise tab-separated lines
     List(sessions::ListArguments),
-    /// Print one with its messages
+    /// Print a session with its messages
     Show(sessions::ShowArguments),
-    /// Write them, all or some, as JSON Lines
+    /// Write sessions as JSON Lines
     Export(export::Arguments),
-    /// Keep those of an export that are not there
+    /// Store the sessions of an export that do not exist yet
     Import(import::Arguments),
-    /// End them: their logs are gone, their tokens open nothing
+    /// Delete sessions with their messages; their tokens become invalid
     Revoke(revoke::Arguments),
 }
 
-/// Does what is asked, with the store and the limits of the gateway's settings.
+/// Runs a command with the gateway's settings of the store and the limits.
 ///
 /// # Errors
-/// One line for the operator. A reader of the output who has seen enough is none.
+/// One line for the operator. A reader that closes the output early is not an error.
 pub fn run(
     command: &Administration,
     store: &store::Settings,

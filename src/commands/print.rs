@@ -1,5 +1,4 @@
-//! Text for terminals and programs: nothing that people wrote can steer a terminal or
-//! break a line.
+//! Text for terminals and programs. Foreign text cannot control a terminal or break a line.
 
 use std::{
     fmt::{self, Write as _},
@@ -11,15 +10,15 @@ use serde::Serialize;
 
 use crate::session::{Name, Timestamp};
 
-/// The last moment that has a year of four digits.
+/// The last millisecond of the year 9999.
 const LAST: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 
-/// A time as RFC 3339 has it, in UTC, to the millisecond.
+/// Formats a time by RFC 3339, in UTC, with milliseconds.
 pub(super) fn time(at: Timestamp) -> String {
     humantime::format_rfc3339_millis(at.min(LAST).into()).to_string()
 }
 
-/// Characters that hide or steer are spelled out.
+/// Shows text with control characters and invisible characters escaped.
 pub(super) struct Printable<'a>(pub(super) &'a str);
 
 impl fmt::Display for Printable<'_> {
@@ -31,7 +30,8 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// A value between tabs, which can be read back: `\t`, `\n`, `\\`, `\u{…}`.
+/// Shows a field of a tab-separated line, escaped so that it can be read back: `\t`, `\n`, `\\`,
+/// `\u{…}`.
 pub(super) struct TableField<'a>(pub(super) &'a str);
 
 impl fmt::Display for TableField<'_> {
@@ -46,14 +46,14 @@ impl fmt::Display for TableField<'_> {
     }
 }
 
-/// Writes a value as one line of JSON; characters that hide or steer are escaped.
+/// Writes a value as one line of JSON. Control characters and invisible characters are escaped.
 ///
 /// # Errors
-/// What writing fails with.
+/// The error of the writer.
 pub(super) fn json(out: &mut impl io::Write, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string(value)?;
     let mut rest = json.as_str();
-    // They can stand within strings only.
+    // Such characters can occur within strings only.
     while let Some((at, c)) = rest.char_indices().find(|(_, c)| Name::hides(*c)) {
         out.write_all(&rest.as_bytes()[..at])?;
         for unit in c.encode_utf16(&mut [0; 2]) {
@@ -65,24 +65,24 @@ pub(super) fn json(out: &mut impl io::Write, value: &impl Serialize) -> io::Resu
     out.write_all(b"\n")
 }
 
-/// A bar on standard error, if that is a terminal.
+/// Returns a progress bar on standard error, hidden unless that is a terminal.
 pub(super) fn progress(length: u64, template: &str) -> ProgressBar {
     let style =
         ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr()).with_style(style)
 }
 
-/// Prints what was done. It is done, whether or not anybody reads this.
+/// Prints a summary. A closed output is not an error: the work is done.
 pub(super) fn report(line: &str) {
     drop(writeln!(io::stdout(), "{line}"));
 }
 
-/// As [`report`], on standard error: `eprintln` panics when nobody reads that.
+/// As [`report`], on standard error. `eprintln` would panic if standard error is closed.
 pub(super) fn remark(line: &str) {
     drop(writeln!(io::stderr(), "{line}"));
 }
 
-/// "1 session", "2 sessions".
+/// Formats a number with its noun: "1 session", "2 sessions".
 pub(super) fn count(number: u64, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }

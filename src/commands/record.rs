@@ -1,8 +1,8 @@
-//! The form in which sessions travel: JSON Lines.
+//! The export format: JSON Lines.
 //!
-//! A line is one [`Record`]: first the header, then each session, followed by its messages
-//! in order. `docs/OPERATIONS.md` describes it for other programs. What is unknown is
-//! refused: a later version's field that was dropped would be lost without a word.
+//! A line is one [`Record`]: first the header, then each session, followed by its messages in
+//! order. `docs/OPERATIONS.md` describes the format. An unknown field is refused: it may be of a
+//! later version, and would be lost.
 
 use std::fmt::Write as _;
 
@@ -14,7 +14,7 @@ use crate::{
     store::{StoredSession, UnansweredTurn},
 };
 
-/// The version of the form.
+/// The version of the format.
 pub(super) const FORMAT: u32 = 1;
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -25,7 +25,7 @@ pub(super) enum Record {
     Message(MessageRecord),
 }
 
-/// What is looked at before anything else.
+/// The part of the header that is read first.
 #[derive(Deserialize)]
 pub(super) struct Announcement {
     pub(super) export: AnyVersion,
@@ -41,7 +41,7 @@ pub(super) struct AnyVersion {
 pub(super) struct Header {
     pub(super) format: u32,
     pub(super) exported_at: RecordTime,
-    /// Sessions that follow: so that a file that was cut off is noticed.
+    /// Number of sessions that follow. Detects a truncated file.
     pub(super) sessions: u64,
 }
 
@@ -51,17 +51,17 @@ pub(super) struct SessionRecord {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) epoch: String,
-    /// SHA-256 of the token's text, in hexadecimal digits.
+    /// SHA-256 of the token, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_sha256: Option<String>,
     pub(super) created_at: RecordTime,
     pub(super) expires_at: RecordTime,
     pub(super) ends_at: RecordTime,
-    /// Messages that follow.
+    /// Number of messages that follow.
     pub(super) messages: u32,
 }
 
-/// A message; fields that are not of its role are absent.
+/// A message. Fields that do not apply to its role are absent.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct MessageRecord {
@@ -73,7 +73,7 @@ pub(super) struct MessageRecord {
     pub(super) text: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) client_message_id: Option<String>,
-    /// Of a user's message that has no reply yet.
+    /// Present for a user message without a reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) waiting: Option<WaitingRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,7 @@ pub(super) enum StatusName {
     Failed,
 }
 
-/// How far the reply has come.
+/// The progress of a reply.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitingRecord {
@@ -127,7 +127,7 @@ pub(super) struct UsageRecord {
     pub(super) estimated: bool,
 }
 
-/// A time, RFC 3339 in UTC, to the millisecond.
+/// A time by RFC 3339, in UTC, with milliseconds.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RecordTime(pub(super) Timestamp);
 
@@ -244,7 +244,7 @@ fn hexadecimal(hash: &TokenHash) -> String {
     text
 }
 
-/// The hash that 64 hexadecimal digits stand for.
+/// Parses a hash of 64 hexadecimal digits.
 pub(super) fn token_hash(text: &str) -> Option<TokenHash> {
     let mut hash = [0; 32];
     if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {

@@ -1,4 +1,4 @@
-//! `sessions revoke`.
+//! The command `sessions revoke`.
 
 use std::{
     io::{self, Write as _},
@@ -13,7 +13,7 @@ use crate::{session::SessionId, store::SqliteFile};
 /// Arguments of `sessions revoke`.
 #[derive(Args, Clone, Debug)]
 pub struct Arguments {
-    /// Their ids
+    /// Ids of the sessions
     #[arg(required = true)]
     ids: Vec<SessionId>,
 }
@@ -24,7 +24,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
     let mut printed = Ok(());
     for id in &arguments.ids {
         if file.revoke(*id)? {
-            // Whoever reads this may go; those that are left are revoked nevertheless.
+            // If the output is closed, the remaining sessions are revoked nevertheless.
             printed = printed.and(writeln!(io::stdout(), "revoked {id}"));
         } else {
             unknown.push(id.to_string());

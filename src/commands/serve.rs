@@ -33,11 +33,11 @@ pub struct Settings {
 /// # Errors
 /// One line for the operator: an address is in use, the store cannot be opened or has failed.
 pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Error> {
-    // Sockets are files, and most systems allow 1,024 unless asked.
+    // Sockets count as open files, and the usual limit is 1,024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    // First of all, so that nothing is counted before somebody collects it.
+    // First, so that every metric is collected from the start.
     let operations = operations(settings.server.ops_addr)?;
     tokio::spawn(log.report_lost_lines());
     let addr = settings.server.addr;
@@ -51,7 +51,7 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
     let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            // One after the other; signals that come meanwhile are one.
+            // One reload at a time. Signals that arrive meanwhile count as one.
             reload().await;
         }
     });
@@ -66,7 +66,7 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        // With these very streams: new ones would miss a signal that comes in between.
+        // Uses these signal streams: new ones would miss a signal that arrives in between.
         tokio::spawn(exit_at_second_signal(terminate, interrupt));
     };
     let failed = gateway.clone();
@@ -86,7 +86,7 @@ fn operations(addr: Option<SocketAddr>) -> Result<Option<Operations>, Error> {
     ))
 }
 
-/// Whoever asks twice does not want to wait.
+/// Ends the process at once at a second signal.
 async fn exit_at_second_signal(mut terminate: Signal, mut interrupt: Signal) {
     tokio::select! {
         _ = terminate.recv() => {}

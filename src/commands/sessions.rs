@@ -1,4 +1,4 @@
-//! `sessions list`, `sessions show`.
+//! The commands `sessions list` and `sessions show`.
 
 use std::{
     io::{self, BufWriter, IsTerminal as _, Write},
@@ -18,26 +18,26 @@ use crate::{
     store::{SessionFilter, SqliteFile, StoredSession},
 };
 
-/// Sessions that are read at a time. A gateway's log of changes grows while a read goes on,
-/// and whoever reads the output may be slow: so no read lasts longer than this many.
+/// Sessions of one query. The WAL of a gateway grows during a query, and the reader of the output
+/// may be slow.
 const PAGE: u32 = 512;
 
 /// Arguments of `sessions list`.
 #[derive(Args, Clone, Debug)]
 pub struct ListArguments {
-    /// Only users whose name holds this (ASCII letters in either case)
+    /// Only users whose name contains this text; ASCII letters match in either case
     #[arg(long)]
     name: Option<String>,
 
-    /// Those that have expired and are not deleted yet, instead of those that live
+    /// Sessions that have expired and are not deleted yet, instead of live ones
     #[arg(long)]
     expired: bool,
 
-    /// So many at most
+    /// Largest number of sessions
     #[arg(long)]
     limit: Option<u64>,
 
-    /// JSON Lines
+    /// Print JSON Lines
     #[arg(long)]
     json: bool,
 }
@@ -45,14 +45,14 @@ pub struct ListArguments {
 /// Arguments of `sessions show`.
 #[derive(Args, Clone, Debug)]
 pub struct ShowArguments {
-    /// Its id
+    /// Id of the session
     id: SessionId,
 
-    /// So many messages at most: the newest
+    /// Only this many of the newest messages
     #[arg(long)]
     limit: Option<u32>,
 
-    /// JSON Lines, as an export has them, without the token's hash
+    /// Print JSON Lines as in an export, without the hash of the token
     #[arg(long)]
     json: bool,
 }
@@ -128,7 +128,7 @@ fn row(out: &mut impl Write, stored: &StoredSession, form: OutputFormat) -> io::
             let name = TableField(name);
             writeln!(out, "{id}\t{name}\t{created_at}\t{expires_at}\t{messages}\t{last_activity}")
         }
-        // The name last: how wide it is shown is not known.
+        // The name comes last: the width of its characters on the terminal is unknown.
         OutputFormat::Table => {
             let name = Printable(name);
             writeln!(

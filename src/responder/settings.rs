@@ -1,18 +1,18 @@
-//! Which responder.
+//! Settings of the responders.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{Simulated, grpc, openai};
 use crate::session::Responder;
 
-/// A responder and what it needs.
+/// The responder and its settings.
 #[derive(Clone, Debug)]
 pub enum Settings {
-    /// A fixed text, as from a model.
+    /// A fixed reply.
     Simulated {
-        /// The text; `{text}` and `{name}` stand for the message and the user's name.
+        /// The reply. `{text}` stands for the message, `{name}` for the user's name.
         reply: String,
-        /// Between words; zero sends the whole text as one delta.
+        /// Delay between words. Zero sends the reply as one delta.
         delay: Duration,
     },
     /// A model behind an OpenAI-compatible endpoint.
@@ -22,7 +22,7 @@ pub enum Settings {
 }
 
 impl Settings {
-    /// The tutorial's sentence.
+    /// The reply of the tutorial's service.
     pub const SIMULATED_REPLY: &str = "Response: Simulating response from the GPT service";
 }
 
@@ -32,10 +32,10 @@ impl Default for Settings {
     }
 }
 
-/// Makes the responder; must run on the runtime. Nothing is asked of an upstream yet.
+/// Builds the responder, without a request to an upstream. Must run on the runtime.
 ///
 /// # Errors
-/// One sentence for the operator: a file that it needs cannot be used.
+/// One sentence for the operator: a certificate file cannot be used.
 pub fn connect(settings: &Settings) -> Result<Arc<dyn Responder>, String> {
     Ok(match settings {
         Settings::Simulated { reply, delay } => Arc::new(Simulated::new(reply, *delay)),

@@ -1,5 +1,5 @@
-//! A responder without a model: it says a fixed text, at once or word by word, so
-//! that everything about streaming can be seen and tested anywhere.
+//! A responder without a model. It replies with a fixed text, at once or word by word, so that
+//! streaming can be tried and tested without an upstream.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use futures_util::{FutureExt as _, StreamExt as _, stream};
 
 use crate::session::{Chunk, History, Outcome, Prompt, Reply, Responder, estimate_tokens};
 
-/// See the module.
+/// The simulated responder.
 #[derive(Debug)]
 pub struct Simulated {
     template: Vec<TemplatePart>,
@@ -23,8 +23,8 @@ enum TemplatePart {
 }
 
 impl Simulated {
-    /// Says `template`, in which `{text}` and `{name}` stand for the message and the
-    /// user's name, with a `delay` between words.
+    /// Builds a responder that replies with `template`, with a `delay` between words. `{text}`
+    /// stands for the message, `{name}` for the user's name.
     #[must_use]
     pub fn new(template: &str, delay: Duration) -> Self {
         Self { template: parse(template), delay, finish_reason: "stop".into() }
@@ -64,7 +64,8 @@ impl Responder for Simulated {
     }
 }
 
-/// Replacing in one pass: a message that holds "{name}" is not a template.
+/// Splits the template. Placeholders are replaced in one pass: "{name}" in a message is not a
+/// placeholder.
 fn parse(template: &str) -> Vec<TemplatePart> {
     let mut parts = Vec::new();
     let mut rest = template;

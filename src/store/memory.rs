@@ -1,5 +1,5 @@
-//! Sessions in the process's memory: for tests, demonstrations, and conversations
-//! that need not outlive the process.
+//! Sessions in the memory of the process: for tests, demonstrations, and conversations that need
+//! not outlive the process.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -14,15 +14,15 @@ use crate::session::{
     Unfinished, Usage,
 };
 
-/// What a message costs beside its text, in bytes, roughly.
+/// Estimated bytes of a message beside its text.
 const MESSAGE_OVERHEAD: usize = 256;
 
-/// A store that is gone with the process. "Durable" means: in memory.
+/// A store in memory. A write counts as durable once it is in memory.
 #[derive(Debug)]
 pub struct MemoryStore {
     max_sessions: usize,
     max_size: usize,
-    // A std mutex: every operation is short and none waits.
+    // A std mutex: every operation is short and awaits nothing.
     tables: Mutex<Tables>,
 }
 
@@ -30,8 +30,8 @@ pub struct MemoryStore {
 struct Tables {
     sessions: BTreeMap<SessionId, SessionRow>,
     tokens: HashMap<TokenHash, SessionId>,
-    /// When to look whether a session has expired: one entry for each. A renewal does
-    /// not move it, so that it is never too late and costs a message nothing.
+    /// The time at which each session is checked for expiry. A renewal does not move it: the check
+    /// may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
     size: usize,
 }
@@ -42,11 +42,11 @@ struct SessionRow {
     review_at: Timestamp,
     token: TokenHash,
     log: Vec<Arc<Message>>,
-    /// What its replies took.
+    /// Tokens of its replies.
     usage: Usage,
     /// Numbers of the user messages that have a `client_message_id`.
     keys: HashMap<Arc<str>, u32>,
-    /// What waits for its reply, in order. Few: the queue of turns is short.
+    /// User messages without a reply, in order. Few, since the queue of turns is short.
     unanswered: VecDeque<UnansweredTurn>,
 }
 
@@ -54,13 +54,13 @@ struct SessionRow {
 struct UnansweredTurn {
     /// Number of the user message.
     seq: u32,
-    /// How far its reply has come.
+    /// The last attempt that began.
     attempt: u32,
     text: Arc<str>,
 }
 
 impl MemoryStore {
-    /// An empty store for so many sessions, and messages of so many bytes together.
+    /// Returns an empty store for `max_sessions` sessions and `max_size` bytes of messages.
     #[must_use]
     pub fn new(max_sessions: usize, max_size: usize) -> Self {
         Self { max_sessions, max_size, tables: Mutex::default() }
@@ -222,7 +222,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    /// Memory does not fail; the process that it is of does.
+    /// Never returns: memory does not fail while the process lives.
     async fn failed(&self) -> Error {
         std::future::pending().await
     }
@@ -235,7 +235,7 @@ impl Tables {
             .ok_or_else(|| ErrorKind::SessionExpired.into())
     }
 
-    /// Its review must be gone already.
+    /// Removes a session whose entry in `reviews` is removed already.
     fn remove(&mut self, id: SessionId) {
         let Some(row) = self.sessions.remove(&id) else { return };
         self.tokens.remove(&row.token);
@@ -271,7 +271,7 @@ impl SessionRow {
         self.log.get(seq.checked_sub(1)? as usize)
     }
 
-    /// The first answer again, if this entry was appended before.
+    /// Returns the first result, if this entry was appended before.
     fn appended_before(&self, entry: &NewEntry) -> Result<Option<Appended>> {
         let message = match entry {
             NewEntry::User { client_message_id, .. } => {
@@ -300,7 +300,7 @@ impl SessionRow {
         self.log.iter().rev().find(|message| message.in_reply_to() == Some(user))
     }
 
-    /// Where this user message waits for its reply, if it does.
+    /// Returns the place of a user message in `unanswered`.
     fn waiting(&self, user: MessageId) -> Option<usize> {
         let is_it =
             |turn: &UnansweredTurn| self.message(turn.seq).is_some_and(|turn| turn.id == user);
@@ -358,7 +358,7 @@ fn entry_size(entry: &NewEntry) -> usize {
     text.len() + MESSAGE_OVERHEAD
 }
 
-/// How many of these messages, from the first, a page takes.
+/// Returns the number of messages, from the first, that fit on a page.
 fn fitting<'a>(messages: impl Iterator<Item = &'a Arc<Message>>, page: Page) -> usize {
     let mut size = 0;
     let fits = |(count, message): &(usize, &Arc<Message>)| {

@@ -1,4 +1,4 @@
-//! Where sessions and their logs are kept.
+//! The stores: they keep sessions and their logs.
 
 mod memory;
 mod settings;

@@ -1,4 +1,4 @@
-//! Which store, and how large.
+//! Settings of the stores.
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
@@ -8,20 +8,20 @@ use crate::session::Store;
 /// A store by its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settings {
-    /// In the process's memory: gone with it.
+    /// In the memory of the process.
     Memory {
-        /// Sessions at most.
+        /// Largest number of sessions.
         max_sessions: usize,
-        /// Bytes of messages at most.
+        /// Largest number of bytes of messages.
         max_size: usize,
     },
-    /// In one SQLite file, made when absent.
+    /// In one SQLite file, which is created if it does not exist.
     Sqlite {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// When an acknowledged write is on disk.
         durability: Durability,
-        /// Sessions at most.
+        /// Largest number of sessions.
         max_sessions: usize,
     },
 }
@@ -38,7 +38,7 @@ impl Settings {
         Self::Sqlite { path: path.into(), durability, max_sessions }
     }
 
-    /// Bounds what a store may hold: sessions, and bytes of messages in memory.
+    /// Sets the limits: sessions, and bytes of messages in memory.
     #[must_use]
     pub fn bounded(self, max_sessions: usize, max_size: usize) -> Self {
         match self {
@@ -49,7 +49,7 @@ impl Settings {
         }
     }
 
-    /// Says when a store that keeps its sessions on disk acknowledges.
+    /// Sets the durability of a store on disk.
     #[must_use]
     pub fn durable(self, durability: Durability) -> Self {
         match self {

@@ -1,4 +1,4 @@
-//! One call to the bot: what is waited for in it, and how long.
+//! One call to the bot, with its time limits.
 
 use std::{pin::pin, time::Duration};
 
@@ -20,25 +20,25 @@ use crate::{
     responder::upstream::{Reason, limiter::Permit},
 };
 
-/// A bot that has said its outcome gets so long to end the call by itself.
+/// Time that a bot has to end the call after its outcome.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A call that the bot answers.
+/// A call that the bot has accepted.
 pub(super) struct BotCall {
     frames: Frames,
-    /// It has brought text.
+    /// Text has arrived.
     has_text: bool,
-    /// More of it has to come by then.
+    /// Deadline of the next text.
     due: Instant,
     chunk_timeout: Duration,
-    /// The reply has to be over by then.
+    /// Deadline of the reply.
     total: Instant,
     _permit: Permit,
 }
 
 type Frames = Streaming<proto::RespondResponse>;
 
-/// What is waited for, and until when.
+/// A time limit, and the failure when it is exceeded.
 #[derive(Clone, Copy)]
 pub(super) struct Limit {
     at: Instant,
@@ -46,7 +46,7 @@ pub(super) struct Limit {
 }
 
 impl BotCall {
-    /// Calls the bot, and waits for the head of its answer.
+    /// Calls the bot, and waits for the head of its response.
     pub(super) async fn begin(
         shared: &BotClient,
         request: proto::RespondRequest,
@@ -56,7 +56,7 @@ impl BotCall {
         let settings = &shared.settings;
         let (connection, taken) = Limit::total(total).within(shared.channel.connected()).await?;
         let mut answer = pin!(ask(shared, connection, request, total));
-        // It may be over before it was taken, if the connection is lost.
+        // If the connection is lost, the call may end before the bot has accepted it.
         let taken = async {
             match select(taken, answer.as_mut()).await {
                 Either::Left(_) => Ok(None),
@@ -74,7 +74,7 @@ impl BotCall {
         Ok(Self { frames, has_text: false, due, chunk_timeout, total, _permit: permit })
     }
 
-    /// What the bot says next; `None` is a sign of life.
+    /// Returns the next event of the bot. `None` is a keep-alive.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, UpstreamError> {
         let (limit, has_text) = (self.limit(), self.has_text);
         let frame =
@@ -89,8 +89,8 @@ impl BotCall {
         Ok(event)
     }
 
-    /// Lets the bot end the call: a cancellation would tell it that the reply was stopped.
-    /// Its place is free at once.
+    /// Lets the bot end the call in the background. A cancellation would mean that the reply was
+    /// stopped. The permit is free at once.
     pub(super) fn end(self) {
         let mut frames = self.frames;
         tokio::spawn(async move {
@@ -131,7 +131,8 @@ impl Limit {
         Self { at, otherwise: Reason::TotalTimeout }
     }
 
-    /// HTTP/2 keeps the request here until the bot has room for one more.
+    /// Limit of the wait until the bot accepts the call. HTTP/2 holds the request back until the
+    /// bot has room for one more stream.
     fn taken(at: Instant, total: Instant) -> Self {
         Self { at, otherwise: Reason::Overloaded }.until(total)
     }
@@ -150,7 +151,7 @@ impl Limit {
     ) -> Result<T, UpstreamError> {
         match timeout_at(self.at, work).await {
             Ok(Ok(done)) => Ok(done),
-            // A bot that knows how long it has may look at its clock before this does.
+            // A bot that knows the deadline may report it before the own timer fires.
             Ok(Err(failed)) if Instant::now() < self.at => Err(failed),
             Ok(Err(_)) | Err(_) => Err(self.passed()),
         }

@@ -1,5 +1,5 @@
-//! One connection for all calls: made when the first call needs it, and made again when it
-//! is lost. Calls that come meanwhile wait for the same attempt, and fail with it.
+//! One connection for all calls. It is opened with the first call, and opened again after it is
+//! lost. Calls that arrive meanwhile wait for the same attempt, and fail with it.
 
 use std::{
     error::Error,
@@ -29,10 +29,10 @@ use super::{
 const OURSELVES: HeaderValue =
     HeaderValue::from_static(concat!("duologue/", env!("CARGO_PKG_VERSION")));
 
-/// An attempt to connect, under way or over.
+/// An attempt to connect, running or finished.
 type Attempt = Shared<BoxFuture<'static, Result<Sender, UpstreamError>>>;
 
-/// See the module.
+/// The connection to the bot.
 pub(super) struct Channel {
     connector: Arc<Connector>,
     latest: Mutex<Option<Attempt>>,
@@ -43,7 +43,8 @@ impl Channel {
         Self { connector: Arc::new(connector), latest: Mutex::new(None) }
     }
 
-    /// The connection for one call, once there is one; and what tells when the bot takes it.
+    /// Returns the connection for one call, and a receiver that is notified when the bot accepts
+    /// the call.
     pub(super) async fn connected(&self) -> Result<(Connection, Receiver<()>), UpstreamError> {
         let attempt = self.attempt();
         let (taken, tells) = oneshot::channel();
@@ -57,7 +58,7 @@ impl Channel {
         }
         let connector = Arc::clone(&self.connector);
         let attempt = async move { connector.connect().await }.boxed().shared();
-        // In a task: replies that are stopped must not hold it up for the others.
+        // In a task of its own: a stopped reply must not end the attempt for the others.
         tokio::spawn(attempt.clone());
         latest.insert(attempt).clone()
     }
@@ -77,7 +78,7 @@ impl fmt::Debug for Channel {
     }
 }
 
-/// Carries a call of the generated client.
+/// Carries one call of the generated client.
 pub(super) struct Connection {
     sender: Sender,
     taken: Option<oneshot::Sender<()>>,
@@ -88,7 +89,7 @@ impl Service<Request<Body>> for Connection {
     type Error = Box<dyn Error + Send + Sync>;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    /// Always: the client would make another error of a connection that has just been lost.
+    /// Always ready: for a lost connection the client would report a different error.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         Poll::Ready(Ok(()))
     }
@@ -102,8 +103,8 @@ impl Service<Request<Body>> for Connection {
     }
 }
 
-/// A body that tells when it is asked for: HTTP/2 does so once the bot takes one stream more
-/// (RFC 9113, section 5.1.2) and has room for its first byte.
+/// A request body that notifies when it is read. HTTP/2 reads it once the bot accepts one more
+/// stream (RFC 9113, section 5.1.2) and has room for its first byte.
 struct ObservedBody {
     body: Body,
     taken: Option<oneshot::Sender<()>>,

@@ -1,8 +1,8 @@
 //! Connects to the bot: TCP, TLS, HTTP/2.
 //!
-//! Not by the library's own channel. It tells one call that the connection cannot be made
-//! and tries again for the next, so that calls which come together fail one after another;
-//! and it cannot bound how long sent data may stay unacknowledged.
+//! tonic's own channel is not used. It reports a failed connection to one call and retries for the
+//! next, so that calls that arrive together fail one after another. It also cannot limit how long
+//! sent data may stay unacknowledged.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -26,34 +26,35 @@ use tower::ServiceExt as _;
 use super::{failure::UpstreamError, settings::Settings};
 use crate::responder::upstream::{Reason, tls_roots};
 
-/// Many small frames that wait unread are counted against a budget which grows with it,
-/// and the connection is cut when that is used up.
+/// h2 counts small unread frames against a budget that grows with the window, and closes the
+/// connection when it is used up.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// A host that is gone says nothing. Where nothing is on its way to it, the system asks
-/// after so long …
+/// Silence after which the system probes an idle connection. A host that has disappeared sends
+/// nothing.
 const TCP_KEEP_ALIVE: Duration = Duration::from_secs(20);
 
-/// … this often, …
+/// Interval of the probes.
 const TCP_KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// … so many times.
+/// Number of the probes.
 const TCP_KEEP_ALIVE_RETRIES: u32 = 3;
 
-/// Where something is on its way, Linux does not ask, but sends it again, for a quarter of
-/// an hour unless told otherwise (`TCP_USER_TIMEOUT`, RFC 5482). As long as above.
+/// Longest time that sent data may stay unacknowledged (`TCP_USER_TIMEOUT`, RFC 5482). While data
+/// is unacknowledged, Linux does not probe but retransmits, for about 15 minutes by default. As
+/// long as the probes take.
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// How long a bot may take to answer a PING.
+/// Longest time to answer a PING.
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The name of HTTP/2 in a TLS handshake (RFC 7301, RFC 9113 section 3.2).
+/// The protocol id of HTTP/2 (RFC 7301; RFC 9113, section 3.2).
 const ALPN: &[u8] = b"h2";
 
 /// Sends requests over one connection.
 pub(super) type Sender = SendRequest<Body>;
 
-/// Makes connections.
+/// Opens connections.
 pub(super) struct Connector {
     uri: Uri,
     timeout: Duration,
@@ -63,7 +64,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    /// Connects nothing yet.
+    /// Prepares the TLS settings, without a connection.
     ///
     /// # Errors
     /// One sentence for the operator: the certificates cannot be used.
@@ -78,7 +79,7 @@ impl Connector {
         })
     }
 
-    /// A new connection, within the connect timeout.
+    /// Opens a connection within the connect timeout.
     pub(super) async fn connect(&self) -> Result<Sender, UpstreamError> {
         match timeout(self.timeout, self.attempt()).await {
             Ok(Ok(sender)) => Ok(sender),
@@ -121,7 +122,7 @@ fn tcp(timeout: Duration) -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    // BotClient by the addresses of a host: the first must not use it up.
+    // hyper divides the time among the addresses of a host, so that the first cannot use it up.
     tcp.set_connect_timeout(Some(timeout));
     tcp.set_keepalive(Some(TCP_KEEP_ALIVE));
     tcp.set_keepalive_interval(Some(TCP_KEEP_ALIVE_INTERVAL));

@@ -1,5 +1,4 @@
-//! Why a bot did not answer: which [`Reason`] its statuses come to, and what of its own
-//! words clients may see.
+//! Failures of a bot: maps its statuses to a [`Reason`], and checks the text that clients may see.
 
 use std::{error::Error, fmt, io, time::Duration};
 
@@ -17,7 +16,7 @@ use crate::{
     telemetry::{causes, error_chain},
 };
 
-/// Longest words of a bot's that clients see, in characters: a code, a sentence.
+/// Longest code and longest sentence of a bot that clients see, in characters.
 const MAX_CODE: usize = 64;
 const MAX_SENTENCE: usize = 500;
 
@@ -25,9 +24,9 @@ const MAX_SENTENCE: usize = 500;
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamError {
     pub(super) reason: Reason,
-    /// In our words, for the log alone.
+    /// The cause, for the log.
     pub(super) cause: String,
-    /// In the bot's words, which may hold anything.
+    /// The text of the bot. It may contain anything.
     pub(super) upstream_text: String,
     /// The same call may succeed if it is repeated, but not before `retry_after`.
     pub(super) is_transient: bool,
@@ -45,18 +44,19 @@ impl UpstreamError {
         Self { is_transient: true, ..Self::new(reason, cause) }
     }
 
-    /// What comes of it when there is no connection.
+    /// The failure of an attempt to connect.
     pub(super) fn of_connecting(error: &(dyn Error + 'static)) -> Self {
         let is_late = causes(error).any(is_timeout);
         let reason = if is_late { Reason::ConnectTimeout } else { Reason::Unavailable };
         Self::transient(reason, shorten(&error_chain(error)))
     }
 
-    /// What a status comes to, of a call that had brought text or not.
+    /// The failure of a call that ended with a status, before or after its first text.
     pub(super) fn of_status(status: &Status, has_text: bool) -> Self {
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let retry_after = asked.map(|asked| asked.min(backoff::MAX_RETRY_AFTER));
-        // What the library says of a connection has a source, what the bot says has none.
+        // A status that the library made for a lost connection has a source. A status of the bot
+        // has none.
         let lost = status.source();
         // A bot may act on a call: only a call that it has not accepted is repeated.
         let (reason, is_repeated) = match status.code() {
@@ -81,7 +81,7 @@ impl UpstreamError {
             | Code::Internal
             | Code::DataLoss => (Reason::Failed, false),
         };
-        // What a server says while it goes away stands in the connection's error, too.
+        // The error of a lost connection may contain the server's own text.
         let causes = lost.map(|lost| format!(": {}", error_chain(lost))).unwrap_or_default();
         let upstream_text = format!("{}{causes}", status.message());
         let is_transient = is_repeated && reason.effect() == Effect::Transient && !has_text;
@@ -93,7 +93,7 @@ impl UpstreamError {
         }
     }
 
-    /// What the operator is told.
+    /// Returns the text for the log.
     pub(super) fn in_log(&self) -> String {
         if self.upstream_text.is_empty() {
             return self.cause.clone();
@@ -102,7 +102,7 @@ impl UpstreamError {
     }
 }
 
-/// What a bot says of its own failure, in a form that can be shown.
+/// Returns the failure that a bot reports, if its code and its sentence can be shown.
 pub(super) fn shown(failure: &proto::Failure) -> Failure {
     let is_name = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let code = failure.code.as_str();
@@ -117,7 +117,7 @@ pub(super) fn shown(failure: &proto::Failure) -> Failure {
     }
 }
 
-/// The system's own, or that of one address of several.
+/// Returns true for a timeout of the operating system, also of one of several addresses.
 fn is_timeout(error: &(dyn Error + 'static)) -> bool {
     let of_system = error.downcast_ref::<io::Error>();
     of_system.is_some_and(|error| error.kind() == io::ErrorKind::TimedOut)

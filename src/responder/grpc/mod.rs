@@ -1,10 +1,11 @@
-//! A bot of one's own: `duologue.v1.ResponderService`, called over gRPC.
+//! The operator's own bot: `duologue.v1.ResponderService`, called over gRPC.
 //!
-//! One connection carries all replies, and is made when the first is asked for: the
-//! gateway starts though the bot is not up yet.
+//! One connection carries all calls. It is opened with the first one, so the gateway starts before
+//! the bot does.
 //!
-//! `connect` makes it, `channel` shares it. `reply` runs one reply, each `call` of which goes
-//! over it; `failure` says why one did not come. `status` sees to answers that no bot gave.
+//! `connect` opens the connection, `channel` shares it. `reply_stream` runs one reply with one or
+//! more `call`s; `request` builds the request. `failure` classifies failures; `status` handles
+//! responses that are not of a bot.
 
 mod call;
 mod channel;
@@ -32,18 +33,18 @@ use request::{is_trimmed, trim};
 pub use settings::{Endpoint, Settings};
 use shared::BotClient;
 
-/// Bytes of text of the messages that a bot is shown.
+/// Most bytes of text in the history that a bot receives.
 const HISTORY_SIZE: usize = 2 << 20;
 
-/// Answers by asking a bot.
+/// The responder that calls a bot.
 #[derive(Debug)]
 pub struct Bot(Arc<BotClient>);
 
 impl Bot {
-    /// Prepares the calls. Nothing is connected yet.
+    /// Prepares the calls, without a connection.
     ///
     /// # Errors
-    /// One sentence for the operator: the authorities cannot be read, or there are none.
+    /// One sentence for the operator: the CA certificates cannot be used.
     pub fn new(settings: Settings) -> Result<Self, String> {
         if settings.token.is_some() && settings.endpoint.is_exposed() {
             tracing::warn!("the bot's token can be read on its way: use https://");
@@ -71,7 +72,7 @@ impl Responder for Bot {
         let texts = prompt.history.iter().chain([&prompt.message]);
         let tokens = texts.map(|message| estimate_tokens(&message.text));
         Reply {
-            // A bot that wants no history remembers by itself.
+            // A bot with `history` 0 remembers the conversation itself.
             context_trimmed: is_trimmed(&prompt) && self.0.settings.history > 0,
             input_tokens: Some(tokens.fold(0, u32::saturating_add)),
             chunks: ReplyStream::new(&self.0, prompt).chunks(),

@@ -1,4 +1,4 @@
-//! One reply: calls to the bot, until one of them brings text.
+//! One reply: calls to the bot until one of them produces text.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -22,20 +22,20 @@ use crate::{
     session::{Chunk, Chunks, Outcome, Prompt},
 };
 
-/// The bot's name among upstreams.
+/// Name of the bot in the metrics of upstreams.
 const METER: &str = "bot";
 
-/// See the module.
+/// A reply in progress.
 pub(super) struct ReplyStream {
     shared: Arc<BotClient>,
     prompt: Prompt,
-    /// It has brought text.
+    /// Text has arrived.
     has_text: bool,
-    /// Calls that failed.
+    /// Failed calls.
     failures: u32,
-    /// Before the next call.
+    /// Delay before the next call.
     backoff: Duration,
-    /// The reply has to be over by then.
+    /// Deadline of the reply.
     total: Instant,
     call: Option<BotCall>,
 }
@@ -53,7 +53,7 @@ impl ReplyStream {
         }
     }
 
-    /// Dropping them cancels the call.
+    /// Returns the chunks of the reply. Dropping them cancels the call.
     pub(super) fn chunks(self) -> Chunks {
         let chunks = stream::unfold(Some(self), |answer| async {
             let mut answer = answer?;
@@ -88,7 +88,7 @@ impl ReplyStream {
         }
     }
 
-    /// Waits for the call, or for its next frame; `None` if that says nothing.
+    /// Begins the call, or waits for its next frame. Returns `None` for a frame without content.
     async fn step(&mut self) -> Result<Option<Chunk>, UpstreamError> {
         let Some(call) = &mut self.call else {
             self.call = Some(self.begin().await?);
@@ -116,7 +116,7 @@ impl ReplyStream {
         BotCall::begin(&self.shared, request, self.total, permit).await
     }
 
-    /// Waits for a place, also while the bot wants to be left alone.
+    /// Waits for a permit, also during a pause that the bot asked for.
     async fn permit(&self) -> Result<Permit, UpstreamError> {
         let limiter = &self.shared.limiter;
         let mut backoff = self.backoff;
@@ -135,7 +135,7 @@ impl ReplyStream {
         }
     }
 
-    /// How long to wait before the call is made again; `None` if it is not.
+    /// Returns the delay before the call is repeated, or `None` if it is not.
     fn again_after(&self, failed: &UpstreamError) -> Option<Duration> {
         if !failed.is_transient || self.failures > self.shared.settings.retries {
             return None;
@@ -149,7 +149,7 @@ impl ReplyStream {
         wait <= backoff::MAX_WAIT && Instant::now() + wait < self.total
     }
 
-    /// The bot has answered, and no call is made any more: the history is not needed.
+    /// Frees the history: after the first text no call is repeated.
     fn begin_to_speak(&mut self) {
         if !mem::replace(&mut self.has_text, true) {
             metrics::attempt(METER, "answered");
@@ -171,7 +171,7 @@ impl ReplyStream {
     }
 }
 
-/// What a bot says at the end.
+/// Converts the outcome of a bot.
 fn ending(outcome: proto::ReplyOutcome) -> Outcome {
     let proto::ReplyOutcome { finish_reason, usage, failure } = outcome;
     Outcome {

@@ -1,4 +1,4 @@
-//! The request for one reply: as much of the conversation as fits.
+//! The request for one reply, with as much of the conversation as fits.
 
 use std::{mem, sync::Arc};
 
@@ -9,8 +9,8 @@ use crate::{
     session::{Message, Prompt},
 };
 
-/// Largest request, in bytes: gRPC servers take no larger ones unless told otherwise. Many
-/// short messages take more beside their texts than in them.
+/// Largest request in bytes: the default limit of gRPC servers. The fields of short messages may
+/// take more than their texts.
 const MAX_REQUEST: usize = 4 << 20;
 
 pub(super) fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondRequest {
@@ -26,12 +26,12 @@ pub(super) fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondR
     }
 }
 
-/// There are older messages than those in it.
+/// Returns true if older messages are left out.
 pub(super) fn is_trimmed(prompt: &Prompt) -> bool {
     prompt.history.first().unwrap_or(&prompt.message).seq > 1
 }
 
-/// Leaves the oldest messages out, as many as make the request too large.
+/// Removes the oldest messages until the request fits.
 pub(super) fn trim(prompt: &mut Prompt) {
     let mut history = mem::take(&mut prompt.history);
     let room = MAX_REQUEST.saturating_sub(request(prompt, usize::MAX).encoded_len());
@@ -39,12 +39,12 @@ pub(super) fn trim(prompt: &mut Prompt) {
     prompt.history = history.split_off(history.len() - fitting);
 }
 
-/// How many of the newest messages so many bytes of a request hold.
+/// Returns the number of the newest messages that fit into `room` bytes of a request.
 fn count_newest(history: &[Arc<Message>], mut room: usize) -> usize {
     let messages = history.iter().rev().map(|message| proto::Message::from(message.as_ref()));
     let fitting = messages.take_while(|message| {
         let size = message.encoded_len();
-        // Of a repeated field: a tag of one byte, the length, the message.
+        // An element of a repeated field: a tag of one byte, the length, the message.
         let left = room.checked_sub(1 + length_delimiter_len(size) + size);
         room = left.unwrap_or_default();
         left.is_some()

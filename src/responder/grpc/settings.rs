@@ -1,4 +1,4 @@
-//! Where the bot is, and how long it may take.
+//! Settings of the bot.
 
 use std::{fmt, net::IpAddr, path::PathBuf, time::Duration};
 
@@ -7,33 +7,32 @@ use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::responder::upstream::{Capacity, timeouts, tls_roots};
 
-/// A bot, and how it is called.
+/// A bot and the limits of its calls.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where it is.
+    /// Address of the bot.
     pub endpoint: Endpoint,
     /// Sent as `authorization: Bearer`.
     pub token: Option<SecretString>,
-    /// A PEM file of the authorities that vouch for it; `None`: those of the system.
+    /// PEM file of the trusted CA certificates. `None`: those of the system.
     pub ca_cert: Option<PathBuf>,
-    /// It is shown so many of the newest messages.
+    /// Number of the newest messages that it receives.
     pub history: u32,
-    /// Longest reply, in bytes: what it is told.
+    /// Longest reply in bytes. It is sent with the request.
     pub max_reply_size: usize,
-    /// Until there is a connection, TLS included.
+    /// Longest time to connect, TLS included.
     pub connect_timeout: Duration,
-    /// From a call, once the bot takes it, to its first text.
+    /// Longest time from the acceptance of a call to its first text.
     pub first_content_timeout: Duration,
-    /// Longest silence after that.
+    /// Longest silence after the first text.
     pub chunk_timeout: Duration,
     /// Longest time for one reply, retries included.
     pub total_timeout: Duration,
-    /// Calls after the first one that brought no text.
+    /// Retries before the first text.
     pub retries: u32,
-    /// A bot that has said nothing for so long while it is called must answer an HTTP/2
-    /// PING; zero sends none.
+    /// Silence of a called bot after which it must answer an HTTP/2 PING. Zero sends none.
     pub keep_alive: Duration,
-    /// Replies at a time.
+    /// Limits of concurrent and waiting calls.
     pub capacity: Capacity,
 }
 
@@ -51,8 +50,8 @@ impl Default for Settings {
             chunk_timeout: Duration::from_secs(60),
             total_timeout: Duration::from_secs(600),
             retries: 2,
-            // gRPC servers close a connection that is pinged more often than every five
-            // minutes, unless told otherwise (gRPC proposal A8).
+            // By default gRPC servers close a connection with PINGs more often than every five
+            // minutes (gRPC proposal A8).
             keep_alive: Duration::from_secs(300),
             capacity: Capacity::default(),
         }
@@ -66,7 +65,7 @@ impl Settings {
         Self { endpoint, ..Self::default() }
     }
 
-    /// Finds values that are impossible or contradict each other.
+    /// Checks the values.
     ///
     /// # Errors
     /// One line that names the setting.
@@ -107,8 +106,8 @@ impl Settings {
     }
 }
 
-/// The address of a bot: `http://HOST[:PORT]` or `https://HOST[:PORT]`; without a port,
-/// 80 and 443.
+/// The address of a bot: `http://HOST[:PORT]` or `https://HOST[:PORT]`. The default ports are 80
+/// and 443.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint(Uri);
 
@@ -116,7 +115,7 @@ impl Endpoint {
     /// Reads an address.
     ///
     /// # Errors
-    /// What is wrong with it, without repeating it: it may hold a password.
+    /// Says what is wrong, without the address itself: it may contain a password.
     pub fn parse(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|_| "it is not a URL".to_owned())?;
         if !matches!(uri.scheme_str(), Some("http" | "https")) {
@@ -126,7 +125,7 @@ impl Endpoint {
         if authority.contains('@') {
             return Err("it must hold no user or password: there is a setting for the token".into());
         }
-        // The library reads a port only when asked, and finds none in one that is wrong.
+        // `http::Uri` reports an invalid port as none.
         let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
         let port = after_host.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         if uri.host().is_none_or(str::is_empty) || port.is_some_and(|port| !matches!(port, Ok(1..)))
@@ -139,19 +138,19 @@ impl Endpoint {
         Ok(Self(uri))
     }
 
-    /// The address, as it was given.
+    /// Returns the address as it was given.
     #[must_use]
     pub const fn uri(&self) -> &Uri {
         &self.0
     }
 
-    /// It is called over TLS.
+    /// Returns true if the bot is called over TLS.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.0.scheme_str() == Some("https")
     }
 
-    /// What is sent there can be read on the way.
+    /// Returns true if requests leave the host without TLS.
     pub(super) fn is_exposed(&self) -> bool {
         let host = self.0.host().unwrap_or_default().trim_matches(['[', ']']);
         let here = host.parse().is_ok_and(|address: IpAddr| address.is_loopback());

@@ -1,15 +1,15 @@
-//! The status of a call where gRPC itself says none, since what answered was no bot: a proxy
-//! in front of it, another server. And what the library would choke on in one.
+//! Derives a status from a response that is not gRPC, as a proxy in front of the bot sends it.
+//! Removes headers that the library panics at.
 
 use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE, response::Parts};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tonic::{Code, Status, body::Body, metadata::MetadataMap};
 
-/// An answer that the generated client can read.
+/// Returns the response if the generated client can read it.
 ///
 /// # Errors
-/// The status that the answer's HTTP comes to.
+/// The status that corresponds to the HTTP response.
 pub(super) fn checked(answer: Response<Incoming>) -> Result<Response<Body>, Status> {
     let (mut head, body) = answer.into_parts();
     if !is_grpc(&head) {
@@ -24,14 +24,14 @@ pub(super) fn checked(answer: Response<Incoming>) -> Result<Response<Body>, Stat
     Ok(Response::from_parts(head, Body::new(body)))
 }
 
-/// What it says of itself counts, if it says anything.
+/// Returns true for a content type of gRPC, or none.
 fn is_grpc(head: &Parts) -> bool {
     let kind = head.headers.get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
     head.headers.contains_key(Status::GRPC_STATUS)
         || head.status == StatusCode::OK && kind.starts_with(b"application/grpc")
 }
 
-/// gRPC's own table, `doc/http-grpc-status-mapping.md`.
+/// Maps a status by gRPC's own table, `doc/http-grpc-status-mapping.md`.
 fn code(status: StatusCode) -> Code {
     match status.as_u16() {
         400 => Code::Internal,
@@ -43,7 +43,7 @@ fn code(status: StatusCode) -> Code {
     }
 }
 
-/// The library panics at details that are not Base64; without them the status counts.
+/// Removes details that are not Base64: tonic panics at them. The status stays.
 fn drop_broken_details(headers: &mut HeaderMap) {
     let metadata = MetadataMap::from_headers(std::mem::take(headers));
     let details = metadata.get_bin(Status::GRPC_STATUS_DETAILS.as_str());

@@ -1,8 +1,8 @@
-//! One reply: which upstream is asked, how often, and when to give up.
+//! The attempts of one reply: the choice of the upstream, retries, and giving up.
 //!
-//! Until the first text has come, every failure is ours to mend: the next upstream is
-//! asked at once, and when all have failed, those that may have recovered are asked
-//! again after a while. After it none is: people have seen the text.
+//! Before the first text, every failure leads to another attempt: the next upstream is asked at
+//! once, and after all have failed, those with a transient failure are asked again after a delay.
+//! After the first text there is no further attempt, since users have seen the text.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,34 +20,34 @@ use crate::{
     session::{Chunk, Outcome},
 };
 
-/// A reply that is asked for.
+/// A reply before its first text.
 pub(super) struct Attempts {
     pool: Arc<Pool>,
     context: Context,
-    /// For upstreams that found it too long.
+    /// A shorter context, for upstreams that refused the first as too long.
     halved: Option<Context>,
     report: Report,
-    /// When it has to be over.
+    /// Deadline of the reply.
     deadline: Instant,
-    /// The upstreams, as far as this reply has used them up.
+    /// The attempts made so far, by upstream.
     tries: Vec<Tries>,
 }
 
 #[derive(Clone, Copy, Default)]
 struct Tries {
     made: u32,
-    /// It is not asked again.
+    /// No further attempt.
     over: bool,
-    /// It found the context too long.
+    /// It refused the context as too long.
     halved: bool,
-    /// A connection that had been kept was lost: it is asked on new ones.
+    /// A reused connection was lost. Further attempts use new ones.
     reconnects: bool,
 }
 
 /// A response and its first step.
 type Begun = (ResponseStream, Step);
 
-/// A reply that is being said.
+/// A reply after its first text.
 pub(super) struct ReplyStream {
     response_stream: ResponseStream,
     report: Report,
@@ -62,8 +62,8 @@ impl Attempts {
         Self { pool, context, halved: None, report, deadline, tries }
     }
 
-    /// Asks until an upstream answers: what comes before and with the first text, and
-    /// what says the rest. Without the latter the reply is over.
+    /// Asks upstreams until one answers. Returns the chunks up to the first text, and the stream of
+    /// the rest. `None` if the reply is over.
     pub(super) async fn begin(mut self) -> (Vec<Chunk>, Option<ReplyStream>) {
         let begun = self.attempts().await;
         let was_halved = match &begun {
@@ -123,8 +123,8 @@ impl Attempts {
         Err(last.unwrap_or_else(too_late))
     }
 
-    /// Asks an upstream after this long; `None` if it wants to be left alone by then, and
-    /// another may be the better choice.
+    /// Asks an upstream after a delay. Returns `None` if the upstream has asked for a pause
+    /// meanwhile, so that another one may be the better choice.
     async fn attempt(&mut self, n: usize, wait: Duration) -> Result<Option<Begun>, UpstreamError> {
         let pool = Arc::clone(&self.pool);
         let upstream = &pool.upstreams[n];
@@ -144,8 +144,8 @@ impl Attempts {
         Ok(Some((response_stream, first)))
     }
 
-    /// The failure was no fault of the upstream, and is not to be expected again: the prompt
-    /// was too long and is shorter now, or the connection had been kept for too long.
+    /// Changes the next attempt so that this failure cannot occur again: with a shorter prompt, or
+    /// a new connection. Returns false if neither is the cause.
     fn is_mended(&mut self, n: usize, failed: &UpstreamError) -> bool {
         let tries = &mut self.tries[n];
         let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
@@ -159,9 +159,8 @@ impl Attempts {
         was_kept && !std::mem::replace(&mut tries.reconnects, true)
     }
 
-    /// Which upstream is next, and how long to wait before: the one that can be asked the
-    /// soonest, of these the one that this reply has tried least, of these the first that
-    /// is well, of these the one preferred.
+    /// Returns the next upstream and the delay before. Prefers the shortest delay, then the fewest
+    /// attempts, then a healthy upstream, then the configured order.
     fn choose(&mut self, last: &mut Option<UpstreamError>) -> Option<(usize, Duration)> {
         loop {
             let upstreams = self.pool.upstreams.iter().zip(&self.tries).enumerate();
@@ -186,7 +185,7 @@ impl Attempts {
 }
 
 impl ReplyStream {
-    /// The next piece, and whether it was the last.
+    /// Returns the next chunk, and true if it is the last.
     pub(super) async fn next(&mut self) -> (Chunk, bool) {
         let step = self.response_stream.next().await;
         self.chunk(step)

@@ -1,7 +1,7 @@
 //! The body of a response: server-sent events, or one JSON document.
 //!
-//! The content type does not tell: some servers label events as JSON, and some ignore
-//! `"stream": true`. The first byte does.
+//! The first byte decides. The content type does not: some servers label events as JSON, and some
+//! ignore `"stream": true`.
 
 use super::sse::{BYTE_ORDER_MARK, EventKind, Framer, MAX_EVENT, SseEvent};
 

@@ -1,4 +1,4 @@
-//! Tries upstreams for real and says in words how they behave.
+//! The command `check-upstream`: sends requests to the upstreams and reports their behavior.
 
 use std::{
     fmt::Write as _,
@@ -20,18 +20,17 @@ use crate::{responder::Reason, session::estimate_tokens};
 const SHORT: &str = "Count from one to ten, in words.";
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Nobody counts from one to ten in so many bytes.
+/// Largest answer in bytes. The numbers from one to ten need less.
 const MAX_ANSWER: usize = 1 << 20;
 
 const LONG: &str = "Tell me a very long story, of at least two thousand words.";
 
-/// Asks each upstream four times (for a short answer, for a long one that it drops, for a
-/// short one again, and for nonsense) and writes what it found, line by line. `true` if
-/// all of them are usable.
+/// Sends each upstream four requests: for a short answer, for a long one that it cancels, for a
+/// short one again, and an invalid one. Writes its findings line by line. Returns true if all
+/// upstreams are usable.
 ///
 /// # Errors
-/// If nothing can be written, or, as an error of kind `InvalidInput`, if the settings are
-/// impossible.
+/// The output cannot be written, or, with the kind `InvalidInput`, the settings are wrong.
 pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Result<bool> {
     let impossible = |line: String| io::Error::new(io::ErrorKind::InvalidInput, line);
     settings.validate().map_err(impossible)?;
@@ -60,17 +59,17 @@ pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Res
     Ok(all)
 }
 
-/// What was found of an upstream that answered.
+/// The findings about an upstream that answered.
 #[derive(Default)]
 struct Findings {
-    /// Replies would miss something.
+    /// Defects that make replies incomplete.
     doubts: Vec<&'static str>,
-    /// There would be no replies.
+    /// A defect that prevents replies.
     defect: Option<&'static str>,
 }
 
 impl Findings {
-    /// In words; as an error if it is not usable.
+    /// Returns the summary, as an error if the upstream is not usable.
     fn verdict(&self) -> Result<String, &'static str> {
         match self.defect {
             Some(defect) => Err(defect),
@@ -141,14 +140,14 @@ async fn probe(upstream: &Upstream, out: &mut (dyn Write + Send)) -> Probed {
     Ok(Ok(found))
 }
 
-/// A short answer, and what it took.
+/// The measurements of a short answer.
 struct Short {
     until_first: Duration,
-    /// From the first text to the last.
+    /// Time from the first text to the last.
     saying: Duration,
-    /// Bytes of its text.
+    /// Size of the text in bytes.
     size: usize,
-    /// Exact, or else estimated.
+    /// Number of tokens, exact or estimated.
     tokens: u32,
     exact: bool,
     input_tokens: u32,
@@ -193,9 +192,9 @@ impl Short {
 
     fn speed(&self) -> String {
         let mut text = format!("{} tokens", self.tokens);
-        // What comes in one piece says nothing about speed.
+        // A single chunk has no speed.
         if self.saying > Duration::from_millis(1) {
-            // The first one was there before the clock ran.
+            // The first token arrived before the measured time.
             let rate = f64::from(self.tokens.saturating_sub(1)) / self.saying.as_secs_f64();
             let _infallible = write!(text, ", {rate:.0} per second after the first");
         }
@@ -212,9 +211,9 @@ impl Short {
 }
 
 struct Stop {
-    /// Until the first text of a request right after it.
+    /// Time to the first text of a request right after it.
     again: Duration,
-    /// There was nothing left to stop.
+    /// The answer was complete before it was cancelled.
     whole: bool,
 }
 
@@ -231,7 +230,7 @@ async fn begin(upstream: &Upstream, text: &str) -> Result<(ResponseStream, Step)
     let lines = [ChatMessage { role: "user", content: text.into() }];
     let permit = upstream.acquire(Duration::ZERO).await;
     let permit = permit.map_err(|refused| UpstreamError::new(refused.reason(), refused))?;
-    // The whole check has the limit of a reply.
+    // The check as a whole has the time limit of a reply.
     let total = Instant::now() + A_DAY;
     let mut response_stream = upstream.ask(&lines, total, permit, false).await?;
     let first = response_stream.next().await?;

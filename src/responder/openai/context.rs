@@ -1,10 +1,9 @@
-//! Which part of a conversation the model reads.
+//! Selects the part of a conversation that the model reads.
 //!
-//! The system prompt and the last user message always; of what was expected between them as
-//! many whole turns as fit, the newest ones. A turn is a user message and its reply, so
-//! that roles alternate, which the templates of several models insist on. A turn whose
-//! reply has no text (it failed, or was stopped, before the model expected anything) is left
-//! out: people ask again, and what made an upstream fail would make it fail for ever.
+//! The system prompt and the last user message are always sent. Of the turns between them, the
+//! newest ones that fit are sent as a whole, so that roles alternate, as the templates of several
+//! models require. A turn whose reply has no text (it failed or was stopped before any) is left
+//! out: users repeat the message, and the cause of the failure would persist.
 
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -12,7 +11,7 @@ use serde::Serialize;
 
 use crate::session::{Message, Prompt, estimate_tokens};
 
-/// What a message takes beside its text: its role and its limits.
+/// Tokens of a message beside its text: its role and its delimiters.
 const PER_MESSAGE: u32 = 4;
 
 /// A message as the model reads it.
@@ -22,18 +21,18 @@ pub(super) struct ChatMessage<'a> {
     pub(super) content: Cow<'a, str>,
 }
 
-/// How much the model may read.
+/// Limits of the prompt.
 #[derive(Clone, Debug)]
 pub(super) struct Budget {
-    /// Said before everything; `{name}` stands for the user's name.
+    /// System prompt. `{name}` stands for the user's name.
     pub(super) system_prompt: Option<String>,
-    /// Tokens of prompt and answer together …
+    /// Tokens of prompt and reply together.
     pub(super) context_tokens: u32,
-    /// … of which these are the answer's.
+    /// Tokens that are reserved for the reply.
     pub(super) answer_tokens: u32,
 }
 
-/// A conversation, and how much of it is sent.
+/// A conversation, and the part of it that is sent.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     system: Option<String>,
@@ -55,9 +54,9 @@ struct PromptTurn {
 }
 
 impl Context {
-    /// Takes what fits into the budget.
+    /// Selects the turns that fit into the budget.
     pub(super) fn new(prompt: &Prompt, budget: &Budget) -> Self {
-        // In one pass: a name that holds "{name}" is not a template.
+        // Replaced in one pass: "{name}" in a name is not a placeholder.
         let system =
             budget.system_prompt.as_ref().map(|text| text.replace("{name}", prompt.name.as_str()));
         let fixed = cost(&prompt.message.text).saturating_add(system.as_deref().map_or(0, cost));
@@ -75,25 +74,25 @@ impl Context {
         context
     }
 
-    /// The same without about half of its history: an upstream's idea of its size is not
-    /// ours. `None` if there is nothing to leave out.
+    /// Returns the context without about half of its history, for an upstream that counts more
+    /// tokens. `None` if there is no history.
     pub(super) fn halved(&self) -> Option<Self> {
         let mut half = self.clone();
         half.shrink(self.history_tokens() / 2);
         (half.from > self.from).then_some(half)
     }
 
-    /// Older messages are left out for want of room.
+    /// Returns true if older messages are left out because they do not fit.
     pub(super) fn is_trimmed(&self) -> bool {
         self.cut || self.from > 0
     }
 
-    /// Tokens of it all, as an estimate.
+    /// Returns the estimated tokens of the prompt.
     pub(super) fn tokens(&self) -> u32 {
         self.fixed.saturating_add(self.history_tokens())
     }
 
-    /// What is sent.
+    /// Returns the messages of the request.
     pub(super) fn lines(&self) -> Vec<ChatMessage<'_>> {
         let mut lines = Vec::with_capacity(2 * (self.turns.len() - self.from) + 2);
         if let Some(system) = &self.system {
@@ -122,8 +121,8 @@ fn cost(text: &str) -> u32 {
     estimate_tokens(text).saturating_add(PER_MESSAGE)
 }
 
-/// The turns of a history that can be told: both sides are there, and have something to
-/// say. Replies stand behind messages that were queued meanwhile, so they are looked up.
+/// Returns the turns of a history whose message and reply both have text. A reply may stand after
+/// messages that were queued meanwhile, so it is looked up by its message.
 fn turns(history: &[Arc<Message>]) -> Vec<(PromptTurn, u32)> {
     let replies: HashMap<_, _> =
         history.iter().filter_map(|message| Some((message.in_reply_to()?, message))).collect();

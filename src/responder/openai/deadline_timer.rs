@@ -1,7 +1,7 @@
-//! A timer that is kept.
+//! A timer that is reused.
 //!
-//! To register one for each piece of an answer costs more than to read the piece. This one
-//! is set anew only when it must ring sooner than it would, or when it rang too soon.
+//! Registering a timer for each chunk costs more than reading the chunk. This timer is reset only
+//! if it must fire earlier, or if it fired too early.
 
 use std::{
     future::poll_fn,
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// See the module.
+/// A reusable timer.
 #[derive(Debug)]
 pub(super) struct DeadlineTimer(Pin<Box<Sleep>>);
 
@@ -20,13 +20,13 @@ impl DeadlineTimer {
         Self(Box::pin(sleep_until(first)))
     }
 
-    /// What comes of some work, if it is done before the limit.
+    /// Runs `work` until the limit. Returns `None` if the limit is reached first.
     pub(super) async fn within<T>(
         &mut self,
         limit: Instant,
         work: impl Future<Output = T>,
     ) -> Option<T> {
-        // Work that is always ready would never let the timer look at the clock.
+        // Work that is always ready would starve the timer.
         if Instant::now() >= limit {
             return None;
         }
@@ -40,8 +40,8 @@ impl DeadlineTimer {
             if is_late {
                 return Poll::Ready(None);
             }
-            // A process that was stopped for a while sees the time that has passed first, and
-            // then what has come meanwhile.
+            // After a pause of the whole process, the timer fires before the data that arrived
+            // meanwhile is read.
             is_late = true;
             cx.waker().wake_by_ref();
             Poll::Pending

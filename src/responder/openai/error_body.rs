@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-/// An error as an upstream reports it, in any of the known forms.
+/// An error that an upstream reports, in any of the known forms.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ErrorBody {
     pub(super) message: String,
@@ -16,14 +16,14 @@ impl ErrorBody {
         !(self.message.is_empty() && self.kind.is_empty() && self.code.is_empty())
     }
 
-    /// Reads `{"error":{message,type,code}}`, `{"error":"…"}`, the same without `error`
-    /// around it, `{"detail":…}`, or a text that is no JSON.
+    /// Reads `{"error":{message,type,code}}`, `{"error":"…"}`, the same without `error` around it,
+    /// `{"detail":…}`, or a text that is not JSON.
     pub(super) fn read(body: &[u8]) -> Self {
         let Ok(value) = serde_json::from_slice::<Value>(body) else {
             let message = String::from_utf8_lossy(body).into_owned();
             return Self { message, ..Self::default() };
         };
-        // Gemini puts it into a list of one.
+        // Gemini sends a list of one error.
         let value = value.get(0).unwrap_or(&value);
         let inner = match value.get("error") {
             None | Some(Value::Null) => value,

@@ -1,5 +1,4 @@
-//! Why an upstream did not answer: which [`Reason`] its answers come to, and what of its
-//! own words the log may hold.
+//! Failures of an upstream: maps its errors to a [`Reason`].
 
 use std::{
     error::Error,
@@ -21,17 +20,16 @@ use crate::{
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamError {
     pub(super) reason: Reason,
-    /// In our words, for the log alone.
+    /// The cause, for the log.
     pub(super) cause: String,
-    /// In the upstream's words, which may hold anything.
+    /// The text of the upstream. It may contain anything.
     pub(super) upstream_text: String,
-    /// Not to be asked again before.
+    /// The pause that the upstream asked for.
     pub(super) retry_after: Option<Duration>,
-    /// The answer was without any event, which is how some servers say that a prompt is
-    /// too long.
+    /// The response had no event. Some servers refuse a prompt that is too long in this way.
     pub(super) is_empty: bool,
-    /// The connection ended before any answer: it may have been an old one that the server
-    /// was about to close.
+    /// The connection ended before any response. It may have been a reused one that the server was
+    /// closing.
     pub(super) is_lost: bool,
 }
 
@@ -41,8 +39,7 @@ impl UpstreamError {
         Self { reason, cause, upstream_text, retry_after: None, is_empty: false, is_lost: false }
     }
 
-    /// What an error of the HTTP client comes to; without its URL, which may tell more
-    /// than the log should.
+    /// The failure of the HTTP client. Its URL is removed, since it may contain a key.
     pub(super) fn of_client(error: reqwest::Error, otherwise: Reason) -> Self {
         let reason = match (error.is_connect(), error.is_timeout()) {
             (true, true) => Reason::ConnectTimeout,
@@ -50,14 +47,14 @@ impl UpstreamError {
             (false, _) => otherwise,
         };
         let is_lost = reason == Reason::Unavailable && causes(&error).any(is_lost_connection);
-        // What a server says while it goes away stands in it, too.
+        // The error of a lost connection may contain the server's own text.
         let upstream_text = error_chain(&error.without_url());
         Self { upstream_text, is_lost, ..Self::new(reason, "the attempts failed") }
     }
 
-    /// What an upstream's own words come to.
+    /// The failure that an upstream reports.
     pub(super) fn of_upstream(status: Option<u16>, body: &ErrorBody) -> Self {
-        // Errors within a stream have no status of their own, but a code that may be one.
+        // An error within a stream has no HTTP status, but its code may be one.
         let coded = body.code.parse().ok().filter(|code| (400..600).contains(code));
         let reason = classify(status.or(coded), body);
         let shown = status.map_or_else(|| "in the stream".into(), |status| status.to_string());
@@ -72,7 +69,7 @@ impl UpstreamError {
         }
     }
 
-    /// What the operator is told.
+    /// Returns the text for the log.
     pub(super) fn in_log(&self, own: &Vocabulary) -> String {
         if self.upstream_text.is_empty() {
             return self.cause.clone();
@@ -81,8 +78,8 @@ impl UpstreamError {
     }
 }
 
-/// The request was not looked at, for all that is known: RFC 9112 section 9.3.1, RFC 9113
-/// section 8.7.
+/// Returns true if the server has probably not processed the request (RFC 9112, section 9.3.1; RFC
+/// 9113, section 8.7).
 fn is_lost_connection(error: &(dyn Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<h2::Error>() {
         let is_leaving = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
@@ -108,7 +105,7 @@ fn classify(status: Option<u16>, body: &ErrorBody) -> Reason {
         Some(401 | 403) => Reason::Auth,
         Some(402) => Reason::Quota,
         Some(429) => Reason::RateLimited,
-        // Request Timeout, Conflict, Too Early: the server's trouble, not the request's.
+        // Request Timeout, Conflict, Too Early: the request itself is valid.
         Some(408 | 409 | 425) => Reason::Unavailable,
         Some(300..500) => Reason::Rejected,
         Some(_) => Reason::Unavailable,
@@ -125,8 +122,9 @@ fn is_named(body: &ErrorBody, names: &[&str]) -> bool {
     names.iter().any(|name| body.code == *name || body.kind == *name)
 }
 
-/// Servers say in their own words that a prompt is too long. Where they have a status of its
-/// own for what is wrong, such words mean something else: "too many tokens" in a minute.
+/// Returns true if the message says that the prompt is too long. Called only for statuses that
+/// leave the cause open: with others, such a message means something else, as "too many tokens" per
+/// minute.
 fn is_context(body: &ErrorBody) -> bool {
     let worded = [
         "maximum context length",            // OpenAI, vLLM
@@ -146,7 +144,7 @@ fn is_context(body: &ErrorBody) -> bool {
     ];
     let message = without_quotes(&body.message.to_lowercase());
     let is_worded = worded.iter().any(|words| message.contains(words));
-    // The words alone may be about anything.
+    // "context window" alone may have another meaning.
     let exceeds = ["exceed", "too long", "too large", "larger than", "longer than", "does not fit"];
     let is_window =
         message.contains("context window") && exceeds.iter().any(|words| message.contains(words));
@@ -175,7 +173,7 @@ fn has_general_code(body: &ErrorBody) -> bool {
     is_general(&body.code) && is_general(&body.kind)
 }
 
-/// Removes quoted passages: they are the user's words, not the server's.
+/// Removes quoted passages: they may be of the user.
 fn without_quotes(message: &str) -> String {
     let mut kept = String::with_capacity(message.len());
     let mut closing = None;

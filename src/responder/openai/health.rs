@@ -1,4 +1,4 @@
-//! What is remembered about an upstream, for all replies.
+//! The health of an upstream, shared by all replies.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -9,31 +9,30 @@ use tokio::time::Instant;
 
 use crate::responder::upstream::{Effect, Reason, backoff};
 
-/// An upstream that fails for a reason which does not pass is left alone for so long, if
-/// there is another.
+/// Time that an upstream with a permanent failure is avoided, if there is another.
 const REFUSED: Duration = Duration::from_secs(60);
 
-/// See the module.
+/// The health of one upstream.
 #[derive(Debug, Default)]
 pub(super) struct UpstreamHealth(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
-    /// It has answered since it failed last.
+    /// It has answered since the last failure.
     answered: bool,
-    /// Not to be asked before if there is another.
+    /// It is avoided until then, if there is another upstream.
     avoid_until: Option<Instant>,
 }
 
 impl UpstreamHealth {
-    /// It answered.
+    /// Records a success.
     pub(super) fn succeeded(&self) {
         *self.state() = State { answered: true, ..State::default() };
     }
 
-    /// It failed.
+    /// Records a failure.
     pub(super) fn failed(&self, reason: Reason) {
         let mut state = self.state();
         let avoid = match reason.effect() {
@@ -48,17 +47,18 @@ impl UpstreamHealth {
         state.avoid_until = state.avoid_until.max(Some(Instant::now() + avoid));
     }
 
-    /// Another one should be asked, if there is one.
+    /// Returns true if another upstream should be preferred.
     pub(super) fn is_avoided(&self) -> bool {
         self.state().avoid_until.is_some_and(|until| until > Instant::now())
     }
 
-    /// A connection to it may be an old one, which it closes at any time.
+    /// Returns true if there may be a connection to reuse, which the upstream may close at any
+    /// time.
     pub(super) fn has_answered(&self) -> bool {
         self.state().answered
     }
 
-    /// One reply tries whether it is well again; the others go on to avoid it meanwhile.
+    /// Reserves a probe for one reply. The others avoid the upstream meanwhile.
     pub(super) fn probe(&self) {
         let mut state = self.state();
         if state.failures > 0 {
@@ -68,7 +68,7 @@ impl UpstreamHealth {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Its fields are written in one go each; a panic leaves nothing half done.
+        // A panic leaves the fields consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,17 +1,17 @@
-//! Any model behind `POST …/chat/completions` with `stream: true`, as OpenAI, vLLM,
+//! The responder for models behind `POST …/chat/completions` with `stream: true`, as OpenAI, vLLM,
 //! Ollama, llama.cpp and LiteLLM offer it.
 //!
-//! - `settings`, `file`: which upstreams, and how they are used.
-//! - `context`: which part of the conversation is sent.
-//! - `attempts`: one reply (attempts, the next upstream, giving up). `health`: what is
-//!   remembered of an upstream.
-//! - `upstream`: one upstream and its connections. `answer`, `timer`: one
-//!   answer of it (timeouts, its end). `sse`, `wire`: bytes into events, events into pieces.
-//! - `failure`: what its errors come to. `report`: the log.
-//! - `check`: tries an upstream and says how it behaves.
+//! - `settings`, `upstream_table`: the upstreams and their limits.
+//! - `context`: the part of the conversation that is sent. `request`: the request.
+//! - `attempts`: retries and the choice of the upstream for one reply. `health`: the failures of an
+//!   upstream so far.
+//! - `upstream`: one upstream and its connections. `response`, `deadline_timer`: one streamed
+//!   response with its timeouts. `body`, `sse`, `wire`: bytes to events, events to chunks.
+//! - `failure`, `error_body`: errors of an upstream. `report`: the log.
+//! - `check`: the command `check-upstream`.
 //!
-//! The client is our own rather than one of the ready-made: those ask again by themselves,
-//! also after half an answer, or take an end for a good one.
+//! Existing client libraries are not used: they retry on their own, also in the middle of a
+//! response, or accept a broken-off response as complete.
 
 mod attempts;
 mod body;
@@ -47,13 +47,13 @@ use self::{
 };
 use crate::session::{Chunks, History, Prompt, Reply, Responder};
 
-/// As much of a log as is looked at, in messages.
+/// Most messages of a log that are considered for a prompt.
 const MAX_HISTORY: u32 = 1000;
 
-/// A token of an estimate has this many bytes at most.
+/// Most bytes of a token, by the gateway's estimate.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// See the module.
+/// The `openai` responder.
 #[derive(Debug)]
 pub struct OpenAi {
     pool: Arc<Pool>,
@@ -61,10 +61,10 @@ pub struct OpenAi {
 }
 
 impl OpenAi {
-    /// Connects to nothing yet.
+    /// Prepares the clients, without a connection.
     ///
     /// # Errors
-    /// One line, if the settings are impossible or no TLS can be set up.
+    /// One line: a setting is wrong, or TLS cannot be set up.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         settings.validate()?;
         let upstreams = settings.upstreams.iter().cloned().map(|one| {
@@ -102,7 +102,7 @@ impl Responder for OpenAi {
     }
 }
 
-/// Dropping it drops what it holds at the time: a wait, a request, an answer.
+/// Returns the chunks of a reply. Dropping them drops the current wait, request or response.
 fn chunks(attempts: Attempts) -> Chunks {
     let chunks = stream::once(attempts.begin()).flat_map(|(first, reply)| {
         let rest = stream::unfold(reply.map(Box::new), async |reply| {

@@ -1,4 +1,4 @@
-//! What the operator is told about a reply.
+//! The log line of a reply.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{failure::UpstreamError, response::ResponseStream, upstream::Upstream};
 use crate::session::{MessageId, SessionId, estimate_tokens};
 
-/// Written to the log when it is dropped, which is when the reply ends, however it does.
+/// The account of a reply. It is logged when it is dropped, at the end of the reply.
 #[derive(Debug)]
 pub(super) struct Report {
     session: SessionId,
@@ -15,7 +15,7 @@ pub(super) struct Report {
     began: Instant,
     upstream: String,
     attempts: u32,
-    /// Until the first text.
+    /// Time to the first text.
     first_content: Option<Duration>,
     status: &'static str,
     input_tokens: u32,
@@ -32,7 +32,7 @@ impl Report {
             upstream: String::new(),
             attempts: 0,
             first_content: None,
-            // What it is if nobody says otherwise: the core let go of it.
+            // The default: the core dropped the reply.
             status: "cancelled",
             input_tokens,
             output_tokens: 0,
@@ -46,7 +46,7 @@ impl Report {
         self.attempts
     }
 
-    /// An attempt has failed; not what becomes of the reply.
+    /// Logs a failed attempt.
     pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &UpstreamError) {
         let cause = failed.in_log(upstream.vocabulary());
         tracing::warn!(
@@ -70,7 +70,7 @@ impl Report {
         self.output_tokens = self.output_tokens.saturating_add(estimate_tokens(text));
     }
 
-    /// The upstream came to an end.
+    /// Records the end of the response.
     pub(super) fn ended(
         &mut self,
         response_stream: &ResponseStream,
@@ -84,7 +84,7 @@ impl Report {
         }
     }
 
-    /// None did answer.
+    /// Records that no upstream has answered.
     pub(super) fn gave_up(&mut self, failed: &UpstreamError) {
         self.status = failed.reason.code();
     }

@@ -1,7 +1,7 @@
 //! One streamed response of an upstream, from its head to its end.
 //!
-//! It is complete only if the upstream said why it ended: `[DONE]` alone proves nothing, and
-//! neither does a connection that closes in good order.
+//! A response is complete only if it has a finish reason. Neither `[DONE]` nor an orderly end of
+//! the connection is enough.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,11 +19,10 @@ use crate::{
     session::Usage,
 };
 
-/// How long the usage is waited for after the finish reason.
+/// Longest wait for the usage after the finish reason.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a connection may take to deliver the rest of a body that is complete, so that it can
-/// be reused.
+/// Longest wait for the rest of a complete body, so that the connection can be reused.
 const REUSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Finish reasons by which servers report a failure: vLLM, SGLang (`abort`), OpenRouter (`error`),
@@ -41,7 +40,7 @@ const FAILURES: [&str; 10] = [
     "server_error",
 ];
 
-/// ResponseLimits of a response.
+/// Time limits of a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseLimits {
     /// Longest silence.

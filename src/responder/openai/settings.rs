@@ -1,4 +1,4 @@
-//! Which upstreams, and how they are used.
+//! Settings of the upstreams.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -13,14 +13,14 @@ use crate::{
     session::Name,
 };
 
-/// What the responder needs.
+/// Settings of the `openai` responder.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// In order of preference; at least one.
+    /// In order of preference. At least one.
     pub upstreams: Vec<UpstreamSettings>,
-    /// Said before every conversation; `{name}` stands for the user's name.
+    /// System prompt. `{name}` stands for the user's name.
     pub system_prompt: Option<String>,
-    /// Tokens that the model reads and writes for one reply, as the gateway estimates them.
+    /// Estimated tokens of prompt and reply together.
     pub context_tokens: u32,
     /// Longest time for one reply, waits and retries included.
     pub total_timeout: Duration,
@@ -29,42 +29,42 @@ pub struct Settings {
 /// One upstream.
 #[derive(Clone, Debug)]
 pub struct UpstreamSettings {
-    /// Names it in logs.
+    /// Name in the log and the metrics.
     pub name: String,
-    /// Where it is.
+    /// Address of its `chat/completions`.
     pub endpoint: Endpoint,
     /// Sent as `Authorization: Bearer`.
     pub api_key: Option<SecretString>,
-    /// A PEM file of the authorities that vouch for it; `None`: those of the system.
+    /// PEM file of the trusted CA certificates. `None`: those of the system.
     pub ca_cert: Option<PathBuf>,
-    /// Sent as it is; a server with one model may need none.
+    /// Model name. A server with a single model may need none.
     pub model: Option<String>,
-    /// More headers of every request; marked as sensitive, so that `Debug` hides them.
+    /// Additional headers of every request, marked as sensitive, so that `Debug` hides them.
     pub headers: HeaderMap,
-    /// More fields of every request; `null` takes one away that the gateway would send.
+    /// Additional fields of every request. `null` removes a field that the gateway would send.
     pub body: BTreeMap<String, Value>,
-    /// What holds for every upstream unless it has its own.
+    /// Limits and parameters that a table of the file may override.
     pub defaults: Defaults,
 }
 
-/// How an upstream is used.
+/// Limits and parameters of an upstream.
 #[derive(Clone, Debug)]
 pub struct Defaults {
-    /// 0 to 2 with most models; `None` is the model's own.
+    /// Sampling temperature: 0 to 2 with most models. `None`: the model's default.
     pub temperature: Option<f32>,
-    /// Tokens of an answer; `None` is the model's own limit.
+    /// Most tokens of a reply. `None`: the model's limit.
     pub max_tokens: Option<u32>,
-    /// Until there is a connection, TLS included.
+    /// Longest time to connect, TLS included.
     pub connect_timeout: Duration,
-    /// From the request to the first text.
+    /// Longest time from the request to the first text.
     pub first_content_timeout: Duration,
-    /// Longest silence in an answer.
+    /// Longest silence within a reply.
     pub chunk_timeout: Duration,
-    /// Attempts after the first one.
+    /// Retries before the first text.
     pub retries: u32,
-    /// Replies at a time.
+    /// Limits of concurrent and waiting requests.
     pub capacity: Capacity,
-    /// An answer that ends with `[DONE]` and no `finish_reason` is a whole one.
+    /// A response that ends with `[DONE]` and no `finish_reason` is complete.
     pub accept_missing_finish_reason: bool,
 }
 
@@ -84,13 +84,13 @@ impl Default for Defaults {
 }
 
 impl Settings {
-    /// Context unless another is configured, in tokens.
+    /// Default context window in tokens.
     pub const CONTEXT_TOKENS: u32 = 8192;
 
-    /// Total timeout unless another is configured.
+    /// Default total timeout.
     pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(600);
 
-    /// One upstream, used as the defaults say.
+    /// Settings of one upstream, with default limits.
     #[must_use]
     pub fn one(upstream: UpstreamSettings) -> Self {
         Self {
@@ -101,7 +101,7 @@ impl Settings {
         }
     }
 
-    /// Finds values that are impossible or contradict each other.
+    /// Checks the values.
     ///
     /// # Errors
     /// One line that names the setting.
@@ -132,7 +132,7 @@ impl Settings {
 }
 
 impl UpstreamSettings {
-    /// An upstream that needs no key, used as the defaults say.
+    /// An upstream without a key, with default limits.
     #[must_use]
     pub fn new(name: &str, endpoint: Endpoint) -> Self {
         Self {
@@ -147,12 +147,12 @@ impl UpstreamSettings {
         }
     }
 
-    /// What is sent along is not for everybody.
+    /// Returns true if requests carry a key or additional headers.
     pub(super) fn has_secrets(&self) -> bool {
         self.api_key.is_some() || !self.headers.is_empty()
     }
 
-    /// The header that carries the key.
+    /// Returns the `Authorization` header.
     pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         let Some(key) = &self.api_key else { return Ok(None) };
         let value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()));
@@ -201,12 +201,12 @@ impl UpstreamSettings {
 pub struct Endpoint(Url);
 
 impl Endpoint {
-    /// Reads a base URL: of the host alone (`/v1` is added), or up to where
-    /// `/chat/completions` follows. A slash at the end changes nothing. A query is kept, as
-    /// Azure's `?api-version=…` needs it; it may hold a key, and is not shown by `Display`.
+    /// Reads a base URL: a bare host (`/v1` is added), or the part before `/chat/completions`. A
+    /// slash at the end is ignored. A query is kept, as Azure's `?api-version=…` requires it. It
+    /// may contain a key, and `Display` does not show it.
     ///
     /// # Errors
-    /// What is wrong with it, without repeating it: it may hold a password.
+    /// Says what is wrong, without the URL itself: it may contain a password.
     pub fn parse(base_url: &str) -> Result<Self, String> {
         let mut url: Url = base_url.parse().map_err(|_| "the base URL is not a URL".to_owned())?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -228,18 +228,18 @@ impl Endpoint {
         Ok(Self(url))
     }
 
-    /// The URL that requests go to.
+    /// Returns the URL of the requests.
     #[must_use]
     pub const fn url(&self) -> &Url {
         &self.0
     }
 
-    /// It is asked over TLS.
+    /// Returns true if requests use TLS.
     pub(super) fn is_tls(&self) -> bool {
         self.0.scheme() == "https"
     }
 
-    /// A key that is sent there can be read on the way.
+    /// Returns true if requests leave the host without TLS.
     pub(super) fn is_exposed(&self) -> bool {
         let here = self.0.host_str().is_some_and(|host| {
             let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
@@ -263,12 +263,12 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Reads headers by name.
+/// Parses headers.
 ///
 /// # Errors
-/// What is not valid; a value is not repeated.
+/// Says which header is wrong, without its value.
 pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
-    // They frame the message, or are the gateway's own.
+    // Headers that frame the message, or that the gateway sets itself.
     const RESERVED: [&str; 8] = [
         "connection",
         "content-length",
@@ -281,7 +281,7 @@ pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
     ];
     let mut headers = HeaderMap::new();
     for (name, value) in named {
-        // It is not repeated: somebody may have written the key in its place.
+        // The name is not repeated: it may be a key in the wrong place.
         let parsed = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| "the name of a header is not valid".to_owned())?;
         let mut value = HeaderValue::from_str(value)

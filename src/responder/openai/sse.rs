@@ -1,15 +1,15 @@
-//! Server-sent events out of bytes (HTML Living Standard, section 9.2.6).
+//! Parses server-sent events from bytes (HTML Living Standard, section 9.2.6).
 //!
-//! A piece from the network ends anywhere: inside a UTF-8 character, between CR and LF.
-//! So bytes are kept until their line is whole, and events are handed on as bytes:
-//! whether they are UTF-8 is for who reads them. What an event may hold is bounded.
+//! A chunk of the network may end anywhere: inside a UTF-8 character, between CR and LF. So bytes
+//! are kept until their line is complete, and events are returned as bytes; the caller checks the
+//! encoding. The size of an event is limited.
 
-/// Longest event, its unfinished line included. A piece of a reply has some hundred bytes.
+/// Largest event in bytes, with its incomplete line. An event of a reply has some hundred bytes.
 pub(super) const MAX_EVENT: usize = 1 << 20;
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// An event that has come to its end.
+/// A complete event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SseEvent<'a> {
     /// Its `data` lines, joined by LF.
@@ -17,7 +17,7 @@ pub(super) struct SseEvent<'a> {
     pub(super) kind: EventKind,
 }
 
-/// The type of an event, as far as it matters.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum EventKind {
     /// `message`, or none.
@@ -33,27 +33,27 @@ pub(super) enum EventKind {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-/// Takes bytes, gives events.
+/// The parser: takes bytes, returns events.
 #[derive(Debug, Default)]
 pub(super) struct Framer {
     bytes: Vec<u8>,
-    /// Bytes that belong to lines which have been read …
+    /// Bytes of lines that have been read.
     read: usize,
-    /// … and that are known to hold no end of a line.
+    /// Bytes that are known to contain no line end.
     searched: usize,
-    /// The last line ended with CR: a LF that follows belongs to it.
+    /// The last line ended with CR. A LF that follows belongs to it.
     after_cr: bool,
-    /// Something has been read: a byte order mark counts at the beginning only.
+    /// Input has been read. A byte order mark is valid at the beginning only.
     begun: bool,
     data: Vec<u8>,
     has_data: bool,
     kind: EventKind,
-    /// The event in `data` was handed out.
+    /// The event in `data` was returned.
     dispatched: bool,
 }
 
 impl Framer {
-    /// More bytes.
+    /// Adds bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.read);
         self.searched -= self.read;
@@ -61,13 +61,13 @@ impl Framer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The next event that is whole.
+    /// Returns the next complete event.
     pub(super) fn next(&mut self) -> Result<Option<SseEvent<'_>>, TooLong> {
         Ok(if self.advance()? { Some(self.dispatch()) } else { None })
     }
 
-    /// The next event, and whether it is whole: at the end of the stream, the last one may
-    /// lack its empty line.
+    /// Returns the next event, and true if it is complete. At the end of the stream, the last event
+    /// may lack its empty line.
     pub(super) fn next_or_rest(&mut self) -> Result<Option<(SseEvent<'_>, bool)>, TooLong> {
         if self.advance()? {
             return Ok(Some((self.dispatch(), true)));
@@ -98,8 +98,8 @@ impl Framer {
         }
     }
 
-    /// The event that the end of the stream left without its empty line. The standard
-    /// drops it; servers are known that forget the line.
+    /// Returns an event without its empty line at the end of the stream. The standard discards it,
+    /// but some servers omit the line.
     pub(super) fn finish(&mut self) -> Option<SseEvent<'_>> {
         self.forget_dispatched();
         let rest = self.read..self.bytes.len();
@@ -123,7 +123,7 @@ impl Framer {
         }
     }
 
-    /// Where the next whole line is, without its end. LF, CR and CRLF end one.
+    /// Returns the range of the next complete line, without its end. LF, CR and CRLF end a line.
     fn line(&mut self) -> Option<std::ops::Range<usize>> {
         if self.after_cr && self.bytes.get(self.read) == Some(&b'\n') {
             self.read += 1;
@@ -141,7 +141,7 @@ impl Framer {
         }
         let unseen = &self.bytes[self.searched..];
         let Some(length) = unseen.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
-            // Whatever came after the CR, it was no LF.
+            // The byte after the CR was not a LF.
             self.after_cr &= unseen.is_empty() && self.read == self.bytes.len();
             self.searched = self.bytes.len();
             return None;
@@ -174,7 +174,7 @@ impl Framer {
                     _ => EventKind::Other,
                 }
             }
-            // Comments, which have no name, `id`, `retry`, and what the standard may add.
+            // Comments (their name is empty), `id`, `retry`, and future fields.
             _ => {}
         }
     }

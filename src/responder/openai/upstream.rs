@@ -1,4 +1,4 @@
-//! One upstream: its connections, its places, its health.
+//! One upstream: its connections, its limits, its health.
 
 use std::{
     path::Path,
@@ -29,13 +29,14 @@ use crate::{
     telemetry::error_chain,
 };
 
-/// As much of an error's body as is read.
+/// Most bytes of an error body that are read.
 const MAX_ERROR_BODY: usize = 64 << 10;
 
-/// Longer than servers keep an idle connection, mostly, is a request on a dead one.
+/// Longest time that an idle connection is kept. Most servers close it not much later, and a
+/// request on a closed connection fails.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// See the module.
+/// An upstream, shared by all replies.
 #[derive(Debug)]
 pub(super) struct Upstream {
     settings: UpstreamSettings,
@@ -43,7 +44,7 @@ pub(super) struct Upstream {
     /// The model requires `max_completion_tokens`.
     needs_completion_tokens: AtomicBool,
     client: Client,
-    /// For requests on a connection of their own.
+    /// A client without reused connections.
     fresh: Client,
     limiter: Limiter,
     health: UpstreamHealth,
@@ -88,44 +89,43 @@ impl Upstream {
         self.settings.defaults.retries
     }
 
-    /// How long it wants to be left alone.
+    /// Returns the rest of the pause that the upstream asked for.
     pub(super) fn cooldown(&self) -> Duration {
         self.limiter.cooldown()
     }
 
-    /// Another one should be asked, if there is one.
+    /// Returns true if another upstream should be preferred.
     pub(super) fn is_avoided(&self) -> bool {
         self.health.is_avoided()
     }
 
-    /// A connection to it may be an old one, which it closes at any time.
+    /// Returns true if there may be a connection to reuse.
     pub(super) fn has_answered(&self) -> bool {
         self.health.has_answered()
     }
 
-    /// It answered.
+    /// Records a success.
     pub(super) fn succeeded(&self) {
         self.health.succeeded();
     }
 
-    /// It failed.
+    /// Records a failure.
     pub(super) fn failed(&self, reason: Reason) {
         self.health.failed(reason);
     }
 
-    /// It wants to be left alone for so long.
+    /// Records the pause that the upstream asked for.
     pub(super) fn cool_down(&self, asked: Duration) {
         self.limiter.cool_down(asked);
     }
 
-    /// Waits this long, and for a place.
+    /// Waits for `backoff`, then for a permit.
     pub(super) async fn acquire(&self, backoff: Duration) -> Result<Permit, LimiterError> {
         self.limiter.acquire(backoff).await
     }
 
-    /// Asks, on a new connection or on one that was kept, and gives the answer once its head
-    /// is there; the answer then has to be over by `total`. Dropping the future lets go of the
-    /// upstream at once, wherever it is.
+    /// Sends a request, on a new or a reused connection, and returns the response once its head has
+    /// arrived. `total` is the deadline of the reply. Dropping the future drops the request.
     pub(super) async fn ask(
         &self,
         lines: &[ChatMessage<'_>],
@@ -169,7 +169,7 @@ impl Upstream {
         self.post_with(client, lines, limit, field).await?.map_err(|(failed, _)| failed)
     }
 
-    /// Posts once. The inner error is an answer of the upstream.
+    /// Posts once. The inner error is a response of the upstream.
     async fn post_with(
         &self,
         client: &Client,
@@ -196,12 +196,12 @@ impl Upstream {
         Ok(Err((UpstreamError { retry_after, ..failed }, body)))
     }
 
-    /// The operator's words, which may stand in a log.
+    /// Returns the words of the operator, which may be logged.
     pub(super) fn vocabulary(&self) -> &Vocabulary {
         &self.vocabulary
     }
 
-    /// Sends what no server takes, to see how it refuses.
+    /// Sends an invalid request, to see how the server refuses it.
     pub(super) async fn provoke(&self) -> Result<(u16, ErrorBody), UpstreamError> {
         let nonsense = r#"{"model":"duologue-asks-for-no-model","messages":"none","stream":true}"#;
         let sent = self.client.post(self.settings.endpoint.url().clone()).body(nonsense).send();
@@ -225,18 +225,18 @@ fn is_reasoning_model(model: &str) -> bool {
     })
 }
 
-/// Keeps so many connections that are idle.
+/// Builds a client that keeps up to `idle` idle connections.
 fn client(settings: &UpstreamSettings, idle: usize) -> Result<Client, String> {
     let mut client = Client::builder()
         .default_headers(headers(settings)?)
         .user_agent(concat!("duologue/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(settings.defaults.connect_timeout)
-        // A redirect could carry the key and the conversation elsewhere.
+        // A redirect could send the key and the conversation elsewhere.
         .redirect(redirect::Policy::none())
         .referer(false)
-        // A variable of the environment must not send them elsewhere, either.
+        // Proxy variables of the environment could do so, too.
         .no_proxy()
-        // Ours are the only retries.
+        // `attempts` retries.
         .retry(client_retry::never())
         .pool_max_idle_per_host(idle)
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -245,7 +245,7 @@ fn client(settings: &UpstreamSettings, idle: usize) -> Result<Client, String> {
     if let Some(path) = &settings.ca_cert {
         client = client.tls_certs_only(authorities(path)?);
     } else if !settings.endpoint.is_tls() {
-        // The system's are not needed, and there may be none.
+        // The system's certificates are not needed, and may be missing.
         client = client.tls_certs_only([]);
     }
     client.build().map_err(|error| format!("no HTTP client can be made: {}", error_chain(&error)))
@@ -262,8 +262,8 @@ fn is_of_type(response: &Response, name: &[u8]) -> bool {
     })
 }
 
-/// It may be a stream of events: servers give it all kinds of types, but no page of the web's,
-/// and it is not compressed, which nobody asked for.
+/// Returns true if the response may hold events or a document: servers send various content types,
+/// but HTML and compressed bodies are errors.
 fn is_readable(response: &Response) -> bool {
     let plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     let encodings = response.headers().get_all(header::CONTENT_ENCODING);

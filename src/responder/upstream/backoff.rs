@@ -1,30 +1,30 @@
-//! When to ask again.
+//! Delays before retries.
 
 use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 use rand::RngExt as _;
 
-/// Before the first retry; doubled before each that follows …
+/// Delay before the first retry. It doubles with each further one.
 const BASE: Duration = Duration::from_millis(500);
 
-/// … up to this.
+/// Longest delay, before the random part.
 const LONGEST: Duration = Duration::from_secs(16);
 
-/// Longest wait before a retry. Who would have to wait longer is told that it failed.
+/// Longest wait before a retry. A reply that would wait longer fails.
 pub(in crate::responder) const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// An upstream that asks for more is believed up to this.
+/// Longest `Retry-After` that is honored.
 pub(in crate::responder) const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
-/// How long to wait after so many failures in a row. A quarter of it, up or down, is
-/// chance: enough to spread those who failed together, and each wait is still longer than
-/// the one before.
+/// Returns the delay after a number of failures in a row. It varies at random by a quarter up or
+/// down, so that replies that failed together do not retry together. Each delay is still longer
+/// than the one before.
 pub(in crate::responder) fn jittered(failures: u32) -> Duration {
     nominal(failures).mul_f64(rand::rng().random_range(0.75..1.25))
 }
 
-/// The same without chance, to compare.
+/// Returns the delay without its random part, for comparisons.
 pub(in crate::responder) fn nominal(failures: u32) -> Duration {
     match failures.checked_sub(1) {
         None => Duration::ZERO,
@@ -32,15 +32,15 @@ pub(in crate::responder) fn nominal(failures: u32) -> Duration {
     }
 }
 
-/// A little more than what an upstream asked for: those who wait for the same moment must
-/// not all come at it.
+/// Adds a random part to the delay that an upstream asked for, so that waiting replies do not all
+/// retry at the same moment.
 pub(in crate::responder) fn after(floor: Duration) -> Duration {
     let spread = (floor / 10).clamp(Duration::from_millis(20), Duration::from_secs(2));
     floor + spread.mul_f64(rand::rng().random_range(0.0..1.0))
 }
 
-/// What an answer says about when to come back: `retry-after-ms`, or `Retry-After` in
-/// seconds (RFC 9110 section 10.2.3; fractions are seen, too) or as a date.
+/// Reads the delay that a response asks for: `retry-after-ms`, or `Retry-After` in seconds (RFC
+/// 9110, section 10.2.3; some servers send fractions) or as a date.
 pub(in crate::responder) fn asked_for(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name| headers.get(name)?.to_str().ok().map(str::trim);
     let number = |text: &str| text.parse::<f64>().ok().filter(|number| number.is_finite());
@@ -50,7 +50,7 @@ pub(in crate::responder) fn asked_for(headers: &HeaderMap, now: SystemTime) -> O
         Some(seconds) => Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(MAX_RETRY_AFTER),
         None => {
             let date = |name| httpdate::parse_http_date(text(name)?).ok();
-            // By the upstream's clock, if it tells the time: ours may differ.
+            // By the clock of the upstream if it sends `Date`: it may differ from ours.
             let now = date("date").unwrap_or(now);
             date("retry-after")?.duration_since(now).unwrap_or_default()
         }

@@ -1,16 +1,16 @@
-//! Why a reply failed, whatever was asked for it: one table.
+//! The reasons why replies fail, for all upstreams: one table.
 //!
-//! Clients get a code and a sentence, which say nothing about the upstream. The operator
-//! gets the cause, in the log.
+//! Clients get a code and a general sentence. The cause is in the log.
 
 use crate::session::Outcome;
 
-/// What went wrong.
+/// The reason of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No connection within the connect timeout.
     ConnectTimeout,
-    /// No connection, or it was lost before the first text, or the upstream says so.
+    /// There is no connection, it was lost before the first text, or the upstream reports that it
+    /// is unavailable.
     Unavailable,
     /// No text within the first-content timeout.
     FirstContentTimeout,
@@ -20,25 +20,25 @@ pub enum Reason {
     TotalTimeout,
     /// Too many requests, for now.
     RateLimited,
-    /// Money or tokens are used up.
+    /// The credit or quota is used up.
     Quota,
-    /// The key or token is wrong, or may not do this.
+    /// The key or token is wrong or lacks a permission.
     Auth,
-    /// The upstream does not take such a request.
+    /// The upstream refused the request.
     Rejected,
-    /// The answer ended without saying so.
+    /// The response broke off.
     Truncated,
     /// The upstream reported another error.
     Failed,
-    /// What came is not the protocol.
+    /// The response does not follow the protocol.
     Protocol,
-    /// The conversation does not fit into the model, even trimmed.
+    /// The conversation is too long for the model, even when trimmed.
     ContextTooLong,
-    /// Too many replies wait already.
+    /// The queue is full.
     Overloaded,
 }
 
-/// What a failure says about further requests to the same upstream. Decides about retries and
+/// The meaning of a failure for further requests to the same upstream. Decides about retries and
 /// about the order of the upstreams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::responder) enum Effect {
@@ -51,7 +51,7 @@ pub(in crate::responder) enum Effect {
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Self; 14] = [
         Self::ConnectTimeout,
         Self::Unavailable,
@@ -69,13 +69,13 @@ impl Reason {
         Self::Overloaded,
     ];
 
-    /// For programs; stable.
+    /// Returns the code for programs. It is stable.
     #[must_use]
     pub const fn code(self) -> &'static str {
         self.row().0
     }
 
-    /// For people.
+    /// Returns the sentence for people.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         self.row().1
@@ -130,7 +130,7 @@ impl Reason {
         }
     }
 
-    /// What clients are told.
+    /// Returns the outcome that clients receive.
     pub(in crate::responder) fn outcome(self) -> Outcome {
         Outcome::failed(self.code(), self.sentence())
     }

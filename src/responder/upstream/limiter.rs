@@ -1,5 +1,5 @@
-//! Who may ask an upstream, and when: so many replies at a time, so many that wait for
-//! their place, and nobody before the moment that the upstream asked for.
+//! Limits the requests to an upstream: concurrent ones, and waiting ones. Delays all of them while
+//! the upstream asks for it.
 
 use std::{
     fmt,
@@ -14,25 +14,25 @@ use tokio::{
 
 use super::failure::Reason;
 
-/// How many replies an upstream is asked for.
+/// Limits of the requests to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// At a time.
+    /// Concurrent requests.
     pub concurrency: u32,
-    /// Beyond these, the ones that wait for a place; whoever comes then is refused.
+    /// Replies that may wait for a permit. Further ones fail.
     pub queue_size: u32,
-    /// Longest wait for a place.
+    /// Longest wait for a permit.
     pub queue_timeout: Duration,
 }
 
 impl Capacity {
-    /// Beyond that tokio's semaphore panics on some platforms, and nobody means it.
+    /// tokio's semaphore panics beyond this on some platforms.
     const MOST: u32 = 1 << 20;
 
-    /// Finds values that are impossible.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The name of the value, and what it must be.
+    /// The name of the wrong value, and the allowed range.
     pub(in crate::responder) fn validate(self) -> Result<(), (&'static str, &'static str)> {
         if self.concurrency == 0 || self.concurrency > Self::MOST {
             return Err(("concurrency", "must be 1 to 1048576"));
@@ -52,35 +52,35 @@ impl Default for Capacity {
 
 /// Shared by all replies of an upstream.
 pub(in crate::responder) struct Limiter {
-    /// For those that are served, and those that wait for it.
+    /// Permits of running and waiting replies together.
     room: Arc<Semaphore>,
-    /// For those that are served.
+    /// Permits of running replies.
     permits: Arc<Semaphore>,
     queue_timeout: Duration,
-    /// The upstream asked not to be asked before. Set in one go: a panic cannot leave it
-    /// half done.
+    /// The upstream asked for no request before. Written in one assignment: a panic cannot leave it
+    /// inconsistent.
     not_before: Mutex<Option<Instant>>,
 }
 
-/// A place among those that are served. Dropping it makes room for the next.
+/// The permission for one request. Dropping it lets the next one run.
 #[derive(Debug)]
 pub(in crate::responder) struct Permit {
     _permits: [OwnedSemaphorePermit; 2],
 }
 
-/// Why there is no place.
+/// The reason why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::responder) enum LimiterError {
-    /// Too many wait already.
+    /// The queue is full.
     Full,
-    /// None became free in time.
+    /// No permit became free in time.
     Late,
-    /// The upstream wants to be left alone for a while.
+    /// The upstream asked for a pause.
     Cooling,
 }
 
 impl LimiterError {
-    /// What it comes to for the reply.
+    /// Returns the reason that the reply fails with.
     pub(in crate::responder) const fn reason(self) -> Reason {
         match self {
             Self::Full | Self::Late => Reason::Overloaded,
@@ -110,7 +110,7 @@ impl Limiter {
         }
     }
 
-    /// Waits for `backoff`, then for a place. Dropping the future gives up at once.
+    /// Waits for `backoff`, then for a permit. Dropping the future gives up at once.
     pub(in crate::responder) async fn acquire(
         &self,
         backoff: Duration,
@@ -123,7 +123,7 @@ impl Limiter {
         let Ok(Ok(permit)) = timeout(self.queue_timeout, free).await else {
             return Err(LimiterError::Late);
         };
-        // While this one waited, another may have been told to wait.
+        // The upstream may have asked another reply for a pause meanwhile.
         if self.cooldown().is_zero() {
             Ok(Permit { _permits: [waiting, permit] })
         } else {
@@ -131,14 +131,13 @@ impl Limiter {
         }
     }
 
-    /// How long the upstream still wants to be left alone.
+    /// Returns the rest of the pause that the upstream asked for.
     pub(in crate::responder) fn cooldown(&self) -> Duration {
         let not_before = *self.not_before.lock().unwrap_or_else(PoisonError::into_inner);
         not_before.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
-    /// The upstream wants to be left alone for so long. What it asked for before counts,
-    /// if that is longer.
+    /// Records the pause that the upstream asked for. A longer one that is running stays.
     pub(in crate::responder) fn cool_down(&self, asked: Duration) {
         let until = Instant::now().checked_add(asked);
         let mut not_before = self.not_before.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! What the responders with a remote end share: limits, retries, failures, and the sanitizing
+//! Parts that the responders with an upstream share: limits, retries, failures, and the sanitizing
 //! of foreign text.
 
 pub(super) mod backoff;

@@ -1,17 +1,16 @@
-//! What of an upstream's own words the log may hold.
+//! Redacts the text of an upstream's error for the log.
 //!
-//! They are of use to the operator ("the model `x` does not exist"), and servers like to quote
-//! in them: the key, the user's name, what was text, all of it in pieces, in capitals, in
-//! JSON within JSON, as percent escapes or token numbers. So the log holds no word but those of
-//! a fixed list, which errors are made of and which tell nothing about anybody, and those that
-//! the operator chose: the names of the model and of the upstream. To take out what was text,
-//! instead, one would have to know every way to write it.
+//! Such a text helps the operator ("the model `x` does not exist"). But servers quote in it: the
+//! key, the user's name, parts of the conversation, in capitals, in nested JSON, as percent escapes
+//! or as token numbers. So only two kinds of words are kept: those of a fixed list of words that
+//! errors use, and those that the operator chose, such as the names of the model and of the
+//! upstream. Removing the secrets instead would require knowing every form that they can have.
 
 use std::{collections::HashSet, sync::LazyLock};
 
 use super::sanitize::MAX_LOGGED;
 
-/// What stands where words were left out.
+/// Replaces words that are left out.
 const ELLIPSIS: &str = "…";
 
 static COMMON: LazyLock<HashSet<&str>> = LazyLock::new(|| {
@@ -58,12 +57,12 @@ static COMMON: LazyLock<HashSet<&str>> = LazyLock::new(|| {
         .collect()
 });
 
-/// Before and behind which a number is a measure, and none of somebody's.
+/// Words beside which a number is a measure, and not personal data.
 const BEFORE_NUMBERS: [&str; 2] = ["status", "error"];
 const BEHIND_NUMBERS: [&str; 7] =
     ["token", "tokens", "second", "seconds", "requests", "bytes", "characters"];
 
-/// The words that the operator chose.
+/// Words that the operator chose.
 #[derive(Clone, Debug, Default)]
 pub(in crate::responder) struct Vocabulary(HashSet<String>);
 
@@ -79,7 +78,7 @@ impl Vocabulary {
     }
 }
 
-/// An upstream's words as the log may hold them.
+/// Returns the text with all other words replaced.
 pub(in crate::responder) fn logged(text: &str, own: &Vocabulary) -> String {
     let mut out = String::new();
     let mut before = "";
@@ -89,7 +88,7 @@ pub(in crate::responder) fn logged(text: &str, own: &Vocabulary) -> String {
         let end = at_word.find(|letter| !is_joined(letter)).unwrap_or(at_word.len());
         let word = at_word[..end].trim_end_matches(JOINTS);
         let behind = &at_word[word.len()..];
-        // A part of a name tells of the rest of it.
+        // A part of a name would reveal the rest.
         let is_shown = words(word).all(|part| own.holds(part)) || is_measure(before, word, behind);
         push(&mut out, between, if is_shown { word } else { ELLIPSIS });
         if out.chars().count() > MAX_LOGGED {
@@ -101,9 +100,10 @@ pub(in crate::responder) fn logged(text: &str, own: &Vocabulary) -> String {
     out
 }
 
-/// Adds a word and what stands before it; several words that are left out become one.
+/// Adds a word and the text before it. Several words in a row that are left out become one
+/// ellipsis.
 fn push(out: &mut String, between: &str, word: &str) {
-    // Signs can spell, too: letters of scripts that count as marks, drawings.
+    // Signs can form words, too: marks of some scripts, drawings.
     let signs = between.chars().filter(char::is_ascii).filter(|sign| !sign.is_control());
     if word == ELLIPSIS && out.ends_with(ELLIPSIS) && between.chars().count() == 1 {
         return;
@@ -112,7 +112,7 @@ fn push(out: &mut String, between: &str, word: &str) {
     out.push_str(word);
 }
 
-/// Signs in a row that are told.
+/// Most signs in a row that are kept.
 const MAX_SIGNS: usize = 4;
 
 fn is_measure(before: &str, number: &str, behind: &str) -> bool {
@@ -123,7 +123,7 @@ fn is_measure(before: &str, number: &str, behind: &str) -> bool {
             || next.is_some_and(|next| BEHIND_NUMBERS.contains(&next.to_lowercase().as_str())))
 }
 
-/// What joins words to names and keys.
+/// Characters that join words to names and keys.
 const JOINTS: [char; 3] = ['-', '_', '.'];
 
 fn is_joined(letter: char) -> bool {

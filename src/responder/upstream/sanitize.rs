@@ -1,16 +1,16 @@
-//! An upstream's own words, in a form that can be kept and shown.
+//! Sanitizes text of an upstream so that it can be stored and shown.
 
 use std::sync::Arc;
 
 use crate::session::Name;
 
-/// Longest words that are logged, in characters.
+/// Longest text in the log, in characters.
 pub(in crate::responder) const MAX_LOGGED: usize = 200;
 
-/// Longest name of a reason, in characters.
+/// Longest finish reason, in characters.
 const MAX_REASON: usize = 64;
 
-/// As much of a text as is logged.
+/// Shortens a text for the log.
 pub(in crate::responder) fn shorten(text: &str) -> String {
     match text.char_indices().nth(MAX_LOGGED) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -18,8 +18,8 @@ pub(in crate::responder) fn shorten(text: &str) -> String {
     }
 }
 
-/// Why a reply ended, as the upstream says it: unknown reasons, too, but short and without
-/// what a name may not hold, such as what turns the text around it.
+/// Returns a finish reason as it is stored. Unknown reasons are kept, but shortened, and without
+/// the characters that names may not contain.
 pub(in crate::responder) fn finish_reason(word: &str) -> Option<Arc<str>> {
     let shown = word.trim().chars().filter(|&letter| !Name::hides(letter));
     let word: String = shown.take(MAX_REASON).collect();

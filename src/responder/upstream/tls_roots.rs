@@ -1,4 +1,4 @@
-//! Authorities that vouch for an upstream: from a PEM file, or those of the system.
+//! Trusted CA certificates: of a PEM file, or of the system.
 
 use std::{fmt::Display, fs, path::Path};
 
@@ -7,8 +7,8 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 
-/// The file, once each of its certificates has been looked at: the libraries pass over what
-/// they cannot use, and would trust nobody in the end.
+/// Reads the file and checks each certificate. The TLS libraries ignore certificates that they
+/// cannot use, and would trust none in the end.
 ///
 /// # Errors
 /// One line that begins with the path.
@@ -16,7 +16,7 @@ pub(in crate::responder) fn read(path: &Path) -> Result<Vec<u8>, String> {
     load(path).map(|(pem, _)| pem)
 }
 
-/// The file's certificates, as what is trusted alone.
+/// Returns the certificates of the file as the only trusted ones.
 ///
 /// # Errors
 /// As [`read`].
@@ -24,14 +24,14 @@ pub(in crate::responder) fn roots(path: &Path) -> Result<RootCertStore, String> 
     load(path).map(|(_, roots)| roots)
 }
 
-/// What the system trusts.
+/// Returns the certificates that the system trusts.
 ///
 /// # Errors
-/// One line: it trusts nobody.
+/// One line: the system trusts no certificate.
 pub(in crate::responder) fn of_system() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    // A system's store may hold what is no certificate any more: the others count.
+    // The store of a system may contain invalid certificates. They are ignored.
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         let errors: Vec<_> = found.errors.iter().map(ToString::to_string).collect();

@@ -1,8 +1,8 @@
-//! A copy of the file, of one moment, while a gateway may write to it.
+//! A copy of the file as of one moment, while a gateway may write to it.
 //!
-//! By SQLite's own backup, under a read transaction: without one it begins anew with every
-//! write of somebody else's, and never ends under load. Not `VACUUM INTO`, which sorts the
-//! whole file anew and cannot say how far it is.
+//! Uses SQLite's backup API under a read transaction. Without the transaction a backup restarts at
+//! every write of another connection, and never ends under load. `VACUUM INTO` would sort the whole
+//! file and report no progress.
 
 use std::{
     fs::{self, File},
@@ -25,24 +25,24 @@ use super::{
 /// Pages that are copied between two reports.
 const STEP: i32 = 1024;
 
-/// What a backup holds.
+/// The content of a backup.
 #[derive(Clone, Copy, Debug)]
 pub struct BackupSummary {
-    /// Sessions in it.
+    /// Number of sessions.
     pub sessions: u64,
-    /// Its length, in bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
 impl SqliteFile {
-    /// Copies the file, as it is at this moment, to another, readable by its owner alone. It
-    /// is there under its name when it is whole and on disk, and not before. `report` is
-    /// told pages: copied ones and all.
+    /// Copies the file to `to`, as of this moment. Only the owner can read the copy. It appears
+    /// under its name once it is complete and on disk. `report` receives the number of copied pages
+    /// and of all pages.
     ///
     /// # Errors
-    /// One sentence for the operator: there is such a file already and `replace` is not
-    /// set, it is no regular file or one of this one's own, a gateway runs on it, it cannot
-    /// be written, or this one cannot be read.
+    /// One sentence for the operator: `to` exists and `replace` is false, `to` is not a regular
+    /// file, belongs to this file, is in use by a gateway or cannot be written, or this file cannot
+    /// be read.
     pub fn back_up(
         &self,
         to: &Path,
@@ -68,7 +68,7 @@ impl SqliteFile {
                 own.display()
             ));
         }
-        // Some of them may be changes that would be taken for the copy's own.
+        // A WAL that lies there would be taken for that of the copy.
         if !family(to).iter().any(|path| path.exists()) {
             return Ok(None);
         }
@@ -88,10 +88,10 @@ impl SqliteFile {
         }
     }
 
-    /// One of the files that a gateway has on this one, there or not, which the copy or what
-    /// is removed with it would take away.
+    /// Returns the file of this store that the copy, or a removal that comes with it, would
+    /// destroy.
     fn in_the_way_of(&self, to: &Path) -> Option<PathBuf> {
-        // SQLite puts its files beside the file that a link leads to.
+        // SQLite creates its other files beside the target of a symbolic link.
         let real = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         let own = [family(&self.path), family(&real)].concat();
         let taken = family(to);
@@ -104,7 +104,7 @@ impl SqliteFile {
         let copy = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let mut target = Connection::open_with_flags(to, flags)?;
-            // It is synced as a whole, and thrown away if anything fails before.
+            // The copy is synced as a whole, and removed if anything fails before.
             target.execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF;")?;
             let backup = Backup::new(&moment, &mut target)?;
             loop {
@@ -123,12 +123,12 @@ impl SqliteFile {
     }
 }
 
-/// A store's file and all that lies beside it.
+/// Returns the database file and the files that SQLite creates beside it.
 fn family(path: &Path) -> [PathBuf; 4] {
     ["", "-wal", "-shm", "-journal"].map(|suffix| schema::beside(path, suffix))
 }
 
-/// Whether two names lead to one file, or would if it were there.
+/// Returns true if two names lead to one file, or would if it existed.
 fn is_same(one: &Path, other: &Path) -> bool {
     let file = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let name =
@@ -142,7 +142,7 @@ fn folder(path: &Path) -> &Path {
     folder.unwrap_or(Path::new("."))
 }
 
-/// A file that is not whole yet; gone when dropped.
+/// An incomplete file. Removed when dropped.
 struct Partial {
     path: PathBuf,
 }
@@ -154,7 +154,7 @@ impl Partial {
         Ok(Self { path })
     }
 
-    /// Gives it its name, once all of it is on disk; its length.
+    /// Syncs the file and gives it its name. Returns its size in bytes.
     fn finish(&self, to: &Path, replace: bool) -> io::Result<u64> {
         let file = File::open(&self.path)?;
         file.sync_all()?;
@@ -167,8 +167,8 @@ impl Partial {
             }
             fs::rename(&self.path, to)?;
         } else {
-            // Unlike a renaming, it replaces nothing that has come meanwhile. Not every file
-            // system knows a second name for a file.
+            // Unlike a rename, a hard link does not replace a file that was created meanwhile. Not
+            // every file system supports hard links.
             match fs::hard_link(&self.path, to) {
                 Ok(()) => fs::remove_file(&self.path)?,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
@@ -182,7 +182,7 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Gone already if all went well.
+        // After a success the file is gone already.
         for suffix in ["", "-journal"] {
             drop(fs::remove_file(schema::beside(&self.path, suffix)));
         }

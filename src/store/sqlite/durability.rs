@@ -1,14 +1,14 @@
-//! When a write is durable.
+//! The durability of writes.
 
 use std::{fmt, str::FromStr};
 
 /// When an acknowledged write is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Before it is acknowledged: it survives the loss of power.
+    /// Before the acknowledgement: an acknowledged write survives a loss of power.
     Full,
-    /// Soon after: it survives the death of the process, but the last moments may be
-    /// lost with the power.
+    /// Soon after the acknowledgement: a write survives the death of the process, but perhaps not a
+    /// loss of power.
     Relaxed,
 }
 

@@ -1,4 +1,4 @@
-//! What can go wrong with the file, and which of it is final.
+//! Failures of the file, and which of them are final.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 use crate::session::{Error, ErrorKind};
 
-/// Why something is not done: a rule, which concerns it alone, or a failure, which ends
-/// the whole transaction. A rule is looked at before anything is written.
+/// The reason why a write is not made: a rule, which concerns this write alone, or a failure, which
+/// ends the whole transaction. Rules are checked before anything is written.
 #[derive(Debug)]
 pub(super) enum WriteError {
     ByRule(Error),
@@ -35,7 +35,7 @@ impl From<ErrorKind> for WriteError {
     }
 }
 
-/// The core's word for a failure of the library.
+/// Converts an error of the library to one of the core.
 pub(super) fn failure(error: &rusqlite::Error) -> Error {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => ErrorKind::StoreFull.into(),
@@ -43,9 +43,9 @@ pub(super) fn failure(error: &rusqlite::Error) -> Error {
     }
 }
 
-/// The file is not to be used any more: an fsync that failed may have lost pages that the
-/// next one would call written; a disk that cannot be read, or a file that contradicts
-/// itself, may give wrong answers next.
+/// Returns true if the file must not be used any more. A failed fsync may have lost pages that the
+/// next fsync reports as written. An unreadable disk or an inconsistent file may cause wrong
+/// answers.
 pub(super) fn is_final(error: &rusqlite::Error) -> bool {
     let Some(error) = error.sqlite_error() else { return false };
     match error.code {
@@ -58,7 +58,7 @@ pub(super) fn is_final(error: &rusqlite::Error) -> bool {
     }
 }
 
-/// Whether the file can be trusted to keep what is written and to say what was written.
+/// Signals the final failure of the file to the whole gateway.
 #[derive(Clone, Debug)]
 pub(super) struct FailureSignal(watch::Sender<Option<Arc<str>>>);
 
@@ -67,7 +67,7 @@ impl FailureSignal {
         Self(watch::Sender::new(None))
     }
 
-    /// It is lost, for good; the first cause counts.
+    /// Reports the failure. The first cause counts.
     pub(super) fn lose(&self, cause: &str) {
         self.0.send_if_modified(|known| {
             let first = known.is_none();
@@ -76,10 +76,10 @@ impl FailureSignal {
         });
     }
 
-    /// Waits until it is lost.
+    /// Waits for the failure.
     pub(super) async fn lost(&self) -> Error {
         let mut told = self.0.subscribe();
-        // The sender is here, so that it cannot be gone.
+        // Cannot fail: the sender is `self`.
         let cause = told.wait_for(Option::is_some).await.ok().and_then(|cause| cause.clone());
         Error::internal(cause.unwrap_or_default().to_string())
     }

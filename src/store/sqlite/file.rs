@@ -1,10 +1,9 @@
-//! The file in an operator's hands, whether a gateway runs on it or not.
+//! The file as operator commands use it, beside a running gateway or without one.
 //!
-//! What only looks reads with a connection of its own, as a gateway's readers do: nobody
-//! waits for it. What changes something takes the file's write lock for a moment, and the
-//! gateway's writer waits; the gateway notices such changes by itself
-//! (`Store::written_elsewhere`). The gateway's own lock is not taken: it keeps a second
-//! gateway away, not the operator.
+//! A command that reads opens a connection of its own and delays nobody. A command that writes
+//! takes SQLite's write lock for a moment, and the writer of the gateway waits. The gateway notices
+//! such changes (`Store::written_elsewhere`). Commands do not take the lock of the gateway: it
+//! excludes a second gateway, not the operator.
 
 use std::{
     fs,
@@ -25,45 +24,45 @@ use super::{
 };
 use crate::session::{Message, Page, Session, SessionId, Timestamp, TokenHash};
 
-/// A gateway's file, open for its operator.
+/// The file of a gateway, opened by an operator command.
 #[derive(Debug)]
 pub struct SqliteFile {
     pub(super) path: PathBuf,
     pub(super) connection: Connection,
 }
 
-/// A session as it is kept, without its log.
+/// A stored session without its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSession {
     /// The session.
     pub session: Session,
-    /// The hash of the token that opens it.
+    /// Hash of its token.
     pub token: TokenHash,
-    /// Messages in its log.
+    /// Number of messages.
     pub messages: u32,
-    /// When the last of them was committed; when the session was created if there is none.
+    /// Time of the last message, or of the creation if there is none.
     pub last_activity: Timestamp,
 }
 
-/// A user message that waits for its reply, and how far that has come.
+/// A user message without a reply, and the progress of its reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnansweredTurn {
     /// Number of the user message.
     pub seq: u32,
     /// The last attempt that began.
     pub attempt: u32,
-    /// What it had produced when that was last noted.
+    /// Text of the last checkpoint of the reply.
     pub text: String,
 }
 
-/// Which sessions are looked for.
+/// Selects sessions.
 #[derive(Clone, Debug, Default)]
 pub struct SessionFilter {
-    /// A part of the user's name; ASCII letters in either case.
+    /// A part of the user's name. ASCII letters match in either case.
     pub name: Option<String>,
-    /// Those that have expired and are not deleted yet, instead of those that live.
+    /// Selects sessions that have expired and are not deleted yet, instead of live ones.
     pub expired: bool,
-    /// The present.
+    /// The current time.
     pub now: Timestamp,
 }
 
@@ -71,7 +70,7 @@ pub struct SessionFilter {
 const KEPT: &str = "token, head_seq, coalesce((SELECT messages.created_at FROM messages
      WHERE messages.session = sessions.id AND messages.seq = sessions.head_seq), created_at)";
 
-/// Those that a [`SessionFilter`] chooses.
+/// Condition of a [`SessionFilter`].
 const CHOSEN: &str = "WHERE (expires_at <= :now) = :expired
      AND (:name IS NULL OR instr(lower(name), lower(:name)) > 0)";
 
@@ -85,11 +84,11 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
 }
 
 impl SqliteFile {
-    /// Opens the file to look into it.
+    /// Opens the file for reading.
     ///
     /// # Errors
-    /// One sentence for the operator: it is not there, damaged, of another version, or of
-    /// something else.
+    /// One sentence for the operator: the file does not exist, is damaged, has another version, or
+    /// is not a store.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::exists(path)?;
         let connection = schema::open_reader(path)?;
@@ -97,7 +96,7 @@ impl SqliteFile {
         Ok(Self { path: path.to_owned(), connection })
     }
 
-    /// Opens the file to change it.
+    /// Opens the file for changes.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -108,13 +107,13 @@ impl SqliteFile {
         Ok(Self { path: path.to_owned(), connection })
     }
 
-    /// Opens the file to change it, making it and its folder when absent.
+    /// Opens the file for changes. Creates it and its folder if they do not exist.
     ///
     /// # Errors
-    /// As [`Self::open`], and if it cannot be made.
+    /// As [`Self::open`], and if the file cannot be created.
     pub fn open_or_make(path: &Path) -> Result<Self, OpenError> {
         if !path.exists() {
-            // As a gateway would, and under its lock.
+            // As a gateway does, under the lock of the gateway.
             drop(schema::open(path, Durability::Full)?);
         }
         Self::open_for_changes(path)
@@ -127,8 +126,8 @@ impl SqliteFile {
         }
     }
 
-    /// Sessions in the order of their ids, which is that of their creation, `limit` of them
-    /// at most, after the one that the last answer ended with.
+    /// Returns up to `limit` sessions after the given one, in the order of their ids, which is the
+    /// order of their creation.
     ///
     /// # Errors
     /// One sentence for the operator.
@@ -138,7 +137,7 @@ impl SqliteFile {
         after: Option<SessionId>,
         limit: u32,
     ) -> Result<Vec<StoredSession>, OpenError> {
-        // No bytes come before any.
+        // The empty blob sorts before every id.
         let after = after.as_ref().map_or(&[][..], |id| id.as_bytes());
         let sql = format!(
             "SELECT {}, {KEPT} FROM sessions {CHOSEN} AND id > :after ORDER BY id LIMIT :limit",
@@ -158,7 +157,7 @@ impl SqliteFile {
         list().map_err(|error| self.open_error(&error))
     }
 
-    /// Numbers of sessions and of their messages.
+    /// Returns the number of sessions and of their messages.
     ///
     /// # Errors
     /// One sentence for the operator.
@@ -175,13 +174,13 @@ impl SqliteFile {
         totals.map_err(|error| self.open_error(&error))
     }
 
-    /// Sessions in the whole file, expired ones included.
+    /// Returns the number of sessions in the file, expired ones included.
     pub(super) fn count(&self) -> rusqlite::Result<u64> {
         let sql = "SELECT sessions FROM totals";
         self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
     }
 
-    /// A session, expired or not.
+    /// Returns a session, expired or not.
     ///
     /// # Errors
     /// One sentence for the operator.
@@ -189,7 +188,7 @@ impl SqliteFile {
         find(&self.connection, id).map_err(|error| self.open_error(&error))
     }
 
-    /// Messages of a session after a number, in order: a page of 64, or of 4 MiB.
+    /// Returns the messages of a session after a number, in order: up to 64, or up to 4 MiB.
     ///
     /// # Errors
     /// One sentence for the operator.
@@ -197,7 +196,7 @@ impl SqliteFile {
         page(&self.connection, id, after).map_err(|error| self.open_error(&error))
     }
 
-    /// The user messages of a session that wait for their reply.
+    /// Returns the user messages of a session that have no reply.
     ///
     /// # Errors
     /// One sentence for the operator.
@@ -214,11 +213,11 @@ impl SqliteFile {
         list().map_err(|error| self.open_error(&error))
     }
 
-    /// Everything that is read in `look` is of one moment. What a gateway writes meanwhile
-    /// stays in its log of changes, which grows until this returns.
+    /// Runs `look` in one read transaction. The WAL grows with the writes of a gateway until it
+    /// returns.
     ///
     /// # Errors
-    /// What `look` fails with.
+    /// The error of `look`.
     pub fn at_one_moment<T, E: From<OpenError>>(
         &self,
         look: impl FnOnce() -> Result<T, E>,
@@ -229,13 +228,12 @@ impl SqliteFile {
 
     pub(super) fn moment(&self) -> rusqlite::Result<Transaction<'_>> {
         let transaction = self.connection.unchecked_transaction()?;
-        // The moment is that of the first look.
+        // The snapshot is taken by the first read.
         transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
         Ok(transaction)
     }
 
-    /// Ends a session, durably: its log is gone, its token opens nothing. False if there is
-    /// none.
+    /// Deletes a session with its log, durably. Returns false if it does not exist.
     ///
     /// # Errors
     /// One sentence for the operator.

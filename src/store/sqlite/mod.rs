@@ -59,8 +59,8 @@ impl SqliteStore {
     /// Opens the file. Creates it and its folder if they do not exist.
     ///
     /// # Errors
-    /// One sentence for the operator: the folder cannot be written, another process has
-    /// the file, the file is damaged, newer, or something else.
+    /// One sentence for the operator: the folder cannot be written, another process uses the file,
+    /// or the file is damaged, has a newer version, or is not a store.
     pub fn open(path: &Path, durability: Durability) -> Result<Self, OpenError> {
         let opened = schema::open(path, durability)?;
         let data_version = schema::data_version(&opened.connection)

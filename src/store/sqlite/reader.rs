@@ -1,4 +1,4 @@
-//! Reads: each takes one of a few connections, and sees one moment of the file.
+//! Reads: each uses one of a few connections, and sees one snapshot of the file.
 
 use std::{
     path::Path,
@@ -19,7 +19,7 @@ use crate::session::{
     TokenHash, Unfinished, Usage,
 };
 
-/// Connections that read at a time.
+/// Number of connections for reading.
 const READERS: usize = 4;
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub(super) struct Readers {
     _lock: Arc<FileLock>,
 }
 
-/// A connection that comes back however the read ends, also by a panic.
+/// A connection that returns to the pool however the read ends, also after a panic.
 struct PooledConnection {
     connection: Option<Connection>,
     idle: Arc<Mutex<Vec<Connection>>>,
@@ -59,7 +59,7 @@ impl Readers {
         })
     }
 
-    /// Reads on a thread that may block, in one transaction.
+    /// Reads in one transaction, on a thread that may block.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Connection) -> WriteResult<T> + Send + 'static,
@@ -67,7 +67,7 @@ impl Readers {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(Error::internal)?;
         let idle = Arc::clone(&self.idle);
         let reading = tokio::task::spawn_blocking(move || {
-            // Given back after the connection is.
+            // Dropped after the connection.
             let _permit = permit;
             let connection = idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let mut lent = PooledConnection { connection, idle };
@@ -94,7 +94,7 @@ pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> WriteR
     one(db, &sql, params![token.as_bytes(), StoredTime(now)])
 }
 
-/// A session that lives.
+/// Returns a session that has not expired.
 pub(super) fn session(db: &Connection, id: SessionId, now: Timestamp) -> WriteResult<Session> {
     let sql = format!("SELECT {} FROM sessions WHERE id = ?1 AND expires_at > ?2", rows::SESSION);
     one(db, &sql, params![Id(id), StoredTime(now)])
@@ -144,7 +144,7 @@ pub(super) fn heads(
     sessions.iter().filter_map(head).collect()
 }
 
-/// Number of the last message of a session, and what its replies took.
+/// Returns the number of the last message of a session, and the tokens of its replies.
 pub(super) fn head(db: &Connection, id: SessionId) -> rusqlite::Result<(u32, Usage)> {
     let sql = format!("SELECT {} FROM sessions WHERE id = ?1", rows::HEAD);
     db.prepare_cached(&sql)?.query_row([Id(id)], rows::head)
@@ -162,7 +162,7 @@ pub(super) fn messages(
         rows::MESSAGE
     );
     let mut statement = db.prepare_cached(&sql)?;
-    // One more than asked for, to see whether there is more.
+    // One more row tells whether there are more messages.
     let limit = i64::from(page.limit) + 1;
     let after = page.after.unwrap_or(0);
     let found = statement.query_map(

@@ -35,7 +35,7 @@ pub(super) fn session(row: &Row<'_>) -> rusqlite::Result<Session> {
     })
 }
 
-/// Number of the last message of a session, and what its replies took.
+/// Returns the number of the last message of a session, and the tokens of its replies.
 pub(super) fn head(row: &Row<'_>) -> rusqlite::Result<(u32, Usage)> {
     let usage =
         Usage { input_tokens: row.get(1)?, output_tokens: row.get(2)?, estimated: row.get(3)? };
@@ -110,7 +110,7 @@ id!(MessageId);
 
 impl ToSql for StoredTime {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        // Times beyond the column's range are deadlines that never come.
+        // Times beyond the range of the column are deadlines that are never reached.
         let millis = i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX);
         Ok(ToSqlOutput::Owned(Value::Integer(millis)))
     }

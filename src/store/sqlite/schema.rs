@@ -1,4 +1,4 @@
-//! The file: how it is opened, and what is in it.
+//! The file: opening it, its settings, its schema and its migrations.
 
 use std::{
     error, fmt,
@@ -16,14 +16,14 @@ use super::{durability::Durability, lock::FileLock, wal};
 /// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
 const APPLICATION_ID: i32 = 0x4455_4f4c;
 
-/// Each brings a file from its index to the next version (`user_version`).
+/// Each migration brings a file from the version of its index to the next (`user_version`).
 const MIGRATIONS: [&str; 3] =
     [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
 
-/// Before it, resetting a WAL could corrupt the file.
+/// In older versions, resetting a WAL could corrupt the file.
 const OLDEST_LIBRARY: i32 = 3_051_003;
 
-/// How long a writer waits for another one: an operator's command, a `VACUUM`.
+/// Longest time that a writer waits for another one: an operator command, a `VACUUM`.
 const BUSY: Duration = Duration::from_secs(30);
 
 /// Why the file cannot be used: one sentence for the operator.
@@ -34,7 +34,7 @@ pub struct OpenError {
 }
 
 impl OpenError {
-    /// What is wrong with which file.
+    /// Builds the sentence from the path and the problem.
     pub(super) fn new(path: &Path, problem: impl fmt::Display) -> Self {
         Self { path: path.to_owned(), problem: problem.to_string() }
     }
@@ -48,7 +48,7 @@ impl fmt::Display for OpenError {
 
 impl error::Error for OpenError {}
 
-/// The file, for its one writer.
+/// The file, opened by its one writer.
 pub(super) struct OpenedFile {
     pub(super) connection: Connection,
     /// Declared after the connection, so that it is closed after it. Readers share it.
@@ -67,10 +67,10 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<OpenedFile, Op
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         make_folder(folder).map_err(|error| problem(&error))?;
     }
-    // Once before the lock, which creates an absent file, and once under it.
+    // Checked before the lock, which creates an absent file, and again under the lock.
     wal::check(&real_path(path)).map_err(|error| problem(&error))?;
     let lock = Arc::new(FileLock::acquire(path).map_err(|error| problem(&error))?);
-    // The name that SQLite derives the names of its other files from.
+    // SQLite derives the names of its other files from this name.
     let path = &real_path(path);
     wal::check(path).map_err(|error| problem(&error))?;
     let mut connection = Connection::open(path).map_err(|error| problem(&explain(&error)))?;
@@ -78,8 +78,8 @@ pub(super) fn open(path: &Path, durability: Durability) -> Result<OpenedFile, Op
     Ok(OpenedFile { connection, lock })
 }
 
-/// Makes the folder when it is absent, and on the disk: the name of each that is new lies in
-/// the one above it. (For the names in the last one SQLite does so.)
+/// Creates the folder if it does not exist, and syncs its parents: they hold the names of new
+/// folders. SQLite syncs the folder of the file itself.
 fn make_folder(folder: &Path) -> io::Result<()> {
     let is_named = |folder: &&Path| !folder.as_os_str().is_empty();
     let missing = folder.ancestors().filter(is_named).take_while(|folder| !folder.exists());
@@ -97,14 +97,14 @@ fn real_path(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// The name of a file that belongs to it.
+/// Returns the name of a file beside the database.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
 }
 
-/// Opens the file for reading, beside its writer.
+/// Opens the file for reading.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
@@ -116,7 +116,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     open().map_err(|error| OpenError::new(path, explain(&error)))
 }
 
-/// Opens the file of a gateway, stopped or running, for an operator who changes it.
+/// Opens the file of a stopped or running gateway for changes.
 pub(super) fn open_beside(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || {
@@ -128,8 +128,8 @@ pub(super) fn open_beside(path: &Path) -> Result<Connection, OpenError> {
     open().map_err(|error| OpenError::new(path, explain(&error)))
 }
 
-/// Refuses the file of a gateway of another version: nothing is brought forward beside a
-/// gateway that may run on it.
+/// Refuses a file of another version. A command does not migrate a file that a gateway may be
+/// using.
 pub(super) fn check_version(path: &Path, connection: &Connection) -> Result<(), OpenError> {
     let version = recognise(connection).map_err(|problem| OpenError::new(path, problem))?;
     match version {
@@ -142,8 +142,7 @@ pub(super) fn check_version(path: &Path, connection: &Connection) -> Result<(), 
     }
 }
 
-/// Moves on when somebody else has written to the file; not with this connection's own
-/// writes.
+/// Returns a number that changes when another connection has written to the file.
 pub(super) fn data_version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
 }
@@ -169,8 +168,8 @@ fn prepare(connection: &mut Connection, durability: Durability) -> Result<(), St
     check_length(connection)
 }
 
-/// SQLite itself notices a file that was cut off only when it reads what is missing. The
-/// log of changes is written back first: until then the file may rightly be shorter.
+/// Checks the length of the file. SQLite notices a truncated file only when it reads a missing
+/// page. The WAL is written back first: before that, the file may be shorter.
 fn check_length(connection: &Connection) -> Result<(), String> {
     let number =
         |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, u32>(0));
@@ -189,9 +188,8 @@ fn check_length(connection: &Connection) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the log of changes back into the file. False if somebody who reads an older
-/// state of it (a backup, an export) kept a part from being written back; that is not
-/// waited for.
+/// Writes the WAL back into the file. Returns false if a reader of an older snapshot (a backup, an
+/// export) prevented a part of it. Does not wait for readers.
 pub(super) fn write_back(connection: &Connection) -> rusqlite::Result<bool> {
     const PATIENCE: Duration = Duration::from_secs(1);
     connection.busy_timeout(PATIENCE)?;
@@ -201,7 +199,7 @@ pub(super) fn write_back(connection: &Connection) -> rusqlite::Result<bool> {
     all
 }
 
-/// The version of the file, if it is one of ours or empty.
+/// Returns the version of the file. Fails if the file is neither a store nor empty.
 fn recognise(connection: &Connection) -> Result<usize, String> {
     let number =
         |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0));
@@ -239,7 +237,7 @@ fn migrate(connection: &mut Connection, version: usize) -> rusqlite::Result<()> 
     Ok(())
 }
 
-/// The library's error in an operator's words.
+/// Explains an error of the library to an operator.
 pub(super) fn explain(error: &rusqlite::Error) -> String {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {

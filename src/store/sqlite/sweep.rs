@@ -68,13 +68,13 @@ fn delete_until(
 /// Returns free pages to the file system, as many as the time allows.
 fn give_back(tx: &Transaction<'_>, until: Instant) -> rusqlite::Result<()> {
     let mut vacuum = tx.prepare_cached("PRAGMA incremental_vacuum")?;
-    // Each step is a page.
+    // Each step frees one page.
     let mut pages = vacuum.query([])?;
     while Instant::now() < until && pages.next()?.is_some() {}
     Ok(())
 }
 
-/// Deletes the end of a log.
+/// Deletes the messages after `head`.
 fn shorten(tx: &Transaction<'_>, id: SessionId, head: u32) -> rusqlite::Result<()> {
     let sql = "DELETE FROM messages WHERE session = ?1 AND seq > ?2";
     tx.prepare_cached(sql)?.execute(params![Id(id), head])?;

@@ -1,4 +1,4 @@
-//! Sessions that come from elsewhere.
+//! Imports sessions.
 
 use std::sync::Arc;
 
@@ -12,41 +12,42 @@ use super::{
 };
 use crate::session::{Message, Timestamp, Usage};
 
-/// A session with all that is kept of it.
+/// A session with its log.
 #[derive(Clone, Debug)]
 pub struct StoredLog {
     /// The session.
     pub stored: StoredSession,
-    /// Its log, without gaps.
+    /// The log, without gaps.
     pub messages: Vec<Arc<Message>>,
-    /// What waits for a reply.
+    /// User messages without a reply.
     pub waiting: Vec<UnansweredTurn>,
 }
 
-/// What became of a session that came.
+/// The result of importing a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Import {
-    /// It is kept.
+    /// The session was stored.
     Imported,
-    /// It was there already, with these messages or more.
+    /// The session exists already, with these messages or more.
     AlreadyThere,
-    /// Another one was there under its id or its token, and was left alone.
+    /// Another session exists under this id or token. It is not changed.
     Differs,
-    /// It has expired.
+    /// The session has expired.
     Expired,
 }
 
 impl SqliteFile {
-    /// Keeps sessions that are not there, in one transaction, durable when it returns.
+    /// Stores the sessions that do not exist yet, in one transaction. They are durable when this
+    /// returns.
     ///
     /// # Errors
-    /// One sentence for the operator; none of them is kept then.
+    /// One sentence for the operator. Nothing is stored.
     pub fn import(&mut self, logs: &[StoredLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
         self.try_import(logs, now).map_err(|error| self.open_error(&error))
     }
 
     fn try_import(&mut self, logs: &[StoredLog], now: Timestamp) -> rusqlite::Result<Vec<Import>> {
-        // Compared before the write lock is taken: a gateway waits for that.
+        // Compared before the write lock is taken, which delays a gateway.
         let known =
             logs.iter().map(|log| self.compare(log, now)).collect::<rusqlite::Result<Vec<_>>>()?;
         if known.iter().all(Option::is_some) {
@@ -65,12 +66,12 @@ impl SqliteFile {
         Ok(done)
     }
 
-    /// What becomes of it without a write, if that can be told.
+    /// Returns the result if it is known without a write.
     fn compare(&self, log: &StoredLog, now: Timestamp) -> rusqlite::Result<Option<Import>> {
         let StoredSession { session, token, messages, .. } = &log.stored;
         let moment = self.moment()?;
         if let Some(there) = file::find(&moment, session.id)? {
-            // Its idle deadline and its newest messages may have come since.
+            // The stored session may have a later deadline and more messages.
             let mut same = there.token == *token
                 && there.messages >= *messages
                 && (&there.session.name, &there.session.epoch) == (&session.name, &session.epoch);
@@ -94,7 +95,7 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
     let StoredSession { session, token, messages, .. } = &log.stored;
     let costs = log.messages.iter().map(|message| message.cost());
     let usage = costs.fold(Usage::default(), Usage::plus);
-    // Of two sessions with one id or token, the one that is there stays.
+    // An existing session with this id or token stays.
     let inserted = tx
         .prepare_cached(
             "INSERT INTO sessions

@@ -1,6 +1,5 @@
-//! The log of changes beside the file (SQLite file format, section 4), as far as SQLite
-//! itself would be silent about its damage: it takes a log that it cannot read for an empty
-//! one, and what was acknowledged would be gone without a word.
+//! Detects a damaged WAL header (SQLite file format, section 4). SQLite takes a WAL with an
+//! unreadable header for an empty one, and acknowledged messages would be lost without an error.
 
 use std::{
     fs::{self, File},
@@ -10,11 +9,10 @@ use std::{
 
 const HEADER: usize = 32;
 
-/// Says what is wrong with the log of changes of `path`.
+/// Checks the header of the WAL of `path`.
 ///
-/// The loss of power explains none of it: the header lies in one sector of the disk, and is
-/// synced before anything that follows it. (What breaks off later in the log was on its way
-/// when the power went.)
+/// A loss of power does not damage the header: it lies in one sector, and is synced before the
+/// frames that follow. A WAL that ends early is normal after a loss of power.
 pub(super) fn check(path: &Path) -> Result<(), String> {
     let mut name = path.as_os_str().to_owned();
     name.push("-wal");
@@ -32,8 +30,8 @@ pub(super) fn check(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// The first bytes, unless there are none, or only the zeros of a file that was prolonged
-/// and not written.
+/// Returns the header, or `None` if the WAL is empty or consists of zeros: it was extended and not
+/// written.
 fn header(name: &Path) -> io::Result<Option<[u8; HEADER]>> {
     let mut bytes = [0; HEADER];
     let read = File::open(name).and_then(|mut file| file.read_exact(&mut bytes));
@@ -46,7 +44,8 @@ fn header(name: &Path) -> io::Result<Option<[u8; HEADER]>> {
     }
 }
 
-/// The magic number, whose last bit says how the sums count, and the sums of what follows.
+/// Returns true if the magic number and the checksums are valid. The last bit of the magic number
+/// is the byte order of the checksums.
 fn is_sound(header: &[u8; HEADER]) -> bool {
     const MAGIC: u32 = 0x377f_0682;
     let (words, _) = header.as_chunks::<4>();

@@ -1,4 +1,4 @@
-//! Parse, log, serve, exit code.
+//! The program: parses the command line, starts the log, runs a command, returns the exit code.
 
 use std::{
     io::{self, Write as _},
@@ -13,14 +13,14 @@ use duologue::{
 };
 use tokio::runtime::Runtime;
 
-/// Exit code for settings that are wrong (sysexits.h EX_CONFIG).
+/// Exit code for wrong settings (sysexits.h, EX_CONFIG).
 const BAD_CONFIG: u8 = 78;
 
-/// Exit code for a command that cannot be used so.
+/// Exit code for wrong usage of a command.
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // Before the runtime and its threads exist: it changes the environment.
+    // Before the threads of the runtime exist, since it changes the environment.
     let env_file = match EnvFile::load() {
         Ok(env_file) => env_file,
         Err(line) => return refuse(&line),
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
             match commands::run(&command, &config.serve.store, &config.serve.session) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(line) => {
-                    // `eprintln` panics when nobody reads it, with a code of its own.
+                    // `eprintln` would panic if standard error is closed.
                     drop(writeln!(io::stderr(), "duologue: {line}"));
                     ExitCode::FAILURE
                 }
@@ -84,7 +84,7 @@ fn run(config: &Config) -> ExitCode {
                 tracing::warn!("{warning}");
             }
             let served = runtime.block_on(serve::serve(&config.serve, &log));
-            // What is left is connections that were told to end and did not.
+            // The connections that remain did not end in time.
             runtime.shutdown_background();
             match served {
                 Ok(()) => ExitCode::SUCCESS,

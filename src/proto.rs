@@ -1,8 +1,7 @@
-//! The wire contract, generated from `proto/duologue/v1/`: messages, their canonical
-//! proto-JSON form, the service that the gateway serves and the one that a bot does, and
-//! clients for both.
+//! The wire contract, generated from `proto/duologue/v1/`: messages, their canonical proto-JSON
+//! form, the services of the gateway and of a bot, and clients for both.
 
-// Generated code is not held to the lints of ours.
+// The lints are not for generated code.
 #![expect(clippy::all, clippy::allow_attributes, reason = "generated")]
 
 mod message;
@@ -10,8 +9,8 @@ pub mod timestamp;
 
 tonic::include_proto!("duologue.v1");
 
-// Its proto-JSON.
+// The proto-JSON form.
 include!(concat!(env!("OUT_DIR"), "/duologue.v1.serde.rs"));
 
-/// The encoded `FileDescriptorSet` of what the gateway serves, for server reflection.
+/// The encoded `FileDescriptorSet` of the gateway's services, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/duologue_descriptor.bin"));

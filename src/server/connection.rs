@@ -1,11 +1,10 @@
 //! One connection: its protocol, its deadlines, its end.
 //!
-//! A silent peer lives for ever by default. Here each kind of silence has its deadline:
-//! no byte at all, half a preface, a preface and nothing more (`head_timeout`, until the
-//! first request); half a head (`head_timeout`, by hyper); nothing in progress
-//! (`idle_timeout`); a dead HTTP/2 peer (`keep_alive`); a peer that does not take what it
-//! is sent (`write_timeout`; see `patience` for the socket, `unread` for HTTP/2's windows).
-//! Bodies of requests and streams have theirs in the transports.
+//! By default hyper keeps a silent peer forever. Here every kind of silence has a deadline: no
+//! byte, half a preface, a preface without a request, or half a head (`head_timeout`); nothing in
+//! progress (`idle_timeout`); a dead HTTP/2 peer (`keep_alive`); a peer that does not read
+//! (`write_timeout`; see `write_timeout` for the socket, `stalled` for HTTP/2 windows). The
+//! transports set the deadlines of request bodies and streams.
 
 use std::{
     convert::Infallible,
@@ -50,20 +49,20 @@ use crate::{
     transport::{ConnectionContext, InUse, ResponseBudget, ResponsePermit},
 };
 
-/// HTTP/2 receive window of a connection. h2 counts many small DATA frames that wait
-/// unread against a budget that grows with it; with the default, a client that opens
-/// thousands of streams of one short message is cut off (ENHANCE_YOUR_CALM).
+/// HTTP/2 receive window of a connection. h2 counts small unread DATA frames against a budget that
+/// grows with the window. With the default, a client with thousands of streams of one short message
+/// is disconnected (ENHANCE_YOUR_CALM).
 const CONNECTION_WINDOW: u32 = 4 << 20;
 const STREAM_WINDOW: u32 = 128 << 10;
 
-/// Bytes that one HTTP/2 stream may have waiting to be sent, beside its backlog.
+/// Bytes of one HTTP/2 stream that may wait to be sent, beside its backlog.
 const SEND_BUFFER: usize = 64 << 10;
 const MAX_HEADER_LIST: u32 = 16 << 10;
 
-/// A request line and its headers over HTTP/1.1; also the most that is read ahead.
+/// Largest request line with headers over HTTP/1.1, in bytes. Also the most that is read ahead.
 const MAX_HEAD: usize = 64 << 10;
 
-/// How every connection is served.
+/// Serves connections. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Connections {
     builder: Arc<Builder<TokioExecutor>>,
@@ -85,8 +84,8 @@ impl Connections {
         builder
             .http1()
             .timer(TokioTimer::new())
-            // Counts from the end of the request before, so it must be the time that a kept
-            // connection may be idle. The first head has its own deadline, see `serve`.
+            // hyper measures it from the end of the previous request, so it is the idle time of a
+            // kept connection. `serve` sets the deadline of the first head.
             .header_read_timeout(settings.idle_timeout)
             .max_buf_size(MAX_HEAD);
         builder
@@ -114,13 +113,13 @@ impl Connections {
         }
     }
 
-    /// The connection's bytes, after the handshake if there is one.
+    /// Returns the connection after its TLS handshake, if there is one.
     async fn open(&self, stream: TcpStream) -> Option<MaybeTls> {
         let write_timeout = self.write_timeout;
         let Some(tls) = &self.tls else {
             return Some(MaybeTls::Plain(WriteTimeout::new(stream, write_timeout)));
         };
-        // Boxed, since a connection that lives does not need it any more.
+        // Boxed, since it is not needed after the handshake.
         let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream, write_timeout)));
         let shaken = self.draining.run_until_cancelled(handshake).await?;
         match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -133,7 +132,7 @@ impl Connections {
         }
     }
 
-    /// Serves a connection until it ends, by itself or by a deadline.
+    /// Serves a connection until it ends or a deadline passes.
     pub(super) async fn serve<S>(
         self,
         stream: TcpStream,
@@ -217,7 +216,7 @@ impl Drop for Open {
     }
 }
 
-/// What a connection is doing.
+/// The activity of a connection.
 struct Activity {
     context: ConnectionContext,
     requests: Arc<AtomicU64>,
@@ -229,14 +228,14 @@ impl Activity {
         Self { context, requests: Arc::default(), stalled: Arc::default() }
     }
 
-    /// Requests that ever came.
+    /// Returns the number of requests so far.
     fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Whether a request is being served, or an upgraded stream lives.
+    /// Returns true while a request is served or an upgraded stream is open.
     fn in_progress(&self) -> bool {
-        /// This one, and the service's.
+        /// The use of the connection itself, and that of the service.
         const AT_REST: usize = 2;
         self.context.in_use.count() > AT_REST
     }
@@ -251,7 +250,7 @@ impl Activity {
     }
 }
 
-/// Counts requests, and marks the connection as used until each answer's body is gone.
+/// Counts requests, and keeps the connection in use until the body of each response is dropped.
 #[derive(Clone)]
 struct Tracked<S> {
     service: S,

@@ -1,7 +1,7 @@
-//! One port, two families: gRPC by its content type, everything else to REST.
+//! Dispatches requests: gRPC by its content type, everything else to the router.
 //!
-//! Not one merged router: its fallback would answer for the wrong family, a 200 with
-//! `grpc-status: 12` for an unknown path, or a 404 for an unknown method.
+//! A merged router is not used: its fallback would answer an unknown path with 200 and
+//! `grpc-status: 12`, or an unknown RPC with 404.
 
 use std::{
     convert::Infallible,
@@ -20,7 +20,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, Cors, CorsLayer};
 
 use crate::transport::{self, TransportContext};
 
-/// Everything that the port serves.
+/// Returns the service of the port.
 pub(super) fn service(
     context: &TransportContext,
 ) -> Result<
@@ -41,8 +41,8 @@ pub(super) fn service(
     Ok(Preflights { cors: cors(&context.settings).layer(dispatch.clone()), dispatch })
 }
 
-/// Keeps OPTIONS requests that are no preflight (WHATWG Fetch, section 3.3.3) from the
-/// CORS layer, which answers every one with 200, whatever the path.
+/// Keeps OPTIONS requests that are not preflights (WHATWG Fetch, section 3.3.3) away from the CORS
+/// layer, which answers each of them with 200.
 #[derive(Clone)]
 struct Preflights<G> {
     cors: Cors<Dispatch<G>>,
@@ -63,7 +63,7 @@ where
     type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // The CORS layer is ready when its own switch is, which is another one's clone.
+        // The CORS layer has a clone of the dispatch, which is polled separately.
         ready!(self.dispatch.poll_ready(cx))?;
         self.cors.poll_ready(cx)
     }
@@ -79,7 +79,7 @@ where
     }
 }
 
-/// What a page of another origin may do (WHATWG Fetch, section 3.3).
+/// Returns the rules for pages of other origins (WHATWG Fetch, section 3.3).
 fn cors(settings: &Arc<transport::Settings>) -> CorsLayer {
     const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
     let settings = Arc::clone(settings);
@@ -142,7 +142,7 @@ where
                 let call = self.grpc.call(request);
                 let answered = move |answer: Response<tonic::body::Body>| {
                     let mut answer = secured(answer.map(Body::new));
-                    // nginx would hold a stream back until its end.
+                    // nginx would buffer a stream until its end.
                     let unbuffered = HeaderValue::from_static("no");
                     answer.headers_mut().insert("x-accel-buffering", unbuffered);
                     answer
@@ -155,7 +155,7 @@ where
     }
 }
 
-/// Whose a request is.
+/// The family of a request.
 enum Family {
     Grpc,
     GrpcWeb,
@@ -176,8 +176,8 @@ impl Family {
             return Self::Neither(refusal);
         }
         if !is_grpc {
-            // gRPC over HTTP/2, "Requests"; also keeps a form of a foreign page from
-            // running a call, since a page may post `text/plain` unasked.
+            // gRPC over HTTP/2, "Requests". Also prevents a foreign page from making a call: a page
+            // may post `text/plain` without a preflight.
             let message = "gRPC takes content-type application/grpc or application/grpc-web";
             return Self::Neither(transport::detail(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
         }
@@ -197,7 +197,7 @@ fn content_type(headers: &HeaderMap) -> &str {
     headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Whether a path is that of a gRPC service which is served here.
+/// Returns true if a path names a method of a gRPC service of the gateway.
 fn names_method(path: &str) -> bool {
     ["/duologue.v1.", "/grpc.health.v1.", "/grpc.reflection."]
         .iter()

@@ -26,13 +26,13 @@ pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 pub(super) async fn accept(listener: &TcpListener) -> Option<(TcpStream, Caller)> {
     match listener.accept().await {
         Ok((stream, peer)) => {
-            // Without it, Nagle's algorithm holds back the second small frame of a turn
-            // until the peer's delayed acknowledgement of the first: 40 ms.
+            // Otherwise Nagle's algorithm delays the second small frame of a turn until the peer
+            // acknowledges the first: by 40 ms.
             stream.set_nodelay(true).ok()?;
             Some((stream, Caller::of_address(peer.ip().to_canonical())))
         }
         Err(error) => {
-            // Out of file descriptors, most likely: others must end first.
+            // Probably no file descriptor is left: other connections must end first.
             tracing::error!(target: PEER, %error, "failed to accept a connection");
             sleep(Duration::from_millis(100)).await;
             None
@@ -42,8 +42,8 @@ pub(super) async fn accept(listener: &TcpListener) -> Option<(TcpStream, Caller)
 
 pub(super) async fn answer_and_close(stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
     let mut sink = [0; 1024];
-    // An answer before the request would be taken for a mistake, and a close with unread
-    // bytes would reset the connection before the answer is read.
+    // A client would ignore an answer before its request, and a close with unread bytes would reset
+    // the connection before the answer is read.
     let _whatever_it_asks = stream.read(&mut sink).await?;
     stream.write_all(answer).await?;
     stream.shutdown().await?;

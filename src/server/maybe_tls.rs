@@ -1,4 +1,4 @@
-//! A connection's bytes, encrypted or not.
+//! The bytes of a connection, with or without TLS.
 
 use std::{
     io::{self, IoSlice},
@@ -11,8 +11,8 @@ use tokio_rustls::server::TlsStream;
 
 use super::write_timeout::WriteTimeout;
 
-/// See the module. An enum and not a parameter: what serves a connection is large, and
-/// would be compiled twice.
+/// A connection with or without TLS. An enum instead of a type parameter, so that the large service
+/// code is compiled once.
 pub(super) enum MaybeTls {
     Plain(WriteTimeout),
     Tls(Box<TlsStream<WriteTimeout>>),

@@ -1,7 +1,7 @@
-//! The port: bind, accept, give each connection its deadlines, drain.
+//! The port: binds, accepts, sets the deadlines of connections, drains.
 //!
-//! Not `axum::serve` or tonic's server: the one has no settings, the other no upgrades,
-//! and neither tells gRPC from HTTP on one port.
+//! Neither `axum::serve` nor tonic's server is used: the one has no settings, the other no
+//! upgrades, and neither separates gRPC from HTTP on one port.
 
 mod connection;
 mod dispatch;
@@ -35,7 +35,7 @@ pub use settings::Settings;
 use tls::Tls;
 pub use tls::TlsFiles;
 
-/// Connections that are told at a time that there is no room for them.
+/// Most connections that are rejected with an answer at the same time.
 const MAX_REJECTIONS: usize = 256;
 
 /// A bound port.
@@ -47,17 +47,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds the port; call it on a runtime.
+    /// Binds the port. Must be called on a runtime.
     ///
     /// # Errors
-    /// If the address is in use or not this machine's, or the certificate cannot be used.
+    /// The address is in use or not of this machine, or the certificate cannot be used.
     pub fn bind(settings: Settings) -> io::Result<Self> {
         let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
         Ok(Self { listener: listen(settings.addr)?, tls, settings })
     }
 
-    /// Reads the certificate again, whenever it is called. Wait for one reading before the
-    /// next: each may take as long as the files' system does, and a thread.
+    /// Returns a function that reads the certificate again. Wait for one call before the next: each
+    /// blocks a thread for as long as the file system needs.
     pub fn reload(&self) -> impl Fn() -> BoxFuture<'static, ()> + Send + use<> {
         let tls = self.tls.clone();
         move || match tls.clone() {
@@ -69,10 +69,10 @@ impl Server {
         }
     }
 
-    /// Where it listens: the real port, if 0 was asked for.
+    /// Returns the listen address, with the actual port if 0 was configured.
     ///
     /// # Errors
-    /// If the operating system does not say.
+    /// The operating system does not report the address.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -80,7 +80,7 @@ impl Server {
     /// Serves until `shutdown`, then drains.
     ///
     /// # Errors
-    /// If the services cannot be made, which a build cannot produce.
+    /// The descriptors of the services are invalid, which a correct build excludes.
     pub async fn serve(
         self,
         gateway: Gateway,
@@ -109,7 +109,7 @@ impl Server {
                             permit,
                         ));
                     }
-                    // Those beyond even this many see a close.
+                    // Further ones are closed without an answer.
                     Err(_) => {
                         counter!("duologue_connections_refused_total").increment(1);
                         if let Ok(permit) = Arc::clone(&rejections).try_acquire_owned() {
@@ -137,9 +137,9 @@ impl Server {
     }
 }
 
-/// The sessions have let go of their streams: what is left is closing handshakes, and
-/// peers that do not read. A connection is over when all shares in its place are gone: the
-/// streams of HTTP/2 are tasks of their own, which outlive it by a moment.
+/// Waits until all connections have ended. Their streams are closed already; closing handshakes and
+/// peers that do not read remain. A connection has ended when all its uses are gone: the streams of
+/// HTTP/2 are tasks that may outlive it for a moment.
 async fn finish_connections(permits: &Semaphore, all: usize, deadline: Instant) {
     const REJECTION: Duration = Duration::from_secs(5);
     let deadline = deadline.max(Instant::now() + Duration::from_secs(1));
@@ -151,8 +151,8 @@ async fn finish_connections(permits: &Semaphore, all: usize, deadline: Instant) 
     }
 }
 
-/// Says why, to those who speak HTTP/1.1 and to people; the others see a close, and so
-/// does everyone where a certificate is used: a handshake costs too much for this.
+/// Rejects a connection with an HTTP/1.1 response. Other protocols see a close, and so do all
+/// clients with TLS, since a handshake costs too much here.
 async fn reject(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 5\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\

@@ -1,5 +1,4 @@
-//! The second port, for those who run the gateway: metrics and probes. It belongs on an
-//! address that users cannot reach.
+//! The operations port: metrics and probes. Its address must not be reachable by users.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -24,19 +23,19 @@ use crate::{
     transport::{check_head, detail, secure},
 };
 
-/// Connections at a time. A scraper needs one.
+/// Most concurrent connections. A scraper needs one.
 const MAX_CONNECTIONS: usize = 32;
 
-/// How long a request's head may take, and a connection may be idle.
+/// Longest time for the head of a request, and longest idle time.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a peer may take nothing of its answer: it holds one of few places.
+/// Longest time that a peer may read nothing: it holds one of few permits.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often histograms are summed up, whether or not anybody asks for them.
+/// Interval at which histograms are summed up, scraped or not.
 const SUM_UP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The operations port.
 #[derive(Debug)]
 pub struct Operations {
     listener: TcpListener,
@@ -47,7 +46,7 @@ impl Operations {
     /// Binds the port; call it on a runtime.
     ///
     /// # Errors
-    /// If the address is in use or not this machine's.
+    /// The address is in use or not of this machine.
     pub fn bind(addr: SocketAddr, metrics: Metrics) -> io::Result<Self> {
         Ok(Self { listener: listen(addr)?, metrics })
     }
@@ -60,7 +59,7 @@ impl Operations {
         self.listener.local_addr()
     }
 
-    /// Serves for as long as the process lives: also while it drains.
+    /// Serves until the process ends, also while it drains.
     pub async fn serve(self, gateway: Gateway) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut sum_up = interval(SUM_UP_INTERVAL);
@@ -109,7 +108,7 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, metrics: &Metrics) -> 
             gauge!("duologue_sessions_live").set(gateway.active_sessions() as f64);
             gauge!("duologue_draining").set(f64::from(u8::from(gateway.is_draining())));
             let mut page = Response::new(Body::from(metrics.render()));
-            // The format's version: prometheus.io, "Exposition formats".
+            // The version of the format: prometheus.io, "Exposition formats".
             let format = header::HeaderValue::from_static("text/plain; version=0.0.4");
             page.headers_mut().insert(header::CONTENT_TYPE, format);
             page

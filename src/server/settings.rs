@@ -1,4 +1,4 @@
-//! Deadlines and limits of the port.
+//! Settings of the port.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,30 +7,30 @@ use super::tls::TlsFiles;
 /// Limits and deadlines of the port.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where to listen.
+    /// Listen address.
     pub addr: SocketAddr,
-    /// HTTPS, if there is a certificate.
+    /// Certificate and key. `None`: no TLS.
     pub tls: Option<TlsFiles>,
-    /// Where metrics and probes are, if anywhere.
+    /// Listen address of metrics and probes. `None`: no such port.
     pub ops_addr: Option<SocketAddr>,
-    /// Connections at a time; those beyond are refused.
+    /// Most concurrent connections. Further ones are rejected.
     pub max_connections: usize,
-    /// HTTP/2 streams at a time on one connection.
+    /// Most concurrent HTTP/2 streams of a connection.
     pub max_connection_streams: u32,
-    /// How long a new connection may take to shake hands, if there is a certificate,
-    /// and then to make its first request; and any request its head.
+    /// Longest time for the TLS handshake, then for the first request, and for the head of any
+    /// request.
     pub head_timeout: Duration,
-    /// How long a connection may have nothing in progress.
+    /// Longest time that a connection may be idle.
     pub idle_timeout: Duration,
-    /// How often a quiet HTTP/2 connection is pinged, and how long the answer may take.
+    /// Interval of PINGs on a quiet HTTP/2 connection, and longest time for the answer.
     pub keep_alive: Duration,
-    /// How long a peer may take nothing of what it is sent.
+    /// Longest time that a peer may read nothing of the data that waits for it.
     pub write_timeout: Duration,
-    /// How long a shutdown waits for replies.
+    /// Longest time that a shutdown waits for replies.
     pub drain_timeout: Duration,
-    /// Bytes of pages that wait to be read, of all connections.
+    /// Most bytes of pages that wait to be read, over all connections.
     pub max_waiting_size: usize,
-    /// The same of one connection.
+    /// The same for one connection.
     pub max_connection_waiting_size: usize,
 }
 

@@ -1,12 +1,11 @@
 //! Responses that a peer does not read.
 //!
-//! An HTTP/2 peer can close its window and answer pings forever: hyper then waits for room and does
-//! not poll the body, so that nothing the body knows (the session has ended, the deadline passed,
-//! the backlog is full) has an effect. The connection notices it from outside: a body that was not
-//! polled for its next frame.
+//! An HTTP/2 peer can close its window and answer PINGs forever. hyper then waits for room and does
+//! not poll the body, so the end of the session, a deadline or a full backlog has no effect. The
+//! connection detects this from outside: the body is not polled for its next frame.
 //!
-//! h2 takes a whole frame of a body once the window has room for one byte. Large bodies are
-//! therefore handed over in small frames, and a body counts as unread until its last frame has been
+//! h2 buffers a whole frame of a body once the window has room for one byte. Large bodies are
+//! therefore split into small frames, and a body counts as unread until its last frame has been
 //! sent.
 
 use std::{

@@ -1,7 +1,7 @@
-//! HTTPS on the one port.
+//! TLS on the port.
 //!
-//! The certificate can be replaced while the gateway runs: new connections are shown the
-//! new one, those that exist go on.
+//! The certificate can be replaced while the gateway runs. New connections use the new one,
+//! existing connections continue.
 
 use std::{
     fmt, fs, io,
@@ -29,16 +29,16 @@ use super::{maybe_tls::MaybeTls, write_timeout::WriteTimeout};
 /// First byte of every TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// Where the certificate and its key are.
+/// The files of the certificate and its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// PEM: the certificate of the gateway, then those between it and the root.
+    /// PEM: the certificate of the gateway, then the intermediate certificates.
     pub cert: PathBuf,
     /// PEM: the private key, in PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
 }
 
-/// Shakes hands with the certificate that is current.
+/// Accepts TLS connections with the current certificate.
 pub(super) struct Tls {
     files: TlsFiles,
     current: RwLock<Arc<ServerConfig>>,
@@ -48,8 +48,7 @@ impl TlsFiles {
     /// Reads the files.
     ///
     /// # Errors
-    /// One line that names the file and what is wrong with it. It shows nothing of the
-    /// key.
+    /// One line that names the file and the problem. It contains nothing of the key.
     pub fn check(&self) -> Result<(), String> {
         self.load().map(|_| ())
     }
@@ -77,10 +76,10 @@ impl TlsFiles {
     }
 
     fn secret(&self) -> Result<PrivateKeyDer<'static>, String> {
-        // Read once: it may be a pipe.
+        // Read only once: the file may be a pipe.
         let pem = fs::read(&self.key).map_err(|error| of_file(&self.key, error))?;
         PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
-            // In the name of the section (PKCS #8), or in a header of it (RFC 1421).
+            // In the label (PKCS #8), or in a header (RFC 1421).
             let is_encrypted = pem.windows(9).any(|word| word == b"ENCRYPTED");
             let problem = match error {
                 _ if is_encrypted => {
@@ -93,7 +92,7 @@ impl TlsFiles {
         })
     }
 
-    /// Not left to `with_single_cert`: what that says of a key names no file.
+    /// Checks the key. The error of `with_single_cert` would not name the file.
     fn check_key(
         &self,
         chain: &[CertificateDer<'static>],
@@ -103,7 +102,7 @@ impl TlsFiles {
         let signer = provider.key_provider.load_private_key(secret.clone_key());
         let signer = signer.map_err(|_| of_file(&self.key, UNUSABLE_KEY))?;
         match CertifiedKey::new(chain.to_vec(), signer).keys_match() {
-            // Not every kind of key tells.
+            // Some kinds of keys cannot be compared.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
             Err(Error::InconsistentKeys(_)) => {
                 let problem = format!("is not the key of {}", self.cert.display());
@@ -121,7 +120,7 @@ fn of_file(path: &Path, problem: impl fmt::Display) -> String {
     format!("{}: {problem}", path.display())
 }
 
-/// The library's error in an operator's words, and nothing that may be a key.
+/// Explains an error to the operator, without text that may be a key.
 fn explain(error: &pem::Error) -> String {
     match error {
         pem::Error::MissingSectionEnd { end_marker } => {
@@ -133,8 +132,8 @@ fn explain(error: &pem::Error) -> String {
     }
 }
 
-/// The name of a section, if it is one: a whole key that is written in one line stands in
-/// its place, too.
+/// Returns the label of a PEM section, if it is one. In a file of one line, the whole key stands in
+/// its place.
 fn section_name(name: &[u8]) -> Option<&str> {
     let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
     str::from_utf8(name).ok().filter(|name| name.len() < 32 && name.as_bytes().iter().all(is_plain))
@@ -146,10 +145,10 @@ impl Tls {
         Ok(Self { files, current: RwLock::new(Arc::new(config)) })
     }
 
-    /// As [`Self::read_again`], on a thread of its own: a pipe or a network's file system
-    /// may let it wait for ever, and a worker that waits serves nobody.
+    /// As [`Self::read_again`], on a thread of its own: a pipe or a network file system may block
+    /// it forever.
     pub(super) async fn reload(self: Arc<Self>) {
-        /// How long a reading may take before the operator is told of it.
+        /// Time after which a slow read is logged.
         const USUAL: Duration = Duration::from_secs(10);
         let cert = self.files.cert.clone();
         let mut reading = spawn_blocking(move || self.read_again());
@@ -160,7 +159,7 @@ impl Tls {
         }
     }
 
-    /// Reads the files again. If they are wrong, what was read before stays.
+    /// Reads the files again. If they are wrong, the current certificate stays.
     fn read_again(&self) {
         let cert = path(&self.files.cert);
         match self.files.load() {
@@ -174,8 +173,8 @@ impl Tls {
         }
     }
 
-    /// Shakes hands with a peer that may take nothing for so long. Whoever speaks plain HTTP
-    /// is told so, as far as HTTP/1.1 goes.
+    /// Accepts a TLS connection. A client that speaks HTTP/1.1 without TLS gets a response that
+    /// says so. `write_timeout` limits a peer that does not read.
     pub(super) async fn accept(
         &self,
         mut stream: TcpStream,

@@ -1,8 +1,8 @@
-//! A peer that does not read does not live for ever.
+//! A limit for peers that do not read.
 //!
-//! Below TLS, not above: there a write is done once the bytes are encrypted, and a flush
-//! waits until all of them are gone, which a slow peer's may rightly do for long. Only the
-//! socket tells whether anything is taken.
+//! It sits below TLS. Above TLS, a write ends once the bytes are encrypted, and a flush ends once
+//! all of them are sent, which takes long for a slow peer. Only the socket shows whether the peer
+//! reads at all.
 
 use std::{
     io::{self, IoSlice},
@@ -17,8 +17,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-/// A socket whose writes fail when the peer takes nothing for a while. An idle one
-/// has no timer.
+/// A socket whose writes fail if the peer reads nothing for a while. An idle socket has no timer.
 pub(super) struct WriteTimeout {
     stream: TcpStream,
     write_timeout: Duration,
@@ -30,7 +29,7 @@ impl WriteTimeout {
         Self { stream, write_timeout, deadline: None }
     }
 
-    /// What a write came to; one that must wait, until the deadline.
+    /// Returns the result of a write. A pending write fails at the deadline.
     fn within<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -79,7 +78,7 @@ impl AsyncWrite for WriteTimeout {
         self.stream.is_write_vectored()
     }
 
-    // A socket's flush and shutdown do not wait: what they are for is the kernel's to do.
+    // Flush and shutdown of a socket do not wait: the kernel does the rest.
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(cx)

@@ -1,5 +1,4 @@
-//! What the core counts. The handles are made once: to look one up costs more than to
-//! count.
+//! The metrics of the core. The handles are created once, since a lookup costs more than counting.
 
 use std::{
     collections::HashMap,
@@ -11,7 +10,7 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::model::{ErrorKind, Role, Status};
 
-/// See the module.
+/// Handles of the core's metrics.
 pub(super) struct Metrics {
     pub(super) sessions_started: Counter,
     sessions_expired: Counter,
@@ -43,7 +42,7 @@ impl TokenCounters {
 }
 
 impl Metrics {
-    /// For what collects now: metrics are lost that are made before anybody does.
+    /// Creates the handles. Must be called after the collector has started.
     pub(super) fn new() -> Self {
         let ended = |reason| counter!("duologue_sessions_ended_total", "reason" => reason);
         let replies = |status| counter!("duologue_replies_total", "status" => status);
@@ -83,13 +82,13 @@ impl Metrics {
         self.first_delta.record(after);
     }
 
-    /// A reply's runner has done with it.
+    /// Records the end of a reply run.
     pub(super) fn reply_ended(&self, after: Duration) {
         self.replies_running.decrement(1);
         self.reply.record(after);
     }
 
-    /// A reply was committed.
+    /// Records a committed reply.
     pub(super) fn reply(&self, role: &Role) {
         let Role::Assistant { status, usage, .. } = role else { return };
         match status {
@@ -110,15 +109,14 @@ impl Metrics {
     }
 }
 
-/// How many failed for which reason. A bot chooses its codes: one that makes them up must
-/// not make up series, which whoever collects them keeps for months.
+/// Counts failed replies by code. A bot chooses its codes, so the number of series is limited.
 #[derive(Default)]
 struct Failures {
     counters: Mutex<HashMap<Box<str>, Counter>>,
 }
 
 impl Failures {
-    /// Codes that have a series of their own; those that come later share one.
+    /// Most codes with a series of their own. Later ones share a series.
     const MAX_CODES: usize = 64;
 
     fn count(&self, code: &str) {
@@ -140,7 +138,7 @@ impl Failures {
     }
 }
 
-/// Whether a responder's code looks like one.
+/// Returns true if the code of a responder has the usual form.
 fn is_plain(code: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte == b'_';
     code.len() <= 40 && code.bytes().all(plain)

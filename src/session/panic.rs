@@ -1,4 +1,4 @@
-//! A panic ends what panicked, not the session that it happened in: its turns go on.
+//! Contains panics: a panic ends one reply or call, not the session.
 
 use std::{any::Any, panic::AssertUnwindSafe};
 
@@ -6,16 +6,16 @@ use futures_util::FutureExt as _;
 
 use super::model::{Error, Result};
 
-/// What a panic was caught with.
+/// The payload of a caught panic.
 pub(super) type Panic = Box<dyn Any + Send>;
 
-/// What of a panic may be logged. A message that was put together may hold what a text
-/// held: that of a slice out of bounds quotes it. The hook has logged the place.
+/// Returns the message of a panic if it is a constant. A formatted message may quote the text of a
+/// user. The hook has logged the location.
 pub(super) fn cause(panic: &Panic) -> &'static str {
     panic.downcast_ref::<&str>().copied().unwrap_or("not shown")
 }
 
-/// A call whose panic is a failure like any other.
+/// Runs a call, and converts a panic to an error.
 pub(super) async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
     let caught = AssertUnwindSafe(call).catch_unwind().await;
     caught.unwrap_or_else(|panic| Err(Error::internal(format!("a panic: {}", cause(&panic)))))

@@ -1,31 +1,32 @@
-//! The core's limits, in one place.
+//! Settings of the core.
 
 use std::time::Duration;
 
 /// Deadlines and limits of sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// A session expires after this long without activity.
+    /// Idle time after which a session expires.
     pub session_ttl: Duration,
-    /// A session expires at this age, whatever happens.
+    /// Age at which a session expires, active or not.
     pub session_max_age: Duration,
     /// Longest user message, in bytes.
     pub max_message_size: usize,
-    /// User messages of one session that wait for their reply, the one being answered included.
+    /// Most user messages of a session without a reply, the one that is being answered included.
     pub max_queued_turns: u32,
-    /// Messages of one session.
+    /// Most messages of a session.
     pub max_session_messages: u32,
-    /// Streams attached to one session.
+    /// Most streams attached to a session.
     pub max_session_streams: usize,
-    /// Longest reply, in bytes; a longer one is cut and committed as interrupted.
+    /// Longest reply, in bytes. A longer one is cut and committed as interrupted.
     pub max_reply_size: usize,
-    /// What one stream may leave unread: events …
+    /// Most unread events of a stream.
     pub max_backlog_events: usize,
-    /// … and bytes of text.
+    /// Most unread bytes of text of a stream.
     pub max_backlog_size: usize,
-    /// What one read of a log returns: messages …
+    /// Most messages of a page.
     pub max_page_messages: u32,
-    /// … and bytes of text, as JSON. The default stays below the 4 MiB that gRPC clients accept.
+    /// Most bytes of text of a page, as JSON. The default stays below the 4 MiB that gRPC clients
+    /// accept.
     pub max_page_size: usize,
 }
 

@@ -45,7 +45,7 @@ async fn every_interval(core: Arc<Core>, mut work: impl AsyncFnMut()) {
 async fn expire(core: &Core) {
     let now = core.clock.now();
     for session in core.registry.expired(now) {
-        // A renewal may be durable and not known here yet.
+        // A renewal may be durable but not yet known here.
         match core.store.read(session.session().id, now, HEAD).await {
             Ok(snapshot) => {
                 session.renewed(snapshot.session.expires_at);

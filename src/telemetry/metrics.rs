@@ -1,8 +1,7 @@
 //! Metrics, in the text format of Prometheus.
 //!
-//! Who measures says what and how, with the macros of the `metrics` crate; nobody but
-//! this module knows who collects. No label holds anything that users choose, so
-//! that the number of series is bounded.
+//! Modules record metrics with the macros of the `metrics` crate. Only this module knows the
+//! collector. No label contains a value that users choose, so the number of series is bounded.
 
 use metrics::{
     Unit, describe_counter, describe_gauge, describe_histogram, gauge, set_global_recorder,
@@ -10,25 +9,25 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 
-/// Bounds of what should take no time, in seconds: a commit, a sweep.
+/// Buckets of short durations in seconds: a commit, a sweep.
 const SHORT: &[f64] =
     &[0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0];
 
-/// Bounds of what a model takes, in seconds.
+/// Buckets of the durations of a model, in seconds.
 const LONG: &[f64] =
     &[0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 
-/// What was measured since the process started.
+/// The metrics since the start of the process.
 #[derive(Clone)]
 pub struct Metrics {
     collected: PrometheusHandle,
     process: Collector,
 }
 
-/// Starts to collect. What was measured before is lost.
+/// Starts to collect. Earlier values are lost.
 ///
 /// # Errors
-/// If somebody collects already.
+/// A collector exists already.
 pub fn collect() -> Result<Metrics, Box<dyn std::error::Error + Send + Sync>> {
     let recorder = PrometheusBuilder::new()
         .set_buckets(LONG)?
@@ -44,14 +43,14 @@ pub fn collect() -> Result<Metrics, Box<dyn std::error::Error + Send + Sync>> {
 }
 
 impl Metrics {
-    /// Everything, for `GET /metrics`.
+    /// Returns all metrics, for `GET /metrics`.
     #[must_use]
     pub fn render(&self) -> String {
         self.process.collect();
         self.collected.render()
     }
 
-    /// Sums up what histograms were told. Until then each value is kept; call it every
+    /// Sums up the values of histograms. Until then each value is kept, so it must be called every
     /// few seconds.
     pub fn sum_up(&self) {
         self.collected.run_upkeep();
@@ -64,7 +63,7 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// What each metric means; docs/OPERATIONS.md lists them, too.
+/// Describes each metric. docs/OPERATIONS.md lists them, too.
 fn describe() {
     for (name, unit, text) in COUNTERS {
         describe_counter!(*name, *unit, *text);

@@ -1,7 +1,7 @@
-//! Logs, and in `metrics` what is counted.
+//! The log and the metrics.
 //!
-//! One line each when a session starts and ends, when a stream opens and closes, and
-//! for a failure with its cause. Never a token, a text, or a URI with its query.
+//! A line is written when a session starts and ends, when a stream opens and closes, and for a
+//! failure with its cause. No line contains a token, a text, or a URI with its query.
 //!
 //! The gateway's own lines follow the configured filter. Its libraries log at `error` only,
 //! whatever the filter says: at `trace`, the WebSocket library prints every frame and the HTTP
@@ -31,10 +31,10 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-/// What is logged, and how.
+/// Settings of the log.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which of the gateway's lines.
+    /// Filter of the gateway's own lines.
     pub filter: LogFilter,
     /// One JSON object per line instead of text.
     pub json: bool,
@@ -67,10 +67,10 @@ impl fmt::Display for LogFilter {
     }
 }
 
-/// Lines that wait to be written. Beyond them lines are dropped and counted.
+/// Most lines that wait to be written. Further lines are dropped and counted.
 const QUEUED_LINES: usize = 8192;
 
-/// How often dropped and suppressed lines are reported.
+/// Interval of the reports about dropped and suppressed lines.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The log. Dropping it writes the queued lines, for a second at most.
@@ -87,10 +87,10 @@ pub struct Log {
 /// serving, probes and signals must never wait for it.
 ///
 /// # Errors
-/// If logging has been started already.
+/// Logging was started already.
 pub fn start(settings: &Settings) -> Result<Log, Box<dyn std::error::Error + Send + Sync>> {
     let filter: EnvFilter = settings.filter.0.parse()?;
-    // Without it, every line that a library writes at `trace` would be formatted before it is
+    // Otherwise every line that a library writes at `trace` would be formatted before it is
     // refused: several per frame.
     let own = filter_fn(may_log)
         .with_max_level_hint(filter.max_level_hint().unwrap_or(LevelFilter::TRACE));
@@ -108,7 +108,7 @@ pub fn start(settings: &Settings) -> Result<Log, Box<dyn std::error::Error + Sen
     };
     let lines = lines.with_filter(limit.clone()).with_filter(filter).with_filter(own);
     tracing_subscriber::registry().with(lines).try_init()?;
-    // The standard hook prints the message of a panic, which may hold a user's text.
+    // The standard hook prints the message of a panic, which may contain the text of a user.
     panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(tracing::field::display);
         tracing::error!(place, backtrace = %Backtrace::capture(), "a task panicked");
@@ -132,7 +132,7 @@ impl Log {
                     continue;
                 }
                 tracing::warn!(dropped = lost.0, suppressed = lost.1, "log lines are missing");
-                // The report itself may have been dropped: it is repeated then.
+                // If the report itself was dropped, it is repeated.
                 if counter.dropped_lines() == before {
                     (dropped.reported, suppressed.reported) = (dropped.counted, suppressed.counted);
                 }

@@ -1,9 +1,9 @@
-//! Where a token may travel.
+//! Finds the token of a request.
 //!
-//! In the query (`?token=`), in `Authorization: Bearer` (RFC 6750, section 2.1; gRPC
-//! metadata is the same header), and, since a browser can set neither header nor
-//! hide a query, in a `bearer.<token>` entry of `Sec-WebSocket-Protocol`. A frame or
-//! request field may carry one too. If several come, they must be the same.
+//! A token travels in the query (`?token=`), in `Authorization: Bearer` (RFC 6750, section 2.1;
+//! gRPC metadata is the same header), in a field of a request, or in a `bearer.<token>` entry of
+//! `Sec-WebSocket-Protocol`, since a browser can set no other header of a WebSocket. Several tokens
+//! must be equal.
 
 use http::{HeaderMap, header};
 
@@ -12,10 +12,10 @@ use crate::session::{Error, ErrorKind, Result, Token};
 /// Prefix of the subprotocol entry that carries a token. It is never echoed.
 pub(super) const BEARER_PROTOCOL: &str = "bearer.";
 
-/// The one token among the places where it may be; `None` if it is in none of them.
+/// Returns the token among the given places, or `None` if there is none.
 ///
 /// # Errors
-/// `SessionExpired` if it is not a token, `InvalidArgument` if two differ.
+/// `SessionExpired` for a text that is not a token, `InvalidArgument` for two different tokens.
 pub(super) fn one_of<'a>(
     places: impl IntoIterator<Item = Option<&'a str>>,
 ) -> Result<Option<Token>> {
@@ -30,8 +30,8 @@ pub(super) fn one_of<'a>(
     Ok(found)
 }
 
-/// The credentials of an `Authorization: Bearer` header; `None` if there is none, or
-/// one of another scheme (a proxy's, perhaps).
+/// Returns the credentials of `Authorization: Bearer`. `None` without the header, or with another
+/// scheme, which may be meant for a proxy.
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, credentials) = value.split_once(' ')?;

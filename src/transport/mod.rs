@@ -1,5 +1,5 @@
-//! The transports: each authenticates, decodes, calls the core and encodes. No rule of the
-//! conversation lives here, so that none can be missing in one of them.
+//! The transports. Each authenticates, decodes, calls the core and encodes. Rules of the
+//! conversation are in the core, so that no transport can lack one.
 //!
 //! - `stream` is the state of one stream, whatever carries it; `ws`, `grpc` and `sse` carry it.
 //!   `rest` has the single calls, `http` what the HTTP transports share.

@@ -1,7 +1,7 @@
-//! Which web pages may use the gateway (RFC 6454).
+//! Decides which web pages may use the gateway (RFC 6454).
 //!
-//! A browser asks before it lets a page read a REST or gRPC-Web answer, but opens a WebSocket for
-//! any page: there the gateway must check by itself.
+//! A browser checks CORS headers before a page can read a REST or gRPC-Web response, but it opens a
+//! WebSocket for any page. There the gateway must check the origin itself.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -16,7 +16,7 @@ pub enum Origins {
     Listed {
         /// The listed origins.
         origins: Vec<OriginPattern>,
-        /// Also any port of this machine's loopback names, for development.
+        /// Also any port of localhost and the loopback addresses, for development.
         loopback: bool,
     },
 }

@@ -1,4 +1,4 @@
-//! Deadlines, limits and switches of the transports.
+//! Settings of the transports.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use http::{HeaderMap, Uri};
 
 use super::{Hosts, Origins};
 
-/// See the module.
+/// Deadlines, limits and switches of the transports.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which pages may use the gateway from a browser.
+    /// Origins of the web pages that may use the gateway.
     pub origins: Origins,
-    /// Names of the gateway: a page of another name is not of the same origin.
+    /// Host names of the gateway, for the check of the same origin.
     pub hosts: Hosts,
     /// Serve `/docs`, `/openapi.json` and `/asyncapi.yaml`.
     pub docs: bool,
     /// Serve gRPC server reflection.
     pub reflection: bool,
-    /// How often a silent stream is given a sign of life.
+    /// Interval of keep-alives on a silent stream.
     pub heartbeat: Duration,
-    /// How long a stream without a token may take to open.
+    /// Longest time until a stream without a token sends `open`.
     pub open_timeout: Duration,
-    /// How long a stream that has a token may take before it is attached unasked.
+    /// Time after which a stream with a token is attached without `open`.
     pub open_grace: Duration,
-    /// How long a peer may take to accept what it is sent.
+    /// Longest time that a peer may take to read a frame.
     pub send_timeout: Duration,
-    /// How long a single call may take, its body included.
+    /// Longest time of a single call, its body included.
     pub call_timeout: Duration,
 }
 

@@ -1,9 +1,8 @@
-//! `GET /events`: server-sent events (WHATWG HTML, section 9.2), for clients that
-//! cannot or need not write on the same connection.
+//! `GET /events`: server-sent events (WHATWG HTML, section 9.2), for clients without WebSocket.
 //!
-//! Each event is one frame of the contract as proto-JSON. Its `id:` is a position, so
-//! that a browser that reconnects resumes by itself with `Last-Event-ID`; deltas have
-//! none, since a reply in progress is told anew to whoever attaches.
+//! Each event is one frame of the contract as proto-JSON. Its `id:` is a position, so that a
+//! browser resumes with `Last-Event-ID` when it reconnects. Deltas have no id: a new stream gets
+//! the reply in progress from its start.
 
 use std::convert::Infallible;
 
@@ -57,7 +56,7 @@ pub(super) async fn events(
 
 fn position(params: &Params, request: &Request) -> Result<Option<Position>, HttpError> {
     let last = request.headers().get("last-event-id").and_then(|last| last.to_str().ok());
-    // A browser sends an empty one if no event had an id.
+    // A browser sends an empty id if no event had one.
     let given = |text: &&str| !text.is_empty();
     let text = last.filter(given).or_else(|| params.get("position").filter(given));
     Ok(text.map(str::parse).transpose()?)
@@ -68,7 +67,7 @@ fn response(body: Body) -> Response {
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store"),
-        // A buffering proxy would hold events back.
+        // A buffering proxy would delay events.
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));

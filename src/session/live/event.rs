@@ -39,7 +39,7 @@ impl Event {
     }
 }
 
-/// What a watcher wants to be told.
+/// The events that a subscriber receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) enum EventFilter {
     /// All events.
@@ -83,7 +83,7 @@ pub struct Opened {
     pub session: Session,
     /// The start of the stream: it carries every message after this position.
     pub position: Position,
-    /// The position that was asked for is honoured.
+    /// The requested position is honored.
     pub recovered: bool,
     /// Sequence number of the last message at the time of the subscription.
     pub head_seq: u32,

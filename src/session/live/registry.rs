@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 use super::active_session::ActiveSession;
 use crate::session::model::{Error, ErrorKind, Result, SessionId, Timestamp};
 
-/// The live sessions.
+/// The active sessions by id.
 #[derive(Debug, Default)]
 pub(in crate::session) struct Registry {
     index: Mutex<Index>,
@@ -24,8 +24,8 @@ pub(in crate::session) struct Registry {
 #[derive(Debug, Default)]
 struct Index {
     slots: HashMap<SessionId, Slot>,
-    /// When to look at which session again. One entry per loaded session: a renewal
-    /// does not move it, so that it is never too late and costs a turn nothing.
+    /// The time at which each loaded session is checked for expiry. A renewal does not move it: the
+    /// check may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
 }
 
@@ -35,8 +35,8 @@ struct Slot {
     review_at: Option<Timestamp>,
 }
 
-/// A session is loaded once, by whoever comes first and before anyone can append to
-/// it here: that is what makes the head of the log that it starts from the right one.
+/// A session that is loaded or being loaded. It is loaded once, before any append in this process,
+/// so that it starts from the right head of the log.
 #[derive(Debug)]
 struct Entry {
     id: SessionId,
@@ -44,14 +44,14 @@ struct Entry {
     live: OnceCell<ActiveSession>,
 }
 
-/// A share in a live session: it stays live as long as one exists.
+/// Keeps a session active while one handle exists.
 #[derive(Clone, Debug)]
 pub(in crate::session) struct SessionHandle {
     entry: Arc<Entry>,
 }
 
 impl Registry {
-    /// Shares the session, loading it if nobody has.
+    /// Returns a handle. Loads the session if it is not active.
     pub(in crate::session) async fn get_or_load(
         self: &Arc<Self>,
         id: SessionId,
@@ -66,20 +66,20 @@ impl Registry {
         };
         entry.live.get_or_try_init(load).await?;
         let live = SessionHandle { entry };
-        // Not before it can be seen: a sweep would find nothing, and not look again.
+        // Registered after the session is visible: otherwise a sweep could miss it.
         if loaded {
             self.review(&live);
         }
         Ok(live)
     }
 
-    /// Shares the session if it is live.
+    /// Returns a handle if the session is active.
     pub(in crate::session) fn get(&self, id: SessionId) -> Option<SessionHandle> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
         SessionHandle::if_loaded(entry)
     }
 
-    /// As [`Self::get`], but waits for whoever is loading it.
+    /// As [`Self::get`], but waits while the session is being loaded.
     pub(in crate::session) async fn get_once_loaded(&self, id: SessionId) -> Option<SessionHandle> {
         let entry = self.index().slots.get(&id)?.entry.upgrade()?;
         let not_loaded = async || Err::<ActiveSession, Error>(ErrorKind::SessionExpired.into());
@@ -87,19 +87,19 @@ impl Registry {
         Some(SessionHandle { entry })
     }
 
-    /// Looks at a session again when its deadline comes.
+    /// Schedules the next check at the session's deadline.
     pub(in crate::session) fn review(&self, live: &SessionHandle) {
         self.index().review(live.session().id, live.expires_at());
     }
 
-    /// How many there are.
+    /// Returns the number of active sessions.
     pub(in crate::session) fn len(&self) -> usize {
         self.index().slots.len()
     }
 
-    /// Every live session.
+    /// Returns all active sessions.
     pub(in crate::session) fn all(&self) -> Vec<SessionHandle> {
-        // Not dropped under the lock: an entry's end takes it.
+        // Dropped after the lock, which dropping an entry takes.
         let index = self.index();
         let entries: Vec<_> =
             index.slots.values().filter_map(|slot| slot.entry.upgrade()).collect();
@@ -107,7 +107,7 @@ impl Registry {
         entries.into_iter().filter_map(SessionHandle::if_loaded).collect()
     }
 
-    /// The live sessions whose deadline has come.
+    /// Returns the active sessions whose deadline has passed.
     pub(in crate::session) fn expired(&self, now: Timestamp) -> Vec<SessionHandle> {
         let due = self.index().take_due(now);
         let live = due.into_iter().filter_map(|id| self.get(id));
@@ -123,7 +123,7 @@ impl Registry {
         if let Some(entry) = index.slots.get(&id).and_then(|slot| slot.entry.upgrade()) {
             return entry;
         }
-        // What a dying entry of the same session left is replaced with it.
+        // Replaces the schedule of an earlier entry of this session.
         index.forget(id);
         let entry = Arc::new(Entry { id, registry: Arc::clone(self), live: OnceCell::new() });
         let slot = Slot { entry: Arc::downgrade(&entry), review_at: None };
@@ -180,7 +180,7 @@ impl Deref for SessionHandle {
     type Target = ActiveSession;
 
     fn deref(&self) -> &ActiveSession {
-        // A `SessionHandle` is made only of a loaded entry, and an entry is never unloaded.
+        // A handle is created only from a loaded entry, and an entry is never unloaded.
         self.entry
             .live
             .get()

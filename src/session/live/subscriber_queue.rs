@@ -1,7 +1,7 @@
 //! The queue of events that one subscriber has not read yet.
 //!
-//! Not a channel from a library: those count messages but not bytes, and reserve a block of
-//! slots for each receiver. An empty queue allocates nothing.
+//! Channels of libraries are not used: they count messages but not bytes, and reserve a block of
+//! slots for each receiver. An empty queue here allocates nothing.
 
 use std::{
     collections::VecDeque,
@@ -145,7 +145,7 @@ impl State {
     }
 
     fn take(&mut self) -> Option<Event> {
-        /// Slots that an empty mailbox may keep for its next events.
+        /// Slots that an empty queue keeps for its next events.
         const KEPT: usize = 8;
         let event = self.events.pop_front()?;
         self.bytes -= event.cost();

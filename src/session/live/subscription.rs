@@ -155,10 +155,10 @@ async fn page(
     after: u32,
     until: u32,
 ) -> Result<Vec<Arc<Message>>> {
-    /// Messages that a replay reads at a time.
+    /// Most messages of one read of a replay.
     const REPLAY_PAGE: u32 = 64;
-    /// Bytes of text that a replay holds at a time, unless a single message has more: a peer may
-    /// open many streams and read none.
+    /// Most bytes of text of one read, unless a single message has more: a peer may open many
+    /// streams and read none.
     const REPLAY_PAGE_SIZE: usize = 256 << 10;
     let max_size = REPLAY_PAGE_SIZE;
     let page = Page { after: Some(after), until, limit: REPLAY_PAGE, max_size };

@@ -1,4 +1,4 @@
-//! Time, through one value, so that tests can hold it.
+//! Time, as one value that tests can control.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// From milliseconds since the Unix epoch.
+    /// Creates a timestamp from milliseconds since the Unix epoch.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
@@ -21,13 +21,13 @@ impl Timestamp {
         self.0
     }
 
-    /// What the operating system's wall clock says.
+    /// Returns the time of the system's wall clock.
     #[must_use]
     pub fn of_wall_clock() -> Self {
         Self::from(SystemTime::now())
     }
 
-    /// This much later.
+    /// Returns a later time. Saturates.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
@@ -48,10 +48,9 @@ impl From<Timestamp> for SystemTime {
     }
 }
 
-/// The clock that deadlines are measured by: it starts at the wall clock's time and
-/// goes on with the monotonic clock, so that a wall clock that jumps neither kills
-/// nor resurrects a session of a running process. Under `tokio::time::pause` it
-/// stands still with the runtime's time.
+/// The clock for deadlines. It starts at the time of the wall clock and continues with the
+/// monotonic clock, so that a jump of the wall clock neither ends nor revives a session.
+/// `tokio::time::pause` stops it.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
@@ -59,14 +58,13 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Anchors the clock here and now.
+    /// Starts the clock at the current time.
     #[must_use]
     pub fn start() -> Self {
         Self { started: Instant::now(), started_at: Timestamp::of_wall_clock() }
     }
 
-    /// The present, for deadlines. For what people read, take
-    /// [`Timestamp::of_wall_clock`].
+    /// Returns the time for deadlines. Times for people are [`Timestamp::of_wall_clock`].
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.started_at.plus(self.started.elapsed())

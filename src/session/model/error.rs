@@ -1,45 +1,45 @@
-//! What can go wrong, in the core's own words.
+//! The errors of the core.
 //!
-//! A transport turns an [`ErrorKind`] into a status of its protocol in one table
-//! (`transport::status`). The message is for people and never holds an internal
-//! cause: that is the `source`, which is logged where the error is handled.
+//! One table (`transport::status`) maps an [`ErrorKind`] to the status of each protocol. The
+//! message is for people and contains no internal cause. The cause is the `source`, which is logged
+//! where the error is handled.
 
 use std::{borrow::Cow, error, fmt, time::Duration};
 
 type Source = Box<dyn error::Error + Send + Sync>;
 
-/// The closed set of failures.
+/// The kind of an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
-    /// A user's name is blank, too long or holds characters that hide.
+    /// A user's name is blank, too long or contains invisible characters.
     InvalidName,
     /// Any other value of a request is missing or malformed.
     InvalidArgument,
     /// A text is longer than `max_message_size`.
     MessageTooLarge,
-    /// No token came with the request.
+    /// The request has no token.
     MissingToken,
     /// The token is unknown, or its session expired.
     SessionExpired,
     /// The session was revoked while this stream was attached to it.
     SessionRevoked,
-    /// The `client_message_id` names another text already.
+    /// The `client_message_id` was used for another text.
     MessageIdReused,
-    /// Too many user messages of the session wait for their reply.
+    /// Too many user messages of the session have no reply yet.
     QueueFull,
     /// The session's log has reached its limit.
     SessionFull,
     /// The store has no room.
     StoreFull,
-    /// Too many streams watch the session.
+    /// Too many streams are attached to the session.
     TooManyStreams,
-    /// The stream did not read what it was sent, and its backlog is full.
+    /// The client does not read, and the backlog of the stream is full.
     SlowConsumer,
-    /// No `open` frame came in time.
+    /// No `open` frame arrived in time.
     OpenTimeout,
-    /// The peer went silent.
+    /// The peer does not answer pings.
     Unresponsive,
-    /// The peer broke the rules of the protocol below the frames.
+    /// The peer violated RFC 6455.
     ProtocolViolation,
     /// A frame could not be decoded.
     BadFrame,
@@ -51,18 +51,18 @@ pub enum ErrorKind {
     FrameTooLarge,
     /// The `Origin` is not on the allow-list.
     OriginForbidden,
-    /// The deadline the client gave, or the gateway's own for the call, passed.
+    /// The deadline of the client, or the gateway's own for the call, has passed.
     DeadlineExceeded,
-    /// The gateway has no capacity left for this now.
+    /// The gateway has no capacity for the request now.
     Overloaded,
     /// The gateway is shutting down.
     Draining,
-    /// A fault of the gateway's own.
+    /// An error of the gateway itself.
     Internal,
 }
 
 impl ErrorKind {
-    /// Every kind, for tables and their tests.
+    /// All kinds, for tables and their tests.
     pub const ALL: [Self; 24] = [
         Self::InvalidName,
         Self::InvalidArgument,
@@ -90,7 +90,7 @@ impl ErrorKind {
         Self::Internal,
     ];
 
-    /// A stable name for programs, in snake case; part of the wire contract.
+    /// Returns the stable name for programs, in snake case. It is part of the wire contract.
     #[must_use]
     pub const fn code(self) -> &'static str {
         match self {
@@ -121,7 +121,7 @@ impl ErrorKind {
         }
     }
 
-    /// When trying the same again may help, if the place of failure does not know better.
+    /// Returns the default delay before a retry. `None` if a retry does not help.
     const fn wait(self) -> Option<Duration> {
         match self {
             Self::QueueFull | Self::TooManyStreams | Self::Overloaded => {
@@ -149,7 +149,7 @@ impl ErrorKind {
         }
     }
 
-    /// The sentence for people where the place of failure has none of its own.
+    /// Returns the default sentence for people.
     const fn sentence(self) -> &'static str {
         match self {
             Self::InvalidName => "Enter a valid name",
@@ -180,7 +180,7 @@ impl ErrorKind {
     }
 }
 
-/// A failure: what kind, a sentence for people, and when to try again.
+/// An error: its kind, a sentence for people, and the delay before a retry.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -190,7 +190,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// A failure with a sentence of its own.
+    /// Creates an error with its own sentence.
     pub fn new(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
         let message = Self::capped(message.into());
         Self { kind, message, retry_after: kind.wait(), source: None }
@@ -209,31 +209,31 @@ impl Error {
         message
     }
 
-    /// A fault of the gateway's own: `source` is logged, the client is told nothing of it.
+    /// Creates an internal error. `source` is logged; the client does not see it.
     pub fn internal(source: impl Into<Source>) -> Self {
         Self { source: Some(source.into()), ..Self::from(ErrorKind::Internal) }
     }
 
-    /// Adds how long the client should wait before it tries again.
+    /// Sets the delay before a retry.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// What kind of failure.
+    /// Returns the kind.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// The sentence for people.
+    /// Returns the sentence for people.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// How long to wait before trying the same again; `None` if that will not help.
+    /// Returns the delay before a retry. `None` if a retry does not help.
     #[must_use]
     pub const fn wait(&self) -> Option<Duration> {
         self.retry_after

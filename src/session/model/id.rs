@@ -1,4 +1,4 @@
-//! Identifiers that may be logged. They open nothing: that is the token's part.
+//! Identifiers that may be logged. They give no access, unlike a token.
 
 use std::{fmt, str::FromStr};
 
@@ -11,26 +11,26 @@ macro_rules! identifier {
         pub struct $name(Uuid);
 
         impl $name {
-            /// A new identifier; later ones sort after earlier ones (UUIDv7, RFC 9562).
+            /// Creates an identifier. Later ones sort after earlier ones (UUIDv7, RFC 9562).
             #[must_use]
             pub fn generate() -> Self {
                 Self(Uuid::now_v7())
             }
 
-            /// The 16 bytes, for stores.
+            /// Returns the 16 bytes, for stores.
             #[must_use]
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 self.0.as_bytes()
             }
 
-            /// Whether it is one that [`Self::generate`] could have made, at some time.
+            /// Returns true for a UUIDv7.
             #[must_use]
             pub fn is_version_7(&self) -> bool {
                 let Self(id) = self;
                 (id.get_variant(), id.get_version()) == (Variant::RFC4122, Some(Version::SortRand))
             }
 
-            /// From the 16 bytes that [`Self::as_bytes`] gave.
+            /// Creates an identifier from the bytes of [`Self::as_bytes`].
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes(bytes))
@@ -60,11 +60,11 @@ macro_rules! identifier {
 }
 
 identifier! {
-    /// Names a session.
+    /// Identifies a session.
     SessionId
 }
 
 identifier! {
-    /// Names a message. A reply has its message's id before that is committed.
+    /// Identifies a message. The id of a reply is known before the message is committed.
     MessageId
 }

@@ -1,4 +1,4 @@
-//! What a log holds.
+//! The messages of a log.
 
 use std::sync::Arc;
 
@@ -9,52 +9,52 @@ use super::{MessageId, Timestamp};
 pub struct Message {
     /// Number in the log: 1, 2, 3 … without gaps.
     pub seq: u32,
-    /// Names it.
+    /// The id.
     pub id: MessageId,
-    /// The text; empty only in a reply that ended early.
+    /// The text. Empty only for a reply that ended before any.
     pub text: Arc<str>,
-    /// When it was committed, by the wall clock.
+    /// Time of the commit, by the wall clock.
     pub created_at: Timestamp,
-    /// Who speaks, and what only they have.
+    /// The role, with the fields of that role.
     pub role: Role,
 }
 
-/// Who speaks.
+/// The role of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The user.
     User {
-        /// The id its sender gave it.
+        /// The id that the sender gave it.
         client_message_id: Option<Arc<str>>,
     },
     /// The responder.
     Assistant {
-        /// The user message it answers.
+        /// The user message that it answers.
         in_reply_to: MessageId,
         /// How the reply ended.
         status: Status,
-        /// Why the responder ended, in its own words.
+        /// The finish reason of the responder.
         finish_reason: Option<Arc<str>>,
-        /// What it cost.
+        /// The tokens of the reply.
         usage: Option<Usage>,
     },
 }
 
-/// How a reply ended. The text so far is kept in each case.
+/// The terminal status of a reply. The text so far is kept in each case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// The responder said all it had to say.
+    /// The responder finished.
     Complete,
     /// A client stopped it.
     Stopped,
-    /// The gateway ended it: a shutdown, a limit, the death of a process.
+    /// The gateway ended it: a shutdown, a limit, or the death of a process.
     Interrupted,
     /// The responder failed.
     Failed(Failure),
 }
 
 impl Status {
-    /// Its name, in snake case.
+    /// Returns the name in snake case.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl Status {
         }
     }
 
-    /// The failure, if it is one.
+    /// Returns the failure of a failed reply.
     #[must_use]
     pub const fn failure(&self) -> Option<&Failure> {
         match self {
@@ -75,28 +75,28 @@ impl Status {
     }
 }
 
-/// Why a reply failed.
+/// The failure of a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// Stable, for programs, in snake case.
+    /// Stable code for programs, in snake case.
     pub code: Arc<str>,
-    /// A sentence for people, which leaks nothing of the upstream.
+    /// Sentence for people. It reveals nothing about the upstream.
     pub message: Arc<str>,
 }
 
-/// Tokens of the model that a reply took, or all replies of a session together.
+/// Tokens of a reply, or of all replies of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Read by the model.
+    /// Tokens that the model read.
     pub input_tokens: u32,
-    /// Written by the model.
+    /// Tokens that the model wrote.
     pub output_tokens: u32,
-    /// The responder did not say: the numbers, or a part of them, are an estimate.
+    /// The numbers, or a part of them, are an estimate: the responder did not report them.
     pub estimated: bool,
 }
 
 impl Usage {
-    /// Both together: an estimate if either is, and no more than fits.
+    /// Adds two usages. The sum is an estimate if either is. Saturates.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self {
@@ -107,10 +107,10 @@ impl Usage {
     }
 }
 
-/// Tokens of a text, roughly: there are as many ways to count them as models.
+/// Estimates the tokens of a text. Every model counts differently.
 ///
-/// Four characters of ASCII to a token, as in English; three bytes of everything else,
-/// which is one character of Chinese and one and a half of Cyrillic.
+/// A token is four ASCII characters, as in English, or three bytes of other text: one Chinese
+/// character, or one and a half of Cyrillic.
 #[must_use]
 pub fn estimate_tokens(text: &str) -> u32 {
     let ascii = text.bytes().filter(u8::is_ascii).count();
@@ -131,7 +131,7 @@ impl Message {
         self.text.bytes().map(size).sum()
     }
 
-    /// The user message it answers; `None` for a user's own.
+    /// Returns the user message that a reply answers. `None` for a user message.
     #[must_use]
     pub const fn in_reply_to(&self) -> Option<MessageId> {
         match &self.role {
@@ -140,7 +140,7 @@ impl Message {
         }
     }
 
-    /// The id its sender gave it; `None` for replies.
+    /// Returns the id that the sender gave it. `None` for a reply.
     #[must_use]
     pub const fn client_message_id(&self) -> Option<&Arc<str>> {
         match &self.role {
@@ -149,8 +149,8 @@ impl Message {
         }
     }
 
-    /// What it adds to its session's account. A reply that nobody counted adds nothing,
-    /// and makes an estimate of the whole.
+    /// Returns the tokens that the message adds to its session. A reply without usage adds nothing,
+    /// and makes the sum an estimate.
     #[must_use]
     pub fn cost(&self) -> Usage {
         match &self.role {

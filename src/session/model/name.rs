@@ -1,4 +1,4 @@
-//! A user's name.
+//! The name of a user.
 
 use std::sync::Arc;
 
@@ -7,8 +7,8 @@ use super::{ErrorKind, Result};
 /// Longest name, in characters (Unicode scalar values).
 const MAX_CHARS: usize = 128;
 
-/// A name that can be shown: trimmed, 1 to 128 characters, none of which hides or
-/// reorders others.
+/// A name that can be shown: trimmed, 1 to 128 characters, none of which is invisible or reorders
+/// others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(Arc<str>);
 
@@ -23,21 +23,21 @@ impl Name {
         if valid { Ok(Self(name.into())) } else { Err(ErrorKind::InvalidName.into()) }
     }
 
-    /// The name.
+    /// Returns the name.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// A name that a store kept.
+    /// Creates a name from a store, without a check.
     #[must_use]
     pub fn trusted(text: &str) -> Self {
         Self(text.into())
     }
 
-    /// Whether a character is invisible or changes how its neighbours are shown
-    /// (Unicode Technical Report 36, section 3.1); or the replacement character, which
-    /// says that the bytes were not UTF-8.
+    /// Returns true if a character is invisible or changes how its neighbors are shown (Unicode
+    /// Technical Report 36, section 3.1), and for the replacement character, which marks bytes that
+    /// were not UTF-8.
     #[must_use]
     pub const fn hides(c: char) -> bool {
         matches!(c,
@@ -103,7 +103,7 @@ fn joins(before: char, letter: char, after: char) -> bool {
 }
 
 const fn is_of_joining_script(c: char) -> bool {
-    // Without the marks of direction, which `hides` knows, and the digits between scripts.
+    // Without direction marks, which `hides` covers, and the digits between scripts.
     !Name::hides(c)
         && matches!(c,
             '\u{620}'..='\u{8ff}'       // Arabic, Syriac, Thaana, N'Ko, Mandaic

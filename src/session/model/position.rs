@@ -1,4 +1,4 @@
-//! Where in a log a client is.
+//! Positions in a log.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -9,19 +9,19 @@ use super::{Error, ErrorKind};
 /// Longest epoch that a client may present, in bytes.
 const MAX_EPOCH: usize = 64;
 
-/// Names one incarnation of a log: positions of different epochs cannot be compared.
+/// Identifies an incarnation of a log. Positions of different epochs cannot be compared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch(Arc<str>);
 
 impl Epoch {
-    /// A new one, of 16 hexadecimal digits.
+    /// Creates an epoch of 16 hexadecimal digits.
     #[must_use]
     pub fn generate() -> Self {
         let (high, _) = Uuid::new_v4().as_u64_pair();
         Self(format!("{high:016x}").into())
     }
 
-    /// What a client presents, or a store kept.
+    /// Reads an epoch of a client or a store.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] if it is longer than 64 bytes or not visible ASCII.
@@ -32,19 +32,20 @@ impl Epoch {
         Err(Error::new(ErrorKind::InvalidArgument, "The epoch is not one of this gateway's"))
     }
 
-    /// Its text.
+    /// Returns the text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// "I have everything up to here." In text form `EPOCH:SEQ`, as in an SSE `id:` line.
+/// A position: the client has everything up to here. Its text form is `EPOCH:SEQ`, as in an SSE
+/// `id:` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Of which log.
+    /// The epoch of the log.
     pub epoch: Epoch,
-    /// Number of the last message, 0 for none.
+    /// Number of the last message. 0: none.
     pub seq: u32,
 }
 

@@ -1,11 +1,11 @@
-//! A session without its log.
+//! Sessions.
 
 use super::{Epoch, Name, SessionId, Timestamp};
 
 /// One conversation of one named user, without its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
-    /// UUIDv7; safe to log.
+    /// Identifies the session. May be logged.
     pub id: SessionId,
     /// The user's name.
     pub name: Name,

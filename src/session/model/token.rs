@@ -1,7 +1,7 @@
 //! The secret that opens a session, and its hash.
 //!
-//! They are different types, so that a store cannot be handed the secret and a log
-//! line cannot hold either: both are redacted in `Debug`, neither has `Display`.
+//! They are different types, so that a store never gets the secret. `Debug` redacts both and
+//! neither has `Display`, so that a log line contains neither.
 
 use std::fmt;
 
@@ -10,23 +10,21 @@ use uuid::Uuid;
 
 use super::{Error, ErrorKind, Result};
 
-/// A session's secret: 122 random bits, UUIDv4 in text form (RFC 9562).
+/// The secret of a session: 122 random bits, a UUIDv4 in text form (RFC 9562).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Uuid);
 
 impl Token {
-    /// A new secret, from a cryptographically secure generator that the operating
-    /// system's random source seeds.
+    /// Creates a secret with a cryptographically secure generator, seeded by the operating system.
     #[must_use]
     pub fn generate() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// Reads a token that a client presents: 36 characters, letters in either case.
+    /// Reads the token of a client: 36 characters, letters in either case.
     ///
     /// # Errors
-    /// [`ErrorKind::SessionExpired`] for anything else: what is not a token opens no
-    /// session, and a guesser learns nothing from the difference.
+    /// [`ErrorKind::SessionExpired`] for any other text, as for an unknown token.
     pub fn parse(text: &str) -> Result<Self> {
         let unknown = || Error::from(ErrorKind::SessionExpired);
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
@@ -35,7 +33,7 @@ impl Token {
         Uuid::try_parse(text).map(Self).map_err(|_| unknown())
     }
 
-    /// What a store may know of it.
+    /// Returns the hash, for the store.
     #[must_use]
     pub fn hash(&self) -> TokenHash {
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
@@ -43,7 +41,7 @@ impl Token {
         TokenHash(Sha256::digest(text.as_bytes()).into())
     }
 
-    /// The secret itself, to be handed to its owner and nobody else.
+    /// Returns the secret, for its owner only.
     #[must_use]
     pub fn expose(&self) -> String {
         self.0.as_hyphenated().to_string()
@@ -56,19 +54,19 @@ impl fmt::Debug for Token {
     }
 }
 
-/// SHA-256 of a token's text. Looking one up needs no constant-time comparison:
-/// the time tells about the hash, from which the secret cannot be found.
+/// SHA-256 of a token. A lookup needs no constant-time comparison: the timing reveals bits of the
+/// hash, from which the secret cannot be derived.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    /// From the 32 bytes that [`Self::as_bytes`] gave.
+    /// Creates a hash from the bytes of [`Self::as_bytes`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes, for stores.
+    /// Returns the 32 bytes, for stores.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -1,4 +1,4 @@
-//! What answers.
+//! The port for components that produce replies.
 
 use std::sync::Arc;
 
@@ -6,107 +6,105 @@ use futures_util::stream::BoxStream;
 
 use crate::session::model::{Failure, Message, MessageId, Name, SessionId, Usage};
 
-/// The pieces of one reply, in order. Dropping the stream cancels the reply: the
-/// responder must then let go of its upstream at once.
+/// The chunks of a reply, in order. Dropping the stream cancels the reply: the responder must then
+/// drop its upstream request at once.
 pub type Chunks = BoxStream<'static, Chunk>;
 
-/// A reply that has begun.
+/// A reply in progress.
 pub struct Reply {
-    /// Its pieces.
+    /// The chunks.
     pub chunks: Chunks,
-    /// The responder left older messages out of what it reads.
+    /// Older messages were left out of the prompt.
     pub context_trimmed: bool,
-    /// Tokens that it reads, as an estimate: what counts for a reply that ends without
-    /// the responder's own figures.
+    /// Estimated tokens of the prompt. They count if the reply ends without usage.
     pub input_tokens: Option<u32>,
 }
 
-/// How much of a conversation a responder wants to see: the newest messages before the
-/// one that it answers, up to both limits.
+/// The part of a conversation that a responder gets: the newest messages before the one that it
+/// answers, up to both limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct History {
-    /// Messages.
+    /// Number of messages.
     pub messages: u32,
-    /// Bytes of their text.
+    /// Bytes of text.
     pub size: usize,
 }
 
 impl History {
-    /// Nothing of it.
+    /// No history.
     pub const NONE: Self = Self { messages: 0, size: 0 };
 }
 
-/// Answers user messages.
+/// Produces replies to user messages.
 ///
-/// An implementation keeps no state of a conversation: the prompt holds what it
-/// needs. A stream that ends without [`Chunk::End`] counts as failed, never as
-/// complete.
+/// An implementation keeps no state of a conversation: the prompt contains all that it needs. A
+/// stream that ends without [`Chunk::End`] counts as failed, never as complete.
 pub trait Responder: Send + Sync + 'static {
-    /// What it wants to see.
+    /// Returns the part of the conversation that the responder needs.
     fn history(&self) -> History;
 
-    /// Begins a reply. Called on the runtime; must not block.
+    /// Begins a reply. Is called on the runtime and must not block.
     fn respond(&self, prompt: Prompt) -> Reply;
 }
 
-/// What a reply is made from.
+/// The input of a reply.
 #[derive(Clone, Debug)]
 pub struct Prompt {
-    /// Whose conversation; names it in logs, opens nothing.
+    /// The session, for logs.
     pub session: SessionId,
     /// The user's name.
     pub name: Name,
-    /// The id that the reply will have.
+    /// The id of the reply.
     pub reply: MessageId,
-    /// 1, or more where an earlier attempt died with its process.
+    /// 1, or higher if an earlier attempt ended with its process.
     pub attempt: u32,
-    /// Messages before the user's, oldest first.
+    /// Messages before the one to answer, oldest first.
     pub history: Vec<Arc<Message>>,
     /// The user message to answer.
     pub message: Arc<Message>,
 }
 
-/// A piece of a reply.
+/// A chunk of a reply.
 #[derive(Clone, Debug)]
 pub enum Chunk {
-    /// Before any text: older messages were left out after all, since the upstream
-    /// refused the first prompt.
+    /// Before any text: older messages were left out after all, since the upstream refused the
+    /// first prompt.
     ContextTrimmed {
         /// Replaces [`Reply::input_tokens`].
         input_tokens: u32,
     },
     /// More text.
     Delta(String),
-    /// The text is complete. [`Chunk::End`] follows, and until then the usage is waited for: a
-    /// reply that is interrupted now is complete. With some servers more text follows after
-    /// all.
+    /// The text is complete, and [`Chunk::End`] follows with the usage. A reply that is interrupted
+    /// in between is complete. With some servers more text follows nevertheless.
     Finished {
         /// As in [`Outcome::finish_reason`].
         finish_reason: Option<Arc<str>>,
     },
-    /// The end: nothing follows.
+    /// The last chunk.
     End(Outcome),
 }
 
-/// How the responder ended.
+/// The outcome of a reply.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// `None`: it said all it had to say.
+    /// The failure. `None`: the reply is complete.
     pub failure: Option<Failure>,
-    /// Why it ended, in its own words.
+    /// The finish reason of the responder.
     pub finish_reason: Option<Arc<str>>,
-    /// What it cost; `None` if the responder does not know.
+    /// The tokens of the reply. `None` if the responder does not know them.
     pub usage: Option<Usage>,
 }
 
 impl Outcome {
-    /// It said all it had to say.
+    /// Creates the outcome of a complete reply.
     #[must_use]
     pub const fn complete(finish_reason: Option<Arc<str>>, usage: Option<Usage>) -> Self {
         Self { failure: None, finish_reason, usage }
     }
 
-    /// It failed, for a reason that leaks nothing of the upstream.
+    /// Creates the outcome of a failed reply. Code and message must reveal nothing about the
+    /// upstream.
     #[must_use]
     pub fn failed(code: &str, message: &str) -> Self {
         let failure = Failure { code: code.into(), message: message.into() };

@@ -1,4 +1,4 @@
-//! What keeps sessions and their logs.
+//! The port for components that store sessions and their logs.
 
 use std::sync::Arc;
 
@@ -9,32 +9,32 @@ use crate::session::model::{
     Timestamp, TokenHash, Usage,
 };
 
-/// A session to be kept, and the hash of the token that opens it.
+/// A session to store, with the hash of its token.
 #[derive(Clone, Debug)]
 pub struct NewSession {
     /// The session.
     pub session: Session,
-    /// Finds it.
+    /// The hash of its token.
     pub token: TokenHash,
 }
 
-/// An entry to be appended. The store gives it its number.
+/// An entry to append. The store assigns its number.
 #[derive(Clone, Debug)]
 pub enum NewEntry {
     /// A user message. Idempotent by `client_message_id`, if it has one.
     User {
-        /// Its id.
+        /// The id.
         id: MessageId,
-        /// Its text.
+        /// The text.
         text: Arc<str>,
-        /// The sender's id for it.
+        /// The id that the sender gave it.
         client_message_id: Option<Arc<str>>,
     },
     /// A reply. Idempotent by `in_reply_to`.
     Reply {
-        /// Its id.
+        /// The id.
         id: MessageId,
-        /// Its text.
+        /// The text.
         text: Arc<str>,
         /// The user message it answers.
         in_reply_to: MessageId,
@@ -114,15 +114,15 @@ pub struct Snapshot {
     pub head_seq: u32,
     /// What the replies of the whole log took: each message's [`Message::cost`].
     pub usage: Usage,
-    /// The page's limits left messages out.
+    /// The limits of the page left messages out.
     pub has_more: bool,
 }
 
 impl Snapshot {
-    /// Up to where a reader of this page has everything that it asked for.
+    /// Returns the position of a reader of this page.
     ///
-    /// The end of the log; or, where newer messages were left out of a page that was
-    /// read forward from `after`, the end of the page.
+    /// It is the end of the log, or the end of the page if newer messages were left out of a page
+    /// that was read forward from `after`.
     #[must_use]
     pub fn position(&self, after: Option<u32>) -> Position {
         let page_end = || self.messages.last().map(|message| message.seq);
@@ -134,10 +134,10 @@ impl Snapshot {
     }
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// The sessions that are gone.
+    /// The deleted sessions.
     pub sessions: Vec<SessionId>,
     /// There may be more to sweep.
     pub more: bool,
@@ -154,59 +154,58 @@ pub struct Head {
     pub seq: u32,
 }
 
-/// A turn that was accepted and never answered.
+/// A turn that was accepted and not answered.
 #[derive(Clone, Debug)]
 pub struct Unfinished {
-    /// Whose.
+    /// The session.
     pub session: Session,
     /// The user message.
     pub message: Arc<Message>,
-    /// The last attempt that was noted, 1 if none was.
+    /// The attempt of the last checkpoint. 1 without a checkpoint.
     pub attempt: u32,
-    /// What it had produced when it was noted last.
+    /// The text of the last checkpoint.
     pub text: String,
     /// Number of the last message of the session's log.
     pub head_seq: u32,
 }
 
-/// How far the reply to a turn has come, for whoever takes it over.
+/// The progress of a reply, for the process that may take its turn over.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Number of the user message.
     pub seq: u32,
-    /// Which attempt.
+    /// The attempt.
     pub attempt: u32,
-    /// What it has produced.
+    /// The text so far.
     pub text: Arc<str>,
 }
 
-/// Keeps sessions and their logs.
+/// Stores sessions and their logs.
 ///
-/// Every operation is atomic, and what it returns is durable in the store's sense when
-/// it returns. A session whose deadline has come is gone for every operation at once,
-/// whether or not it has been swept. `tests/store_contract.rs` holds each
-/// implementation to this.
+/// Every operation is atomic and durable when it returns, in the sense of the store. A session
+/// whose deadline has passed does not exist for any operation, swept or not.
+/// `tests/store_contract.rs` tests each implementation.
 ///
 /// # Errors
-/// Every operation can fail with `Internal`, and with `SessionExpired` where it names
-/// a session that is not there; the others are named.
+/// Every operation can fail with `Internal`, and with `SessionExpired` if its session does not
+/// exist. Other kinds are listed at the operations.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Keeps a new session. `Overloaded` or `StoreFull` if there is no room.
+    /// Stores a new session. `Overloaded` or `StoreFull` if there is no room.
     async fn create(&self, new: NewSession) -> Result<()>;
 
-    /// The session that a token opens.
+    /// Returns the session that a token opens.
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session>;
 
-    /// Moves a session's idle deadline to `expires_at`, unless it is later already,
-    /// and never past its end. Returns the session as it is then.
+    /// Moves the idle deadline of a session to `expires_at`, never back and never beyond its end.
+    /// Returns the session with its new deadline.
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session>;
 
-    /// Ends a session: its log is gone, its token opens nothing.
+    /// Deletes a session with its log.
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()>;
 
-    /// Deletes sessions whose deadline has come, up to `limit` of them or fewer, so that
-    /// others need not wait for it.
+    /// Deletes up to `limit` sessions whose deadline has passed. May stop earlier, so that other
+    /// operations are not delayed.
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept>;
 
     /// Returns true if another process has written to the store since the last call. Must be
@@ -216,14 +215,14 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the heads of those of the given sessions that exist, in one consistent read.
     async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>>;
 
-    /// Gives an entry the next number and appends it, once.
+    /// Appends an entry under the next number, once.
     ///
-    /// An entry that is there already (see [`NewEntry`]) is returned again as a duplicate,
-    /// whatever the terms. A new user message renews the idle deadline.
+    /// An entry that was appended before (see [`NewEntry`]) is returned as a duplicate, regardless
+    /// of the limits. A new user message renews the idle deadline.
     ///
-    /// `MessageIdReused` if its `client_message_id` stands for another text; `QueueFull`,
-    /// `SessionFull` by the terms; `StoreFull` if there is no room. A reply is never
-    /// refused by the terms.
+    /// `MessageIdReused` if the `client_message_id` was used for another text; `QueueFull` and
+    /// `SessionFull` by the limits; `StoreFull` if there is no room. The limits do not apply to a
+    /// reply.
     async fn append(
         &self,
         id: SessionId,
@@ -231,17 +230,16 @@ pub trait Store: Send + Sync + 'static {
         append_limits: AppendLimits,
     ) -> Result<Appended>;
 
-    /// Notes how far the reply to a turn has come, in place of what was noted before. Of a
-    /// turn that has been answered meanwhile there is nothing to note: a note that comes
-    /// late changes nothing. Whoever stops waiting leaves open whether it is made; two
-    /// notes of one turn are never asked for at the same time.
+    /// Replaces the checkpoint of a turn. Has no effect on a turn that is answered already. If the
+    /// future is dropped, the checkpoint may or may not be written. The core never writes two
+    /// checkpoints of one turn at the same time.
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()>;
 
-    /// The session, a part of its log, and its head, in one consistent look.
+    /// Returns the session, a page of its log, and its head, from one consistent snapshot.
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot>;
 
-    /// Up to `limit` turns that were accepted and not answered, of sessions that live,
-    /// in the order of `(session, seq)`, after the place that the last answer ended at.
+    /// Returns up to `limit` unanswered turns of live sessions, in the order of `(session, seq)`,
+    /// after the given place.
     async fn unfinished(
         &self,
         now: Timestamp,
@@ -249,10 +247,10 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<Unfinished>>;
 
-    /// Puts the store into order before the process ends. Nothing is written afterwards.
+    /// Closes the store before the process ends. Nothing is written afterwards.
     async fn close(&self) -> Result<()>;
 
-    /// Waits until the store can no longer keep what it is given, and says why. The
-    /// process must then end: what it holds may differ from what is kept.
+    /// Waits for the final failure of the store. The process must then end: its state may differ
+    /// from that of the store.
     async fn failed(&self) -> Error;
 }

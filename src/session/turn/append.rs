@@ -20,7 +20,7 @@ pub(in crate::session) fn send(
     if let Err(error) = message.check(core.settings.max_message_size) {
         return EagerTask::Done(Err(error));
     }
-    // The token is taken before the check: a shutdown waits for this call, or refuses it.
+    // The task token is taken before the check: a shutdown waits for this call or refuses it.
     let token = core.tasks.token();
     if let Err(error) = session.check_open().and_then(|()| core.check_serving()) {
         return EagerTask::Done(Err(error));
@@ -43,7 +43,7 @@ async fn commit(
     let appended = match appended {
         Ok(appended) => appended,
         Err(error) => {
-            // The message may be in the log all the same.
+            // The message may be in the log nevertheless.
             if error.kind() == ErrorKind::Internal {
                 try_to_catch_up(core, session).await;
             }

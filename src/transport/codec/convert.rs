@@ -1,4 +1,4 @@
-//! The core's values as messages of the wire contract, and asks out of them.
+//! Converts values of the core to messages of the wire contract, and requests from them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,11 +13,10 @@ use crate::{
     transport::stream::{ClientRequest, Outbound},
 };
 
-/// What a request frame asks.
+/// Converts a request frame.
 ///
 /// # Errors
-/// `BadFrame` if it asks nothing that is known, `InvalidArgument` if a position is
-/// malformed.
+/// `BadFrame` for a frame without a known request, `InvalidArgument` for a malformed position.
 pub(in crate::transport) fn ask(request: proto::ChatRequest) -> Result<ClientRequest> {
     let Some(request) = request.request else {
         let message = "The frame holds none of open, send, stop, ping";
@@ -36,16 +35,16 @@ pub(in crate::transport) fn ask(request: proto::ChatRequest) -> Result<ClientReq
     })
 }
 
-/// A client's position.
+/// Converts a position.
 ///
 /// # Errors
-/// `InvalidArgument` if the epoch is not one that a gateway gives.
+/// `InvalidArgument` if the epoch is malformed.
 pub(in crate::transport) fn position(at: proto::Position) -> Result<Position> {
     Ok(Position { epoch: Epoch::parse(&at.epoch)?, seq: at.seq })
 }
 
-/// The frame for an output; `None` for the end of a stream without an error, which
-/// has no frame.
+/// Returns the frame of an item. `None` for the end of a stream without an error, which has no
+/// frame.
 pub(in crate::transport) fn response(
     outbound: &Outbound,
     limits: &Settings,
@@ -96,7 +95,7 @@ fn opened(opened: &Opened, limits: &Settings, heartbeat: Duration) -> proto::Ope
     }
 }
 
-/// The wire's form of an accepted message.
+/// Converts an acknowledgement.
 pub(in crate::transport) fn accepted(accepted: &Accepted) -> proto::Accepted {
     let message = &accepted.message;
     proto::Accepted {
@@ -107,7 +106,7 @@ pub(in crate::transport) fn accepted(accepted: &Accepted) -> proto::Accepted {
     }
 }
 
-// The wire form of a failure.
+// Converts an error.
 fn refusal(error: &Error, client_message_id: Option<String>, is_final: bool) -> proto::Error {
     proto::Error {
         code: error.kind().code().into(),
@@ -118,7 +117,7 @@ fn refusal(error: &Error, client_message_id: Option<String>, is_final: bool) -> 
     }
 }
 
-/// The wire's form of a session.
+/// Converts a session.
 pub(in crate::transport) fn session(session: &Session) -> proto::Session {
     proto::Session {
         id: session.id.to_string(),
@@ -129,7 +128,7 @@ pub(in crate::transport) fn session(session: &Session) -> proto::Session {
     }
 }
 
-/// The wire's form of one look at a session.
+/// Converts a snapshot.
 pub(in crate::transport) fn snapshot(
     snapshot: &Snapshot,
     after: Option<u32>,

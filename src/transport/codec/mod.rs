@@ -1,4 +1,4 @@
-//! Frames of a structured WebSocket and of server-sent events.
+//! The frames of WebSocket and server-sent events.
 
 mod convert;
 mod tolerant_json;
@@ -14,10 +14,10 @@ use crate::{
     session::{Error, ErrorKind, Result},
 };
 
-/// How frames are written; the subprotocol decides.
+/// The form of frames. The subprotocol selects it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Codec {
-    /// A text frame is a message, or the reply to one.
+    /// Plain mode: a text frame is a message, or the reply to one.
     Plain,
     /// Canonical proto-JSON, in text frames.
     Json,
@@ -26,12 +26,12 @@ pub(super) enum Codec {
 }
 
 impl Codec {
-    /// By the name of its WebSocket subprotocol.
+    /// Returns the codec of a WebSocket subprotocol.
     pub(super) fn of_subprotocol(name: &str) -> Option<Self> {
         [Self::Json, Self::Proto].into_iter().find(|codec| codec.subprotocol() == Some(name))
     }
 
-    /// The subprotocol that selects it.
+    /// Returns the subprotocol that selects the codec.
     pub(super) const fn subprotocol(self) -> Option<&'static str> {
         match self {
             Self::Plain => None,
@@ -40,7 +40,7 @@ impl Codec {
         }
     }
 
-    /// For logs.
+    /// Returns the name in logs and metrics.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
@@ -49,13 +49,13 @@ impl Codec {
         }
     }
 
-    /// The largest frame that can hold a message of `text` bytes. JSON may write a byte
-    /// as `\u00XX`.
+    /// Returns the largest frame that can hold a message of `text` bytes. JSON may escape a byte as
+    /// `\u00XX`.
     pub(super) const fn max_frame(self, text: usize) -> usize {
-        /// Everything of a frame that is not the text.
+        /// Room for the parts of a frame beside the text.
         const ENVELOPE: usize = 4096;
         match self {
-            // A line break at the end is removed.
+            // Room for a line break at the end, which is removed.
             Self::Plain => text.saturating_add(2),
             Self::Json => text.saturating_mul(6).saturating_add(ENVELOPE),
             Self::Proto => text.saturating_add(ENVELOPE),
@@ -106,7 +106,7 @@ impl Codec {
     }
 }
 
-/// Canonical proto-JSON on one line.
+/// Encodes a frame as canonical proto-JSON on one line.
 ///
 /// # Errors
 /// `Internal`, if the value has no JSON form.

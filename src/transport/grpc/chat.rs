@@ -1,4 +1,4 @@
-//! `duologue.v1.ChatService`.
+//! The service `duologue.v1.ChatService`.
 
 use std::task::{Context, Poll};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// See the module.
+/// The implementation of `ChatService`.
 #[derive(Debug)]
 pub(super) struct ChatRpc {
     context: TransportContext,
@@ -177,7 +177,7 @@ fn required_token(metadata: &MetadataMap, field: &str) -> Result<Token, Status> 
     token.map_err(|error: Error| failure::refuse(&error))
 }
 
-/// The client's side of `Chat`.
+/// The requests of a `Chat` call.
 struct Requests(Streaming<proto::ChatRequest>);
 
 impl InboundSource for Requests {
@@ -192,7 +192,7 @@ impl InboundSource for Requests {
     }
 }
 
-/// The failure that tonic's decoder names; `None` if the client is gone.
+/// Returns the failure that tonic's decoder reports. `None` if the client disconnected.
 fn undecodable(status: &Status) -> Option<Error> {
     match status.code() {
         Code::OutOfRange => Some(ErrorKind::FrameTooLarge.into()),

@@ -1,8 +1,7 @@
-//! Deadlines of calls: the client's (`grpc-timeout`), or the gateway's own for calls
-//! that have one request.
+//! Deadlines of calls: the client's `grpc-timeout`, and the gateway's own for unary calls.
 //!
-//! tonic honours `grpc-timeout` only inside its own server loop, and there only until
-//! the head of the response; here a streamed response ends at the deadline too.
+//! tonic applies `grpc-timeout` only in its own server, and only until the head of the response.
+//! Here a streamed response ends at the deadline, too.
 
 use std::{
     pin::Pin,
@@ -21,7 +20,7 @@ use tower::{Layer, Service};
 use super::failure;
 use crate::session::{Error, ErrorKind};
 
-/// Methods that stream requests or responses for as long as the client likes.
+/// Streaming methods, which have no deadline of the gateway.
 const STREAMS: [&str; 4] = [
     "/duologue.v1.ChatService/Chat",
     "/duologue.v1.ChatService/Subscribe",
@@ -29,17 +28,17 @@ const STREAMS: [&str; 4] = [
     "/grpc.reflection.",
 ];
 
-/// A day is for ever; what is added to the clock must not overflow it.
+/// Longest deadline. A longer one could overflow the clock.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Gives every call its deadline.
+/// Applies the deadlines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeadlineLayer {
     unary: Duration,
 }
 
 impl DeadlineLayer {
-    /// `unary`: for calls with one request and one response.
+    /// `unary` is the deadline of unary calls.
     pub(super) const fn new(unary: Duration) -> Self {
         Self { unary }
     }
@@ -53,7 +52,7 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// See the module.
+/// A service with deadlines.
 #[derive(Clone, Debug)]
 pub(super) struct Deadlines<S> {
     inner: S,
@@ -79,7 +78,8 @@ where
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
         };
         let call = self.inner.call(request);
-        // A stream is answered at once too: what it may wait for is its only request.
+        // The head of a streaming response comes at once, too: it waits at most for a single
+        // request.
         let timeout = given.map_or(self.unary, |given| given.min(self.unary));
         Box::pin(async move {
             let now = Instant::now();
@@ -157,7 +157,7 @@ impl http_body::Body for Limited {
         }
         ready!(self.deadline.as_mut().poll(cx));
         self.over = true;
-        // Dropped now, so that the call is cancelled even if nobody reads its end.
+        // Dropped now, so that the call is cancelled even if the client does not read the end.
         self.inner = Body::empty();
         let mut trailers = HeaderMap::new();
         let written = passed().add_header(&mut trailers);

@@ -1,5 +1,5 @@
-//! Failures as gRPC statuses, with the standard details (google.rpc.ErrorInfo and
-//! RetryInfo) for programs and `grpc-retry-pushback-ms` for retrying clients.
+//! Converts failures to gRPC statuses, with the standard details (google.rpc.ErrorInfo and
+//! RetryInfo) for programs, and `grpc-retry-pushback-ms` for clients that retry.
 
 use tonic::{Status, metadata::MetadataValue};
 use tonic_types::{ErrorDetails, StatusExt as _};

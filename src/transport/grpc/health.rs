@@ -1,8 +1,7 @@
-//! `grpc.health.v1`, per service: serving until the gateway begins to shut down.
+//! `grpc.health.v1`: each service is SERVING until the gateway begins to shut down.
 //!
-//! Not tonic-health's own server: its `Watch` fails for a service it does not know,
-//! where the specification asks for SERVICE_UNKNOWN on an open stream, and it keeps a
-//! shutdown waiting.
+//! tonic-health's own server is not used: its `Watch` fails for an unknown service, where the
+//! specification asks for SERVICE_UNKNOWN on an open stream, and its streams delay a shutdown.
 
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +23,7 @@ impl HealthService {
         Self { draining }
     }
 
-    /// `None` for a service that is not here.
+    /// Returns the status of a service. `None` if it is unknown.
     fn status(&self, service: &str) -> Option<ServingStatus> {
         let known = matches!(service, "" | SERVICE);
         let serving = if self.draining.is_cancelled() {

@@ -16,11 +16,11 @@ use chat::ChatRpc;
 use deadline::DeadlineLayer;
 use health::HealthService;
 
-/// Every gRPC service of the gateway. Takes requests of content type
-/// `application/grpc*` over HTTP/2, and gRPC-Web over HTTP/1.1 too.
+/// Returns the gRPC services of the gateway. They take requests of content type `application/grpc*`
+/// over HTTP/2, and gRPC-Web also over HTTP/1.1.
 ///
 /// # Errors
-/// If the descriptors that reflection serves are broken, which a build cannot produce.
+/// The descriptors for reflection are invalid, which a correct build excludes.
 pub fn service<B>(
     context: &TransportContext,
 ) -> Result<

@@ -1,4 +1,4 @@
-//! Rules for the heads of requests and responses, whatever the route.
+//! Rules for the heads of all requests and responses.
 
 use axum::body::Body;
 use http::{

@@ -1,4 +1,5 @@
-//! What the HTTP transports share: errors as responses, and query parameters.
+//! Parts that the HTTP transports share: errors as responses, query parameters, and rules for
+//! heads.
 
 mod error;
 mod headers;

@@ -8,7 +8,7 @@ use crate::{
     transport::auth,
 };
 
-/// The decoded pairs of a query; of a name that comes twice, the last one counts.
+/// The decoded pairs of a query. The last value of a name counts.
 #[derive(Debug)]
 pub(in crate::transport) struct Params {
     pairs: Vec<(String, String)>,
@@ -25,12 +25,12 @@ impl Params {
         pair.map(|(_, value)| value.as_str())
     }
 
-    /// A parameter that must be there.
+    /// Returns a required parameter.
     pub(in crate::transport) fn required(&self, name: &'static str) -> Result<&str, HttpError> {
         self.get(name).ok_or(HttpError::Missing("query", name))
     }
 
-    /// A number that may be there.
+    /// Returns an optional number.
     pub(in crate::transport) fn number(
         &self,
         name: &'static str,
@@ -39,7 +39,7 @@ impl Params {
         self.get(name).map(parse).transpose()
     }
 
-    /// The token, from the query or the header.
+    /// Returns the token of the query or the header.
     pub(in crate::transport) fn token(&self, headers: &HeaderMap) -> Result<Token, HttpError> {
         match auth::one_of([self.get("token"), auth::bearer(headers)]) {
             Ok(Some(token)) => Ok(token),
@@ -48,8 +48,8 @@ impl Params {
         }
     }
 
-    /// A text, which must have come as UTF-8: percent-decoding puts U+FFFD where it
-    /// did not.
+    /// Returns a required text. Refuses text that was not UTF-8, which percent-decoding marks with
+    /// U+FFFD.
     pub(in crate::transport) fn text(&self, name: &'static str) -> Result<&str, HttpError> {
         let text = self.required(name)?;
         if text.contains('\u{fffd}') {

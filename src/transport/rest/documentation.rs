@@ -1,5 +1,5 @@
-//! `/docs`, `/openapi.json`, `/asyncapi.yaml`: what the port speaks, served from the
-//! binary itself. Nothing is loaded from anywhere else.
+//! `/docs`, `/openapi.json` and `/asyncapi.yaml`: the documentation of the port. All of it is in
+//! the binary.
 
 use axum::{Router, http::header, routing::get};
 use utoipa::openapi::{
@@ -10,10 +10,10 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::transport::TransportContext;
 
-/// WebSocket and its frames. OpenAPI has no word for them.
+/// Describes WebSocket and its frames, which OpenAPI cannot.
 const ASYNCAPI: &str = include_str!("asyncapi.yaml");
 
-/// The head of the description; the routes add themselves.
+/// Returns the head of the OpenAPI document. The router adds the routes.
 pub(in crate::transport) fn description() -> OpenApi {
     let info = InfoBuilder::new()
         .title("Duologue")
@@ -34,7 +34,7 @@ pub(in crate::transport) fn router(description: OpenApi) -> Router<TransportCont
     let mut description = description;
     for path in description.paths.paths.values_mut() {
         let bodies = path.post.iter_mut().filter_map(|post| post.request_body.as_mut());
-        // The same values may stand in the query.
+        // The query may hold the same values.
         for body in bodies {
             if let RefOr::T(body) = body {
                 body.required = Some(Required::False);

@@ -112,7 +112,7 @@ pub(in crate::transport) async fn stop(
     Ok(Json(Stopped { stopped }))
 }
 
-/// What is said: in a JSON body, or, where there is none, in the query.
+/// Reads the message from a JSON body, or from the query if there is none.
 async fn message_body(
     context: &TransportContext,
     params: &Params,
@@ -135,7 +135,7 @@ async fn message_body(
     if !media_type.trim().eq_ignore_ascii_case("application/json") {
         return Err(HttpError::BodyType);
     }
-    // serde would take a list for the fields of a struct.
+    // serde would accept an array as the fields of a struct.
     if matches!(
         body.trim_ascii_start().first(),
         Some(b'[' | b'"' | b'0'..=b'9' | b't' | b'f' | b'n')

@@ -1,4 +1,4 @@
-//! Is it there, does it live, may it be given work.
+//! `/test` and the probes.
 
 use axum::{Json, extract::State, response::Response};
 use http::StatusCode;
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// `GET /test`.
+/// The answer of `GET /test`.
 #[derive(Serialize, ToSchema)]
 pub(in crate::transport) struct Online {
     #[schema(example = "API is Online")]

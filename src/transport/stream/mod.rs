@@ -28,20 +28,20 @@ pub(in crate::transport) struct ClientStream {
     settings: Arc<Settings>,
     caller: Caller,
     pub(in crate::transport) record: StreamRecord,
-    /// The item that is returned first.
+    /// The first item.
     start: Option<Box<Opened>>,
     /// The token that came with the handshake or the first `open`.
     credential: Option<Token>,
     subscription: Option<Subscription>,
-    /// A call of the core in progress. It is kept here and not awaited in place, so
-    /// that [`ClientStream::next`] can be dropped and called again.
+    /// A call of the core in progress. It is kept here, so that [`ClientStream::next`] can be
+    /// dropped and called again.
     call: Option<BoxFuture<'static, CallResult>>,
-    /// That call commits a message.
+    /// The call commits a message.
     sending: bool,
-    /// What came while a message of this stream is being committed, and waits for the
-    /// answer: it may be that message. Boxed, since it is seldom there.
+    /// An event that arrived while a message of this stream is being committed. It waits for the
+    /// acknowledgement, since it may be that message. Boxed, since it is rare.
     held_event: Option<Box<Result<Event>>>,
-    /// Came before the stream was attached.
+    /// A request that arrived before the stream was attached.
     first: Option<ClientRequest>,
     awaited: AwaitedReplies,
     half_closed: bool,
@@ -53,13 +53,13 @@ enum CallResult {
     Sent { client_message_id: Option<String>, result: Result<Accepted> },
 }
 
-/// What must have been delivered before a half-closed stream may end.
+/// The deliveries that a half-closed stream waits for before it ends.
 #[derive(Debug, Default)]
 struct AwaitedReplies {
-    /// User messages sent here that have not been answered.
+    /// User messages of this stream without a reply.
     turns: Vec<MessageId>,
-    /// Number of the last message that was committed before the stream was opened, or
-    /// of an answer that was committed before its question was sent again.
+    /// Number of the last message at the time of the subscription, or of the reply to a message
+    /// that was sent again.
     seq: u32,
 }
 
@@ -162,14 +162,14 @@ impl ClientStream {
         }
     }
 
-    /// Whether [`Self::next`] may have something to tell at once.
+    /// Returns true if [`Self::next`] may be ready at once.
     pub(in crate::transport) fn has_more(&self) -> bool {
         self.held_event.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
     }
 
-    /// The call in progress comes to its end. A commit may take as long as a disk does, so
-    /// a reply goes on beside it; from the first message on, events wait: a client is told
-    /// that its message is accepted before it is told the message.
+    /// Waits for the call in progress. A commit may take long, so the deltas of a reply are
+    /// delivered meanwhile. From the first message on, events wait: a client gets the
+    /// acknowledgement of its message before the message itself.
     async fn while_busy(&mut self) -> Outbound {
         loop {
             let passes = self.sending && self.held_event.is_none();
@@ -288,7 +288,7 @@ impl ClientStream {
         match auth::one_of([credential.as_deref(), token]) {
             Ok(Some(token)) => {
                 self.credential = Some(token.clone());
-                // One that is opened again goes on from where it is.
+                // A second `open` without a position continues from the current one.
                 let position = position.or_else(|| Some(self.subscription.as_ref()?.position()));
                 self.attach(token, position);
                 None
@@ -310,10 +310,9 @@ impl ClientStream {
             CallResult::Attached(Ok((subscription, opened))) => {
                 self.restart_timer();
                 self.record.attached(opened.session.id);
-                // A half-closed stream ends when it has the replay that it asked for …
+                // A half-closed stream delivers its replay before it ends.
                 self.awaited.seq = self.awaited.seq.max(opened.head_seq);
-                // … and one that is opened again does not wait for answers that are in it,
-                // or before it.
+                // It does not wait for replies that the replay contains, or that precede it.
                 self.awaited.turns.retain(|turn| opened.unanswered.contains(turn));
                 self.subscription = Some(subscription);
                 Outbound::Opened(Box::new(opened))

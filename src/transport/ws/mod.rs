@@ -1,8 +1,7 @@
 //! `/chat`: the WebSocket handshake (RFC 6455, section 4; over HTTP/2, RFC 8441).
 //!
-//! Not axum's extractor: it answers with bodies of its own where clients of this
-//! service expect `{"detail": …}`, and hides the connection, which must be read to its
-//! end after a close frame (see `socket`).
+//! axum's extractor is not used: its errors are not `{"detail": …}`, and it hides the connection,
+//! which must be read to its end after a close frame (see `socket`).
 
 mod plain;
 mod socket;
@@ -30,7 +29,7 @@ use super::{
 };
 use crate::session::{Caller, Error, ErrorKind, Result, Token};
 
-/// The handler of `/chat`, whatever the method: over HTTP/2 it is CONNECT.
+/// Handles `/chat` for every method: over HTTP/2 it is CONNECT.
 pub(super) async fn upgrade(
     State(context): State<TransportContext>,
     mut request: Request,
@@ -107,14 +106,14 @@ async fn open_stream(
     }
 }
 
-/// What a client offers in `Sec-WebSocket-Protocol`.
+/// The entries of `Sec-WebSocket-Protocol`.
 struct Offers<'a> {
     codec: Codec,
     token: Option<&'a str>,
 }
 
 impl<'a> Offers<'a> {
-    /// The first codec offered counts; offers that are not known are passed over.
+    /// Reads the entries. The first known codec counts.
     fn read(headers: &'a HeaderMap) -> Self {
         let lines = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
         let entries = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
@@ -127,11 +126,11 @@ impl<'a> Offers<'a> {
     }
 }
 
-/// How the upgrade is to be confirmed.
+/// The confirmation of an upgrade.
 enum Accept {
-    /// HTTP/1.1: with this key.
+    /// HTTP/1.1: `Sec-WebSocket-Accept` with this value.
     Key(HeaderValue),
-    /// HTTP/2: with a 200.
+    /// HTTP/2: a status of 200.
     Connect,
 }
 

@@ -1,5 +1,5 @@
-//! The plain mode: a text frame is a message, and the whole reply to it comes back as
-//! one text frame, in the order of the messages. Nothing else is sent.
+//! Plain mode: a text frame is a message, and the whole reply is one text frame, in the order of
+//! the messages. Nothing else is sent.
 
 use std::collections::VecDeque;
 
@@ -8,11 +8,11 @@ use crate::{
     transport::stream::Outbound,
 };
 
-/// Answers that one connection may wait for. Beyond it the connection is not read: a
-/// client that floods is slowed down by its own pipe.
+/// Most answers that a connection may wait for. Beyond it the connection is not read, which slows
+/// the client down.
 const MAX_AWAITED: usize = 64;
 
-/// What this connection said and has not been answered yet, in order.
+/// The messages of this connection without an answer, in order.
 #[derive(Debug, Default)]
 pub(super) struct AnswerQueue {
     answers: VecDeque<PendingAnswer>,
@@ -25,12 +25,12 @@ enum PendingAnswer {
 }
 
 impl AnswerQueue {
-    /// Whether the connection should not be read for now.
+    /// Returns true if the connection should not be read now.
     pub(super) fn is_full(&self) -> bool {
         self.answers.len() >= MAX_AWAITED
     }
 
-    /// The texts to send now that this has happened.
+    /// Returns the texts to send after this item.
     pub(super) fn answers(&mut self, outbound: &Outbound) -> impl Iterator<Item = String> {
         match outbound {
             Outbound::Accepted(accepted) => {

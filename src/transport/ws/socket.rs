@@ -73,14 +73,14 @@ pub(super) async fn run(
         pinged: None,
         unflushed: false,
     };
-    // Boxed, since most of what the future holds is needed only while it ends.
+    // Boxed, since most of the future is needed only at the end.
     let (ending, record) = socket.converse(client_stream).await;
     Box::pin(socket.end(ending, record)).await;
 }
 
 fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
     let max_frame = codec.max_frame(limits.max_message_size);
-    // The largest frame that is sent: a whole reply, on top of what is on its way.
+    // The largest frame is a whole reply; another one may be in the buffer.
     let largest = limits.max_reply_size.max(limits.max_message_size);
     let max_write = WRITE_BUFFER + 2 * Codec::Json.max_frame(largest);
     WebSocketConfig::default()
@@ -91,7 +91,7 @@ fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
         .max_frame_size(Some(max_frame))
 }
 
-/// How a socket ends.
+/// The end of a socket.
 enum SocketEnd {
     /// The client closed it, or disconnected.
     Theirs,
@@ -128,9 +128,10 @@ impl Socket<'_> {
         (ending, stream.record)
     }
 
-    /// The next output. What is ready is fed together and flushed once, before anything is
-    /// waited for. A client that has asked since the last flush may have asked for more: to
-    /// look costs a read, and is left out where it would only hold up a reply.
+    /// Returns the next item. Items that are ready are written together and flushed once, before
+    /// anything is awaited. After a request of the client, the connection is read again before the
+    /// flush: further requests may have arrived. Otherwise the read is omitted, since it would only
+    /// delay a reply.
     async fn next(&mut self, stream: &mut ClientStream) -> Result<Outbound, SendError> {
         if self.unflushed {
             if self.frames.asked || stream.has_more() {
@@ -145,7 +146,7 @@ impl Socket<'_> {
         Ok(stream.next(&mut self.frames).await)
     }
 
-    /// Sends what an output calls for.
+    /// Writes the frames of an item.
     async fn write(&mut self, outbound: Outbound, stream: &mut ClientStream) -> Option<SocketEnd> {
         let sent = match (&outbound, self.codec) {
             (Outbound::Heartbeat, _) => self.beat(&outbound).await,
@@ -169,7 +170,7 @@ impl Socket<'_> {
     }
 
     async fn beat(&mut self, outbound: &Outbound) -> Result<(), SendError> {
-        // Unheard since the last ping; a connection that is not read cannot be heard.
+        // No frame since the last ping. A connection that is not read cannot answer.
         let pinged = self.pinged.replace(Instant::now());
         if !self.frames.paused && pinged.is_some_and(|at| self.frames.last_frame < at) {
             return Err(SendError::Refused(ErrorKind::Unresponsive.into()));
@@ -233,11 +234,10 @@ impl Socket<'_> {
         }
     }
 
-    /// Closes with the code of the failure, then reads the connection to its end: closing
-    /// it with unread bytes would reset it, and the client might never see the code.
+    /// Closes with the code of the failure, then reads the connection to its end. A close with
+    /// unread bytes would reset the connection, and the client might not see the code.
     async fn close(&mut self, error: &Error) {
-        /// How long the client may take to answer, and how much of what it was sending
-        /// is read meanwhile.
+        /// Longest wait for the client's close frame, and most bytes that are read meanwhile.
         const LINGER: Duration = Duration::from_secs(2);
         const LINGER_BYTES: u64 = 8 << 20;
         if error.kind() == ErrorKind::Internal {
@@ -262,7 +262,7 @@ impl Socket<'_> {
     }
 }
 
-/// Why something was not sent.
+/// The failure of a write.
 enum SendError {
     Refused(Error),
     Broken,
@@ -280,15 +280,14 @@ impl From<WsError> for SendError {
     }
 }
 
-/// The peer did not take what it was sent.
+/// The peer did not read in time.
 impl From<tokio::time::error::Elapsed> for SendError {
     fn from(_: tokio::time::error::Elapsed) -> Self {
         Self::Refused(ErrorKind::SlowConsumer.into())
     }
 }
 
-/// Waits for the peer to take what it is sent. A timer is made only if it does not at
-/// once, as it mostly does.
+/// Waits until the peer has room for a frame. Creates a timer only if it has none at once.
 async fn within(
     limit: Duration,
     sending: impl Future<Output = Result<(), WsError>>,
@@ -300,20 +299,20 @@ async fn within(
     }
 }
 
-/// The client's side.
+/// The reading side of the socket.
 struct Incoming {
     stream: Stream,
     codec: Codec,
     /// In bytes.
     max_text: usize,
-    /// When the client last gave a sign of life; any frame is one.
+    /// Time of the last frame of the client.
     last_frame: Instant,
-    /// It has asked something since what it was told was flushed.
+    /// A request has arrived since the last flush.
     asked: bool,
     paused: bool,
-    /// An answer to a ping waits to be written.
+    /// A pong waits to be written.
     answering: bool,
-    /// The code that the client closed with.
+    /// The close code of the client.
     close: Option<u16>,
 }
 
@@ -323,8 +322,8 @@ impl InboundSource for Incoming {
             return Poll::Pending;
         }
         loop {
-            // Answers to pings must be on their way before more is read: they would heap
-            // up for a client that does not read them.
+            // Pongs are flushed before more is read. Otherwise they would accumulate for a client
+            // that does not read.
             if self.answering {
                 if let Err(error) = ready!(self.stream.poll_flush_unpin(cx)) {
                     return Poll::Ready(Inbound::Gone(refusal(&error)));
@@ -353,7 +352,8 @@ impl InboundSource for Incoming {
 }
 
 impl Incoming {
-    /// Stops reading, or reads on. What came meanwhile is unheard, not unsaid.
+    /// Pauses or resumes reading. After a pause the client counts as alive: its frames could not be
+    /// seen.
     fn pause(&mut self, paused: bool) {
         if self.paused && !paused {
             self.last_frame = Instant::now();
@@ -370,7 +370,7 @@ impl Incoming {
     }
 }
 
-/// What to close with; `None` if the connection is lost.
+/// Returns the error to close with. `None` if the connection is lost.
 fn refusal(error: &WsError) -> Option<Error> {
     Some(match error {
         WsError::Capacity(CapacityError::MessageTooLong { .. }) => ErrorKind::FrameTooLarge.into(),

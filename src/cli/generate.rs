@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::cli::settings;
 
-    /// Set this variable to write the files anew.
+    /// Environment variable that makes the test write the files.
     const UPDATE: &str = "UPDATE_GENERATED";
 
     #[test]

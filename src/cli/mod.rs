@@ -141,7 +141,7 @@ fn is_about_a_command(error: &clap::Error, arguments: &[OsString]) -> bool {
         || error.kind() == ErrorKind::InvalidSubcommand
 }
 
-/// clap explains over several lines; the first says what is wrong.
+/// Returns the first line of clap's explanation, which names the error.
 fn one_line(explanation: &str) -> String {
     let lines = explanation.lines().map(str::trim).take_while(|line| !line.is_empty());
     let text = lines.collect::<Vec<_>>().join(" ");

@@ -146,7 +146,7 @@ impl ValueKind for File {
     }
 }
 
-/// A value whose type says itself how it is written.
+/// A value that is read and shown by its own type.
 pub(super) struct Word<T>(PhantomData<T>);
 
 impl<T: FromStr<Err = String> + Display> ValueKind for Word<T> {

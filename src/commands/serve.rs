@@ -35,7 +35,7 @@ pub struct Settings {
 pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Error> {
     // Sockets count as open files, and the usual limit is 1,024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "failed to raise the limit of open files");
     }
     // First, so that every metric is collected from the start.
     let operations = operations(settings.server.ops_addr)?;

@@ -126,7 +126,7 @@ impl Connections {
             Ok(stream) => Some(stream),
             Err(error) => {
                 counter!("duologue_tls_failures_total").increment(1);
-                tracing::debug!(%error, "a handshake failed");
+                tracing::debug!(%error, "TLS handshake failed");
                 None
             }
         }
@@ -164,7 +164,7 @@ impl Connections {
             tokio::select! {
                 ended = connection.as_mut() => {
                     if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended");
+                        tracing::debug!(%error, "connection ended");
                     }
                     return;
                 }

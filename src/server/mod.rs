@@ -63,7 +63,7 @@ impl Server {
         move || match tls.clone() {
             Some(tls) => tls.reload().boxed(),
             None => {
-                tracing::info!("there is no certificate to read again");
+                tracing::info!("SIGHUP ignored: no certificate is configured");
                 future::ready(()).boxed()
             }
         }
@@ -147,7 +147,7 @@ async fn finish_connections(permits: &Semaphore, all: usize, deadline: Instant) 
     let all_permits = permits.acquire_many(u32::try_from(all).unwrap_or(u32::MAX));
     if timeout_at(rejections, all_permits).await.is_err() {
         let left = all.saturating_sub(permits.available_permits());
-        tracing::warn!(left, "connections were cut");
+        tracing::warn!(left, "connections were closed before they ended");
     }
 }
 

@@ -154,7 +154,7 @@ impl Tls {
         let mut reading = spawn_blocking(move || self.read_again());
         if timeout(USUAL, &mut reading).await.is_err() {
             let cert = path(&cert);
-            tracing::warn!(cert, "the certificate is not read yet: its files do not answer");
+            tracing::warn!(cert, "reading the certificate takes long");
             let _read_or_panicked = reading.await;
         }
     }

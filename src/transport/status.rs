@@ -19,7 +19,7 @@ pub(super) struct StatusRow {
     pub(super) reconnect: bool,
 }
 
-/// Counts a failure that a client is told.
+/// Counts a failure that is reported to a client.
 pub(super) fn count_refusal(kind: ErrorKind) {
     counter!("duologue_refusals_total", "code" => kind.code()).increment(1);
 }

@@ -95,7 +95,7 @@ impl BotCall {
         let mut frames = self.frames;
         tokio::spawn(async move {
             if let Ok(Ok(Some(_))) = timeout(LINGER, frames.message()).await {
-                tracing::warn!("a bot said more after its outcome");
+                tracing::warn!("the bot sent more after its outcome");
             }
         });
     }

@@ -47,7 +47,7 @@ impl Bot {
     /// One sentence for the operator: the CA certificates cannot be used.
     pub fn new(settings: Settings) -> Result<Self, String> {
         if settings.token.is_some() && settings.endpoint.is_exposed() {
-            tracing::warn!("the bot's token can be read on its way: use https://");
+            tracing::warn!("the bot's token is sent without TLS: use https://");
         }
         let channel = Channel::new(Connector::new(&settings)?);
         let authorization = settings.token.as_ref().map(|token| {

@@ -123,17 +123,17 @@ impl Endpoint {
         }
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         if authority.contains('@') {
-            return Err("it must hold no user or password: there is a setting for the token".into());
+            return Err("it must not contain a user or a password: use --bot-token".into());
         }
         // `http::Uri` reports an invalid port as none.
         let after_host = authority.rsplit_once(']').map_or(authority, |(_, rest)| rest);
         let port = after_host.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
         if uri.host().is_none_or(str::is_empty) || port.is_some_and(|port| !matches!(port, Ok(1..)))
         {
-            return Err("it names no host, or no port that there is".into());
+            return Err("it has no host, or an invalid port".into());
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
-            return Err("it must have no path and no query: a bot is called by gRPC's own".into());
+            return Err("it must not have a path or a query".into());
         }
         Ok(Self(uri))
     }

@@ -13,7 +13,7 @@ use tonic::{Code, Status, body::Body, metadata::MetadataMap};
 pub(super) fn checked(answer: Response<Incoming>) -> Result<Response<Body>, Status> {
     let (mut head, body) = answer.into_parts();
     if !is_grpc(&head) {
-        let message = format!("the answer is HTTP {} and no gRPC", head.status.as_u16());
+        let message = format!("the response is HTTP {} and not gRPC", head.status.as_u16());
         return Err(Status::new(code(head.status), message));
     }
     drop_broken_details(&mut head.headers);

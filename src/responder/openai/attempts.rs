@@ -223,5 +223,5 @@ impl ReplyStream {
 }
 
 fn too_late() -> UpstreamError {
-    UpstreamError::new(Reason::TotalTimeout, "the total timeout is over")
+    UpstreamError::new(Reason::TotalTimeout, "the total timeout has passed")
 }

@@ -41,7 +41,7 @@ pub async fn check(settings: &Settings, out: &mut (dyn Write + Send)) -> io::Res
         writeln!(out, "upstream `{}`: {}, model {model}", one.name, one.endpoint)?;
         let until = Instant::now() + settings.total_timeout;
         let probed = timeout_at(until, probe(&upstream, out)).await;
-        let too_late = || UpstreamError::new(Reason::TotalTimeout, "the total timeout is over");
+        let too_late = || UpstreamError::new(Reason::TotalTimeout, "the total timeout has passed");
         let verdict = match probed.unwrap_or_else(|_| Ok(Err(too_late())))? {
             Ok(findings) => findings.verdict(),
             Err(failed) => {

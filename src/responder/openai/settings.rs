@@ -116,12 +116,12 @@ impl Settings {
             upstream.name.is_empty() || upstream.name.contains(Name::hides)
         };
         if self.upstreams.iter().any(hidden) {
-            return Err("the name of an upstream is empty, or holds what cannot be seen".into());
+            return Err("the name of an upstream is empty or contains invisible characters".into());
         }
         let mut names: Vec<_> = self.upstreams.iter().map(|upstream| &upstream.name).collect();
         names.sort_unstable();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("two upstreams are called `{}`", twice[0]));
+            return Err(format!("two upstreams have the name `{}`", twice[0]));
         }
         self.upstreams.iter().try_for_each(|upstream| {
             upstream
@@ -190,7 +190,7 @@ impl UpstreamSettings {
             return Err("retries must not be more than 10".into());
         }
         if let Some(name) = RESERVED.iter().find(|name| self.body.contains_key(**name)) {
-            return Err(format!("body must not hold `{name}`, which is the gateway's"));
+            return Err(format!("body must not contain `{name}`, which the gateway sets"));
         }
         Ok(())
     }
@@ -214,7 +214,8 @@ impl Endpoint {
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(
-                "the base URL must hold no user or password: there is a setting for the key".into(),
+                "the base URL must not contain a user or a password: use the setting for the key"
+                    .into(),
             );
         }
         if url.fragment().is_some() {
@@ -285,10 +286,10 @@ pub fn headers(named: &BTreeMap<String, String>) -> Result<HeaderMap, String> {
         let parsed = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| "the name of a header is not valid".to_owned())?;
         let mut value = HeaderValue::from_str(value)
-            .map_err(|_| format!("header `{name}` has a value that is not valid"))?;
+            .map_err(|_| format!("header `{name}` has an invalid value"))?;
         value.set_sensitive(true);
         if RESERVED.contains(&parsed.as_str()) {
-            return Err(format!("header `{name}` is the gateway's"));
+            return Err(format!("header `{name}` is set by the gateway"));
         }
         headers.insert(parsed, value);
     }

@@ -57,7 +57,7 @@ impl Upstream {
         let idle = defaults.capacity.concurrency as usize;
         let (client, fresh) = (client(&settings, idle)?, client(&settings, 0)?);
         if settings.endpoint.is_exposed() && settings.has_secrets() {
-            tracing::warn!(upstream = settings.name, "the API key or headers travel without TLS");
+            tracing::warn!(upstream = settings.name, "the API key or headers are sent without TLS");
         }
         let host = settings.endpoint.url().host_str();
         let names =
@@ -179,7 +179,7 @@ impl Upstream {
     ) -> Result<Result<Response, (UpstreamError, ErrorBody)>, UpstreamError> {
         let body = request::body(&self.parameters, field, lines)
             .map_err(|error| UpstreamError::new(Reason::Rejected, error))?;
-        let late = |_| UpstreamError::new(Reason::FirstContentTimeout, "no status came");
+        let late = |_| UpstreamError::new(Reason::FirstContentTimeout, "no response arrived");
         let sent = client.post(self.settings.endpoint.url().clone()).body(body).send();
         let response = timeout_at(limit, sent).await.map_err(late)?;
         let response =
@@ -208,7 +208,7 @@ impl Upstream {
         let patience = self.settings.defaults.first_content_timeout;
         let response = timeout(patience, sent).await;
         let response = response
-            .map_err(|_| UpstreamError::new(Reason::FirstContentTimeout, "no status came"))?
+            .map_err(|_| UpstreamError::new(Reason::FirstContentTimeout, "no response arrived"))?
             .map_err(|error| UpstreamError::of_client(error, Reason::Unavailable))?;
         let status = response.status().as_u16();
         let body = timeout(patience, beginning(response)).await.unwrap_or_default();
@@ -248,11 +248,13 @@ fn client(settings: &UpstreamSettings, idle: usize) -> Result<Client, String> {
         // The system's certificates are not needed, and may be missing.
         client = client.tls_certs_only([]);
     }
-    client.build().map_err(|error| format!("no HTTP client can be made: {}", error_chain(&error)))
+    client
+        .build()
+        .map_err(|error| format!("the HTTP client cannot be built: {}", error_chain(&error)))
 }
 
 fn no_stream() -> UpstreamError {
-    UpstreamError::new(Reason::Protocol, "the answer is no stream of events")
+    UpstreamError::new(Reason::Protocol, "the response is neither events nor JSON")
 }
 
 fn is_of_type(response: &Response, name: &[u8]) -> bool {

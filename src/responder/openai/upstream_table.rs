@@ -137,7 +137,7 @@ pub fn json(value: toml::Value) -> Option<Value> {
     })
 }
 
-/// A text whose wrong form is told without showing it.
+/// A string whose value does not appear in an error.
 struct SecretText(String);
 
 impl<'de> Deserialize<'de> for SecretText {

@@ -281,7 +281,7 @@ impl Choice<'_> {
 #[derive(Default)]
 struct Content<'a> {
     content: Option<&'a RawValue>,
-    /// Said in place of an answer.
+    /// A refusal, in place of the content.
     refusal: Option<&'a RawValue>,
     reasons: bool,
     ignored: bool,

@@ -44,9 +44,9 @@ pub enum Reason {
 pub(in crate::responder) enum Effect {
     /// The same request may succeed if it is repeated.
     Transient,
-    /// Every request will fail until somebody changes something.
+    /// Every request will fail until the operator or the provider acts.
     Permanent,
-    /// The failure is about this request, and says nothing about others.
+    /// The failure concerns this request only.
     Request,
 }
 

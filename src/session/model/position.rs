@@ -29,7 +29,7 @@ impl Epoch {
         if text.len() <= MAX_EPOCH && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(Self(text.into()));
         }
-        Err(Error::new(ErrorKind::InvalidArgument, "The epoch is not one of this gateway's"))
+        Err(Error::new(ErrorKind::InvalidArgument, "The epoch is malformed"))
     }
 
     /// Returns the text.

@@ -42,7 +42,7 @@ pub enum NewEntry {
         status: Status,
         /// Why the responder ended.
         finish_reason: Option<Arc<str>>,
-        /// What it cost.
+        /// The tokens of the reply.
         usage: Option<Usage>,
     },
 }
@@ -68,16 +68,17 @@ impl NewEntry {
 pub struct AppendLimits {
     /// The present: a session whose deadline has come is gone.
     pub now: Timestamp,
-    /// What the session's idle deadline becomes, unless that is later or past its end.
+    /// New idle deadline of the session, unless the current one is later. Limited by the end of the
+    /// session.
     pub expires_at: Timestamp,
-    /// A user message is refused when so many others wait for their reply.
+    /// Most user messages without a reply. Further ones are refused.
     pub max_queued_turns: u32,
     /// A user message is refused when it and the replies that are still to come would
     /// not fit into this many messages.
     pub max_session_messages: u32,
 }
 
-/// What an append did.
+/// The result of an append.
 #[derive(Clone, Debug)]
 pub struct Appended {
     /// The message as it stands in the log.
@@ -97,9 +98,9 @@ pub struct Page {
     pub after: Option<u32>,
     /// None after this number.
     pub until: u32,
-    /// At most so many messages …
+    /// Most messages.
     pub limit: u32,
-    /// … and so many bytes of text, but at least one message if `limit` allows it.
+    /// Most bytes of text, but at least one message if `limit` allows it.
     pub max_size: usize,
 }
 
@@ -112,7 +113,7 @@ pub struct Snapshot {
     pub messages: Vec<Arc<Message>>,
     /// Number of the last message of the whole log.
     pub head_seq: u32,
-    /// What the replies of the whole log took: each message's [`Message::cost`].
+    /// Tokens of all replies of the log: the sum of [`Message::cost`].
     pub usage: Usage,
     /// The limits of the page left messages out.
     pub has_more: bool,

@@ -25,10 +25,10 @@ use crate::session::{
     ports::Checkpoint,
 };
 
-/// A checkpoint is due after this many new bytes …
+/// New bytes after which a checkpoint is due.
 const SIZE: usize = 4096;
 
-/// … or this long after the first new byte.
+/// Time after the first new byte at which a checkpoint is due.
 const INTERVAL: Duration = Duration::from_secs(2);
 
 pub(super) struct Checkpointer<'a> {
@@ -122,7 +122,8 @@ impl<'a> Checkpointer<'a> {
         }
     }
 
-    /// Grows with the text, since each checkpoint writes all of it.
+    /// Returns true if enough bytes are new. The limit grows with the text, since each checkpoint
+    /// writes all of it.
     fn is_large(&self) -> bool {
         self.behind >= SIZE.max(self.partial / 4)
     }

@@ -58,8 +58,8 @@ pub(in crate::session) async fn resume_imported(core: &Arc<Core>) -> Result<()> 
     }
 }
 
-/// A turn that is published but neither queued nor running has either been answered since the
-/// store was read, or was imported. Reading it again tells which.
+/// Starts a turn that is published but neither queued nor running. It was answered after the store
+/// was read, or it was imported: reading it again shows which.
 async fn resume_if_unowned(core: &Arc<Core>, turn: &Unfinished) -> Result<()> {
     let id = turn.session.id;
     if core.registry.get(id).is_some_and(|active| !active.needs_turn_for(&turn.message)) {

@@ -328,7 +328,7 @@ impl ClientStream {
                     return Outbound::End(Err(error));
                 }
                 if error.kind() == ErrorKind::Internal {
-                    tracing::error!(cause = ?error, "a message could not be sent");
+                    tracing::error!(cause = ?error, "failed to send a message");
                 }
                 Outbound::Refused { error, client_message_id }
             }

@@ -65,7 +65,7 @@ async fn handshake(context: &TransportContext, request: &mut Request) -> Result<
         let _in_use = connection_context.map(|connection| connection.in_use);
         match on_upgrade.await {
             Ok(connection) => socket::run(connection, &context, stream, codec).await,
-            Err(error) => tracing::debug!(%error, "a client left during the handshake"),
+            Err(error) => tracing::debug!(%error, "client disconnected during the handshake"),
         }
     });
     Ok(switching(accept, codec))
@@ -141,7 +141,7 @@ fn check_upgrade(request: &Request) -> Result<Accept, Refusal> {
             .get::<ext::Protocol>()
             .is_some_and(|to| to.as_str() == "websocket");
         let accept = websocket.then_some(Accept::Connect);
-        return accept.ok_or_else(|| upgrade_required("Only WebSocket is spoken here"));
+        return accept.ok_or_else(|| upgrade_required("Only WebSocket is supported here"));
     }
     if request.method() == Method::HEAD {
         return Err(upgrade_required("Upgrade Required"));

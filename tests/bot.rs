@@ -10,10 +10,7 @@ use std::{
     time::Duration,
 };
 
-use duologue::{
-    proto::ReplyOutcome,
-    responder::{Capacity, grpc},
-};
+use duologue::{proto::ReplyOutcome, responder::grpc};
 use http::HeaderMap;
 use tokio::net::TcpListener;
 use tonic::{Code, Status};
@@ -22,15 +19,14 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{
     process::Process,
     support::{
-        Act, Attached, Authority, LineState, Running, Setup, TestBot, Transport, answering, calls,
-        create, line,
+        Act, Attached, Running, Setup, TestBot, Transport, answering, calls, create,
         proto::{self, MessageStatus},
-        stub, tls_line,
+        stub,
     },
 };
 
 /// An authority that nobody knows.
-const CA: &str = "-----BEGIN CERTIFICATE-----
+pub(crate) const CA: &str = "-----BEGIN CERTIFICATE-----
 MIIBejCCAR+gAwIBAgIUTSJQ6FCMdHH5S3gTKWRqr36tF+EwCgYIKoZIzj0EAwIw
 ETEPMA0GA1UEAwwGQSB0ZXN0MCAXDTI2MTEyMjE5MTkxNloYDzIxMjYxMDI5MTkx
 OTE2WjARMQ8wDQYDVQQDDAZBIHRlc3QwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNC
@@ -43,26 +39,29 @@ BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAliDspFKkPkrk4/NnliAxFZHhC81G
 ";
 
 /// A gateway that calls a bot so.
-async fn gateway(settings: grpc::Settings) -> Running {
+pub(crate) async fn gateway(settings: grpc::Settings) -> Running {
     Setup::answering(grpc::Bot::new(settings).unwrap()).start().await
 }
 
-async fn attached(server: &Running, transport: Transport) -> Attached {
+pub(crate) async fn attached(server: &Running, transport: Transport) -> Attached {
     transport.open(server, &create(server).await, None).await
 }
 
 /// One turn: the reply, and its failure's code if it has one.
-async fn turn(client: &mut Attached, text: &str) -> (MessageStatus, String, Option<String>) {
+pub(crate) async fn turn(
+    client: &mut Attached,
+    text: &str,
+) -> (MessageStatus, String, Option<String>) {
     client.say(text, None).await.unwrap();
     let reply = client.reply().await.1;
     (reply.status(), reply.text, reply.failure.map(|failure| failure.code))
 }
 
-fn failed(text: &str, code: &str) -> (MessageStatus, String, Option<String>) {
+pub(crate) fn failed(text: &str, code: &str) -> (MessageStatus, String, Option<String>) {
     (MessageStatus::Failed, text.into(), Some(code.into()))
 }
 
-fn complete(text: &str) -> (MessageStatus, String, Option<String>) {
+pub(crate) fn complete(text: &str) -> (MessageStatus, String, Option<String>) {
     (MessageStatus::Complete, text.into(), None)
 }
 
@@ -146,7 +145,7 @@ async fn a_bot_is_given_the_conversation_and_what_it_needs_to_know() {
 }
 
 #[tokio::test]
-async fn a_bot_sees_so_much_of_a_conversation_and_clients_are_told_of_the_rest() {
+async fn a_bot_receives_a_limited_history_and_clients_see_that_it_is_trimmed() {
     let mut bot = TestBot::start(&[&[Act::Say("x"), Act::done()]]).await;
     for (history, told) in [(2, true), (0, false)] {
         let server = gateway(grpc::Settings { history, ..calls(bot.addr) }).await;
@@ -192,7 +191,7 @@ async fn a_stop_from_any_transport_reaches_the_bot_also_before_its_first_word() 
 
 /// The table of docs/PROTOCOL.md.
 #[tokio::test]
-async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
+async fn every_status_has_its_reason_and_its_text_is_not_shown() {
     let rows = [
         (Code::Ok, "upstream_truncated", "upstream_truncated"),
         (Code::Unavailable, "upstream_unavailable", "upstream_truncated"),
@@ -232,7 +231,7 @@ async fn every_status_means_what_the_table_says_and_its_words_go_nowhere() {
 
 /// gRPC's table: doc/http-grpc-status-mapping.md.
 #[tokio::test]
-async fn what_a_proxy_answers_in_the_place_of_a_bot_means_what_grpc_says() {
+async fn responses_of_a_proxy_map_to_grpc_codes() {
     let refused = [("grpc-status", "3"), ("content-type", "application/grpc")];
     for (status, code) in [
         (429, "upstream_unavailable"),
@@ -277,7 +276,7 @@ async fn details_of_a_status_that_are_broken_do_not_count_and_the_status_does() 
     }
 }
 
-fn head(status: u16, headers: &[(&'static str, &'static str)]) -> http::Response<()> {
+pub(crate) fn head(status: u16, headers: &[(&'static str, &'static str)]) -> http::Response<()> {
     let mut head = http::Response::new(());
     *head.status_mut() = status.try_into().unwrap();
     for (name, value) in headers {
@@ -312,7 +311,7 @@ async fn neither_the_token_nor_a_text_is_logged_however_the_bot_quotes_them() {
 }
 
 #[tokio::test]
-async fn a_bot_that_is_not_available_is_called_again_until_it_has_said_something() {
+async fn an_unavailable_bot_is_called_again_until_its_first_text() {
     let away = [Act::Fail(Status::unavailable("not yet"))];
     let well = [Act::Say("here"), Act::done()];
     let mut bot = TestBot::start(&[&away, &well, &away, &away, &well]).await;
@@ -326,7 +325,7 @@ async fn a_bot_that_is_not_available_is_called_again_until_it_has_said_something
 }
 
 #[tokio::test]
-async fn an_exhausted_bot_is_called_again_when_it_says_so_and_by_nobody_before() {
+async fn an_exhausted_bot_is_not_called_before_its_retry_delay() {
     let after = |wait| {
         let details = ErrorDetails::with_retry_info(Some(wait));
         Act::Fail(Status::with_error_details(Code::ResourceExhausted, "later", details))
@@ -366,157 +365,7 @@ async fn a_reply_that_would_be_over_before_the_bot_may_be_called_fails_at_once()
 }
 
 #[tokio::test]
-async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
-    let script = [Act::Gate, Act::Say("here"), Act::done()];
-    let mut bot = TestBot::start(&[&script]).await;
-    let capacity = Capacity { concurrency: 1, queue_size: 1, ..Capacity::default() };
-    let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
-    let mut served = attached(&server, Transport::Grpc).await;
-    served.say("one", None).await.unwrap();
-    bot.called().await;
-    let mut waiting = attached(&server, Transport::Json).await;
-    waiting.say("two", None).await.unwrap();
-    waiting.has_begun().await;
-    let mut beyond = attached(&server, Transport::Sse).await;
-    assert_eq!(turn(&mut beyond, "three").await, failed("", "overloaded"));
-    assert!(bot.is_idle());
-    // A place becomes free by a stop, too.
-    served.stop().await;
-    assert_eq!(served.reply().await.1.status(), MessageStatus::Stopped);
-    bot.called().await;
-    bot.gate.add_permits(2);
-    assert_eq!(waiting.reply().await.1.text, "here");
-    assert_eq!(turn(&mut served, "four").await, complete("here"));
-}
-
-#[tokio::test]
-async fn a_place_is_free_once_the_outcome_has_come_though_the_bot_does_not_end_the_call() {
-    let bot = TestBot::start(&[&[Act::done(), Act::Hang]]).await;
-    let capacity = Capacity { concurrency: 1, queue_size: 0, ..Capacity::default() };
-    let server = gateway(grpc::Settings { capacity, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    for _ in 0..3 {
-        assert_eq!(turn(&mut client, "go").await, complete(""));
-    }
-}
-
-#[tokio::test]
-async fn the_time_of_a_bot_begins_when_it_takes_the_call_and_until_then_one_waits_for_a_place() {
-    let mut bot = TestBot::start_narrow(1, &[&[Act::Say("a"), Act::Gate, Act::done()]]).await;
-    let first_content_timeout = Duration::from_millis(200);
-    let settings = grpc::Settings { first_content_timeout, ..calls(bot.addr) };
-    let brief = Duration::from_millis(400);
-    let short = Capacity { queue_timeout: brief, ..Capacity::default() };
-    let server = gateway(grpc::Settings { capacity: short, ..settings }).await;
-    let mut served = attached(&server, Transport::Grpc).await;
-    served.say("one", None).await.unwrap();
-    served.delta().await;
-    let mut waiting = attached(&server, Transport::Json).await;
-    assert_eq!(turn(&mut waiting, "two").await, failed("", "overloaded"));
-
-    bot.called().await;
-    waiting.say("three", None).await.unwrap();
-    let late = tokio::time::timeout(first_content_timeout * 3 / 2, waiting.delta()).await;
-    assert!(late.is_err() && bot.is_idle(), "{late:?}");
-    bot.gate.add_permits(2);
-    assert_eq!(served.reply().await.1.text, "a");
-    assert_eq!(waiting.reply().await.1.text, "a");
-}
-
-#[tokio::test]
-async fn a_stop_is_heard_between_two_calls() {
-    let away = [Act::Fail(Status::unavailable("not yet"))];
-    let mut bot = TestBot::start(&[&away]).await;
-    let server = gateway(grpc::Settings { retries: 10, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    client.say("go", None).await.unwrap();
-    bot.called().await;
-    client.stop().await;
-    assert_eq!(client.reply().await.1.status(), MessageStatus::Stopped);
-}
-
-#[tokio::test]
-async fn each_wait_has_its_own_limit_and_its_own_word() {
-    let short = Duration::from_millis(200);
-    let cases: [(&[Act], &str, &str); 5] = [
-        (&[Act::Hang], "", "upstream_first_content_timeout"),
-        (&[Act::Say(""), Act::Babble, Act::Hang], "", "upstream_first_content_timeout"),
-        (&[Act::Say("so far"), Act::Hang], "so far", "upstream_chunk_timeout"),
-        (&[Act::Hang], "", "upstream_total_timeout"),
-        (&[Act::Say("so far"), Act::Hang], "so far", "upstream_total_timeout"),
-    ];
-    for (script, text, code) in cases {
-        let mut bot = TestBot::start(&[script]).await;
-        let all = calls(bot.addr);
-        let settings = match code {
-            "upstream_first_content_timeout" => {
-                grpc::Settings { first_content_timeout: short, ..all }
-            }
-            "upstream_chunk_timeout" => grpc::Settings { chunk_timeout: short, ..all },
-            _ => grpc::Settings { total_timeout: short, ..all },
-        };
-        let server = gateway(settings).await;
-        let mut client = attached(&server, Transport::Grpc).await;
-        assert_eq!(turn(&mut client, "go").await, failed(text, code));
-        assert!(bot.let_go().await, "{code}");
-    }
-}
-
-/// Each sign comes long before the silence would be too long, and together they last
-/// longer than it.
-#[tokio::test]
-async fn signs_of_life_keep_a_bot_that_thinks_in_the_middle_of_a_reply() {
-    let pause = [Act::Say(""), Act::Gate, Act::Babble, Act::Gate];
-    let thinking = pause.iter().cycle().take(24).cloned();
-    let script: Vec<_> =
-        [Act::Say("a")].into_iter().chain(thinking).chain([Act::Say("b"), Act::done()]).collect();
-    let bot = TestBot::start(&[&script]).await;
-    let gate = bot.gate.clone();
-    let chunk_timeout = Duration::from_secs(2);
-    let server = gateway(grpc::Settings { chunk_timeout, ..calls(bot.addr) }).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    tokio::spawn(async move {
-        for _ in 0..12 {
-            tokio::time::sleep(chunk_timeout / 8).await;
-            gate.add_permits(1);
-        }
-    });
-    assert_eq!(turn(&mut client, "go").await, complete("ab"));
-}
-
-#[tokio::test]
-async fn the_first_outcome_counts_and_nothing_after_it() {
-    let outcome = |reason: &str| {
-        Act::Outcome(ReplyOutcome { finish_reason: Some(reason.into()), ..Default::default() })
-    };
-    let scripts: [&[Act]; 4] = [
-        &[Act::Say("a"), outcome("first"), Act::Say("b"), Act::Hang],
-        &[Act::Say("a"), outcome("first"), outcome("second")],
-        &[Act::Say("a"), outcome("first"), Act::Fail(Status::internal("too late"))],
-        &[Act::Say("a"), outcome("first"), Act::Hang],
-    ];
-    let bot = TestBot::start(&scripts).await;
-    let server = gateway(calls(bot.addr)).await;
-    let mut client = attached(&server, Transport::Proto).await;
-    for script in scripts {
-        client.say("go", None).await.unwrap();
-        let reply = client.reply().await.1;
-        let said = (reply.status(), reply.text.as_str(), reply.finish_reason.as_deref());
-        assert_eq!(said, (MessageStatus::Complete, "a", Some("first")), "{script:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_bot_that_goes_on_after_its_outcome_is_let_go_of() {
-    let mut bot = TestBot::start(&[&[Act::done(), Act::Say("and"), Act::Hang]]).await;
-    let server = gateway(calls(bot.addr)).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    assert_eq!(turn(&mut client, "go").await, complete(""));
-    assert!(bot.let_go().await);
-}
-
-#[tokio::test]
-async fn what_a_bot_says_of_its_costs_counts_and_is_summed_up() {
+async fn the_usage_that_a_bot_reports_is_summed_up() {
     let usage =
         |input_tokens, estimated| proto::Usage { input_tokens, output_tokens: 5, estimated };
     let outcome = |usage| Act::Outcome(ReplyOutcome { usage: Some(usage), ..Default::default() });
@@ -540,55 +389,6 @@ async fn what_a_bot_says_of_its_costs_counts_and_is_summed_up() {
 }
 
 #[tokio::test]
-async fn a_reply_that_is_too_long_is_cut_and_the_bot_let_go_of() {
-    let scripts: [&[Act]; 2] =
-        [&[Act::Chatter("0123456789", 1_000_000), Act::done()], &[Act::Flood(3 << 20), Act::Hang]];
-    for script in scripts {
-        let mut bot = TestBot::start(&[script]).await;
-        let mut setup = Setup::answering(grpc::Bot::new(calls(bot.addr)).unwrap());
-        setup.session.max_reply_size = 1000;
-        let server = setup.start().await;
-        let mut client = attached(&server, Transport::Grpc).await;
-        client.say("go", None).await.unwrap();
-        let reply = client.reply().await.1;
-        assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1000));
-        assert_eq!(reply.finish_reason.as_deref(), Some("max_reply_size"));
-        assert!(bot.let_go().await);
-    }
-}
-
-#[tokio::test]
-async fn a_frame_that_is_too_large_fails_the_reply_and_no_other() {
-    let bot = TestBot::start(&[
-        &[Act::Say("so far"), Act::Flood(5 << 20), Act::done()],
-        &[Act::Say("well"), Act::done()],
-    ])
-    .await;
-    let server = gateway(calls(bot.addr)).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    assert_eq!(turn(&mut client, "go").await, failed("so far", "upstream_failed"));
-    assert_eq!(turn(&mut client, "go").await, complete("well"));
-}
-
-/// Many small frames that wait unread are what HTTP/2 libraries close a connection for.
-#[tokio::test]
-async fn a_flood_of_small_words_in_many_replies_costs_no_connection() {
-    let bot = TestBot::start(&[&[Act::Chatter("x", 5000), Act::done()]]).await;
-    let server = gateway(calls(bot.addr)).await;
-    let mut clients = Vec::new();
-    for _ in 0..20 {
-        clients.push(attached(&server, Transport::Grpc).await);
-    }
-    for client in &mut clients {
-        client.say("go", None).await.unwrap();
-    }
-    for client in &mut clients {
-        let reply = client.reply().await.1;
-        assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Complete, 5000));
-    }
-}
-
-#[tokio::test]
 async fn a_bot_that_panics_fails_its_reply_and_answers_the_next() {
     let bot = TestBot::start(&[
         &[Act::Say("so far"), Act::Gate, Act::Panic],
@@ -605,86 +405,8 @@ async fn a_bot_that_panics_fails_its_reply_and_answers_the_next() {
     assert_eq!(turn(&mut client, "go").await, complete("well"));
 }
 
-#[tokio::test]
-async fn a_line_that_is_cut_before_the_first_word_costs_nothing() {
-    let mut bot = TestBot::start(&[&[Act::Hang], &[Act::Say("well"), Act::done()]]).await;
-    let (addr, control) = line(bot.addr).await;
-    let server = gateway(grpc::Settings { retries: 1, ..calls(addr) }).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    client.say("go", None).await.unwrap();
-    bot.called().await;
-    control.send(LineState::Cut).unwrap();
-    assert!(bot.let_go().await);
-    control.send(LineState::Good).unwrap();
-    let reply = client.reply().await.1;
-    assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Complete, "well"));
-}
-
-#[tokio::test]
-async fn a_line_that_is_cut_fails_the_reply_with_what_came_and_the_next_goes_over_a_new_one() {
-    let mut bot =
-        TestBot::start(&[&[Act::Say("so far"), Act::Hang], &[Act::Say("well"), Act::done()]]).await;
-    let (addr, control) = line(bot.addr).await;
-    let server = gateway(grpc::Settings { retries: 1, ..calls(addr) }).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    client.say("go", None).await.unwrap();
-    client.delta().await;
-    control.send(LineState::Cut).unwrap();
-    let reply = client.reply().await.1;
-    assert_eq!(
-        (reply.status(), reply.text.as_str(), reply.failure.unwrap().code.as_str()),
-        (MessageStatus::Failed, "so far", "upstream_truncated")
-    );
-    assert!(bot.let_go().await);
-    control.send(LineState::Good).unwrap();
-    assert_eq!(turn(&mut client, "go").await, complete("well"));
-}
-
-#[tokio::test]
-async fn a_line_that_has_gone_silent_is_noticed_by_a_ping() {
-    let bot = TestBot::start(&[&[Act::Say("so far"), Act::Hang]]).await;
-    let (addr, control) = line(bot.addr).await;
-    let keep_alive = Duration::from_millis(200);
-    let server = gateway(grpc::Settings { keep_alive, ..calls(addr) }).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    client.say("go", None).await.unwrap();
-    client.delta().await;
-    let early = tokio::time::timeout(keep_alive * 5, client.next()).await;
-    assert!(early.is_err(), "the bot answers its pings: {early:?}");
-    control.send(LineState::Silent).unwrap();
-    let reply = client.reply().await.1;
-    assert_eq!(reply.failure.unwrap().code, "upstream_truncated");
-}
-
-#[tokio::test]
-async fn the_gateway_does_not_wait_for_its_bot_and_finds_it_when_it_comes() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let server = gateway(calls(free)).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    assert_eq!(turn(&mut client, "one").await, failed("", "upstream_unavailable"));
-    let _bot = TestBot::start_at(free, &[&[Act::Say("here"), Act::done()]]).await;
-    assert_eq!(turn(&mut client, "two").await, complete("here"));
-}
-
-#[tokio::test]
-async fn what_is_no_bot_is_not_taken_for_one() {
-    // The gateway itself serves gRPC, and no bot.
-    let other = Setup::default().start().await;
-    let server = gateway(calls(other.addr)).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rejected"));
-
-    // Takes connections, and says nothing.
-    let folder = tempfile::tempdir().unwrap();
-    let settings = calls_over_tls(mute().await.0, CA, folder.path());
-    let settings = grpc::Settings { connect_timeout: Duration::from_millis(200), ..settings };
-    let server = gateway(settings).await;
-    let mut client = attached(&server, Transport::Grpc).await;
-    assert_eq!(turn(&mut client, "go").await, failed("", "upstream_connect_timeout"));
-}
-
 /// A host that takes connections and shakes no hands: how many came.
-async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
+pub(crate) async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, came) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&came);
@@ -699,7 +421,7 @@ async fn mute() -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 /// How a gateway calls a bot over TLS.
-fn calls_over_tls(addr: SocketAddr, pem: &str, folder: &Path) -> grpc::Settings {
+pub(crate) fn calls_over_tls(addr: SocketAddr, pem: &str, folder: &Path) -> grpc::Settings {
     let endpoint = grpc::Endpoint::parse(&format!("https://localhost:{}", addr.port())).unwrap();
     let ca_cert = folder.join("ca.pem");
     std::fs::write(&ca_cert, pem).unwrap();
@@ -707,71 +429,7 @@ fn calls_over_tls(addr: SocketAddr, pem: &str, folder: &Path) -> grpc::Settings 
 }
 
 #[tokio::test]
-async fn replies_that_wait_for_the_same_connection_fail_together() {
-    let (addr, came) = mute().await;
-    let folder = tempfile::tempdir().unwrap();
-    let connect_timeout = Duration::from_secs(1);
-    let settings = grpc::Settings {
-        connect_timeout,
-        first_content_timeout: connect_timeout * 2,
-        ..calls_over_tls(addr, CA, folder.path())
-    };
-    let server = gateway(settings).await;
-    let mut clients = Vec::new();
-    for _ in 0..8 {
-        clients.push(attached(&server, Transport::Grpc).await);
-    }
-    for client in &mut clients {
-        client.say("go", None).await.unwrap();
-    }
-    for client in &mut clients {
-        let reply = client.reply().await.1;
-        assert_eq!(reply.failure.unwrap().code, "upstream_connect_timeout");
-    }
-    let attempts = came.load(Ordering::Relaxed);
-    assert!(attempts <= 2, "{attempts} attempts to connect");
-}
-
-#[tokio::test]
-async fn a_bot_is_called_over_tls_where_its_authority_is_known_and_it_speaks_http2() {
-    let bot = TestBot::start(&[&[Act::Say("safe"), Act::done()]]).await;
-    let (own, foreign) = (Authority::new(), Authority::new());
-    let folder = tempfile::tempdir().unwrap();
-    let unavailable = || failed("", "upstream_unavailable");
-    for (trusted, protocols, answer) in [
-        (&own, &[b"h2".as_slice()][..], complete("safe")),
-        (&own, &[b"http/1.1"], unavailable()),
-        (&own, &[], unavailable()),
-        (&foreign, &[b"h2"], unavailable()),
-    ] {
-        let addr = tls_line(bot.addr, own.server(protocols)).await;
-        let settings = calls_over_tls(addr, &trusted.pem, folder.path());
-        let server = gateway(settings).await;
-        let mut client = attached(&server, Transport::Grpc).await;
-        assert_eq!(turn(&mut client, "go").await, answer, "{protocols:?}");
-    }
-}
-
-#[tokio::test]
-async fn a_file_of_authorities_that_is_none_is_refused_by_its_name() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ca.pem");
-    let endpoint = grpc::Endpoint::parse("https://127.0.0.1:1").unwrap();
-    let settings = grpc::Settings { ca_cert: Some(path.clone()), ..grpc::Settings::new(endpoint) };
-    let broken = CA.replace("MIIB", "AAAA");
-    for content in [None, Some(""), Some("a letter"), Some(broken.as_str())] {
-        if let Some(content) = content {
-            std::fs::write(&path, content).unwrap();
-        }
-        let refused = grpc::Bot::new(settings.clone()).unwrap_err();
-        assert!(refused.contains(path.to_str().unwrap()), "{content:?}: {refused}");
-    }
-    std::fs::write(&path, CA).unwrap();
-    assert!(grpc::Bot::new(settings).is_ok());
-}
-
-#[tokio::test]
-async fn nobody_is_told_that_the_gateway_calls_bots() {
+async fn reflection_does_not_list_the_responder_service() {
     let server = Setup::default().start().await;
     let channel = tonic::transport::Channel::from_shared(server.url("")).unwrap();
     let channel = channel.connect().await.unwrap();

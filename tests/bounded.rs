@@ -155,7 +155,7 @@ async fn a_session_has_so_many_streams_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_full_conversation_ends_with_a_reply_and_says_so() {
+async fn a_full_conversation_ends_with_a_reply_and_refuses_more() {
     let mut setup = Setup::default();
     setup.session.max_session_messages = 4;
     let server = setup.start().await;
@@ -285,7 +285,7 @@ async fn connections_beyond_the_limit_are_turned_away_in_words() {
 }
 
 #[tokio::test]
-async fn a_watcher_that_is_told_of_its_lag_comes_back_to_everything() {
+async fn a_slow_consumer_reconnects_and_misses_nothing() {
     let mut setup = Setup::default();
     setup.session.max_backlog_events = 2;
     setup.session.max_queued_turns = 100;
@@ -357,7 +357,7 @@ async fn one_who_pings_and_does_not_read_is_not_read_either() {
 /// The model is as fast as it can be; its readers are told as much at a time as they can
 /// take.
 #[tokio::test]
-async fn who_is_slower_than_the_model_is_told_more_at_a_time_and_all_of_it() {
+async fn a_slow_reader_gets_larger_deltas_and_the_whole_text() {
     const WORDS: usize = 2000;
     let script = [vec![Step::Say("word "); WORDS], vec![Step::End]].concat();
     let server = Setup::answering(Scripted::new(&script).0).start().await;

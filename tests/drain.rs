@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_running_reply_finishes_everyone_is_told_and_the_streams_end() {
+async fn a_drain_finishes_the_reply_sends_go_away_and_ends_the_streams() {
     let (responder, _) =
         Scripted::new(&[Step::Say("one "), Step::Gate, Step::Say("two"), Step::End]);
     let gate = responder.gate.clone();
@@ -168,7 +168,7 @@ async fn nobody_is_accepted_any_more_and_silent_connections_do_not_delay_the_end
 }
 
 #[tokio::test]
-async fn probes_tell_a_balancer_to_look_elsewhere() {
+async fn readyz_fails_during_a_drain() {
     let (responder, _) = Scripted::new(&[Step::Gate, Step::End]);
     let gate = responder.gate.clone();
     let mut server = Setup::answering(responder).start().await;
@@ -238,7 +238,7 @@ async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_p
 }
 
 #[tokio::test]
-async fn streams_that_are_not_open_yet_are_told_too_and_do_not_delay_the_end() {
+async fn unopened_streams_are_ended_by_a_drain_without_delay() {
     let mut server = Setup::default().start().await;
     let mut socket = Socket::open(&server, "", "duologue.v1.json").await;
     let (_requests, outgoing) = tokio::sync::mpsc::unbounded_channel::<proto::ChatRequest>();

@@ -127,7 +127,7 @@ async fn watching_is_no_activity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_accepted_just_before_the_deadline_is_answered_however_late_the_store_says_so() {
+async fn a_message_accepted_just_before_the_deadline_is_answered_even_by_a_slow_store() {
     let store = Late::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();

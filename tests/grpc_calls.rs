@@ -184,7 +184,7 @@ async fn the_clients_deadline_ends_calls_and_streams() {
 }
 
 #[tokio::test]
-async fn health_is_told_per_service_and_watched_until_the_end() {
+async fn health_is_reported_per_service_until_the_end() {
     let mut server = Setup::default().start().await;
     let channel =
         tonic::transport::Channel::from_shared(server.url("")).unwrap().connect().await.unwrap();

@@ -88,7 +88,7 @@ async fn no_token_and_no_text_is_logged_even_at_trace_level() {
 }
 
 #[tokio::test]
-async fn sessions_and_streams_are_told_when_they_begin_and_end() {
+async fn sessions_and_streams_are_logged_when_they_begin_and_end() {
     let process = Process::start(&["--simulated-reply", "{text}", "--app-env", "production"]).await;
     talk(process.port).await;
     process.signal("TERM").await;

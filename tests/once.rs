@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use crate::support::{Late, Setup, Transport, create, history};
 
 #[tokio::test]
-async fn a_retry_through_any_transport_gets_the_first_answer() {
+async fn a_retry_over_any_transport_gets_the_first_answer() {
     let server = Setup::default().start().await;
     for (first, second) in Transport::pairs() {
         let token = create(&server).await;

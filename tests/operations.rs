@@ -76,7 +76,7 @@ async fn what_happens_is_counted_through_every_transport_and_names_nobody() {
     let page = scrape(&operations).await;
     let transports = Transport::ALL.len() as f64;
     assert_eq!(value(&page, "duologue_sessions_started_total"), 1.0);
-    assert_eq!(value(&page, "duologue_sessions_live"), 1.0);
+    assert_eq!(value(&page, "duologue_sessions_active"), 1.0);
     assert_eq!(value(&page, "duologue_messages_total"), transports);
     assert_eq!(value(&page, "duologue_duplicates_total"), transports);
     assert_eq!(value(&page, r#"duologue_replies_total{status="complete"}"#), transports);
@@ -171,7 +171,7 @@ async fn the_commits_of_the_store_are_measured() {
 }
 
 #[tokio::test]
-async fn a_live_session_is_counted_as_revoked_once_whoever_revokes_it() {
+async fn a_revoked_session_is_counted_once() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite:{}", folder.path().join("duologue.db").display());
     let (gateway, operations) = start(&["--store", &store]).await;
@@ -200,7 +200,7 @@ async fn a_live_session_is_counted_as_revoked_once_whoever_revokes_it() {
 }
 
 #[tokio::test]
-async fn it_answers_while_the_gateway_drains_and_says_so() {
+async fn the_operations_port_answers_during_a_drain() {
     let (gateway, operations) = start(&["--simulated-delay", "1h"]).await;
     let ready = Rest::call(&operations, "GET", "/readyz").await;
     assert_eq!((ready.status, ready.body.as_str()), (200, r#"{"detail":"ready"}"#));
@@ -235,7 +235,7 @@ async fn nothing_else_is_there_and_nothing_of_it_on_the_public_port() {
 }
 
 #[tokio::test]
-async fn a_peer_that_asks_nothing_or_takes_no_answer_gives_its_place_back() {
+async fn a_peer_that_sends_or_reads_nothing_releases_its_permit() {
     /// Of 30 seconds; what fills the buffers of the kernel takes some, too.
     const MORE_THAN_A_DEADLINE: Duration = Duration::from_secs(300);
     let server = Setup::default().start().await;

@@ -110,7 +110,7 @@ async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
 /// A reply is committed while a message before it is still on its way: the next reply must
 /// not begin before this one has been told, however often the log cannot be read.
 #[tokio::test(start_paused = true)]
-async fn a_reply_that_overtakes_a_message_is_told_before_the_next_one_begins() {
+async fn a_reply_that_overtakes_a_message_is_published_before_the_next_one_begins() {
     for failures in [0, 1, 4] {
         let script = [Step::Say("a"), Step::Gate, Step::Say("b"), Step::End];
         let (store, responder) = (Late::new(), Scripted::new(&script).0);
@@ -182,7 +182,7 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
 
 /// Its message is in the log and told already, by way of one who read it there.
 #[tokio::test]
-async fn a_stream_is_told_that_its_message_is_accepted_before_it_is_told_the_message() {
+async fn accepted_precedes_the_message_itself() {
     let (store, responder) = (Late::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
     for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {

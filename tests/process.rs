@@ -144,7 +144,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn a_start_that_cannot_be_says_why_in_one_line() {
+async fn a_failed_start_logs_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let (code, _, log) = output(&["--addr", &addr]).await;

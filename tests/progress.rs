@@ -26,7 +26,7 @@ fn sizes(store: &Late) -> Vec<usize> {
 }
 
 /// Reads until this much of the reply was said.
-async fn until_said(attachment: &mut Subscription, size: usize) {
+async fn until_text(attachment: &mut Subscription, size: usize) {
     let mut said = 0;
     let reading = async {
         while said < size {
@@ -98,7 +98,7 @@ async fn a_reply_that_begins_late_is_kept_two_seconds_after_its_first_word_and_n
     let gateway = core(&store, Thinks).await;
     let (mut attachment, token) = watched(&gateway).await;
     gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
-    until_said(&mut attachment, 1).await;
+    until_text(&mut attachment, 1).await;
     let spoke = Instant::now();
     next_reply(&mut attachment).await;
     let first = store.noted.lock().unwrap().first().map(|note| note.0 - spoke);
@@ -115,7 +115,7 @@ async fn a_store_that_is_slow_to_keep_progress_does_not_hold_up_the_reply() {
     let gateway = core(&store, responder).await;
     let (mut attachment, token) = watched(&gateway).await;
     gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
-    until_said(&mut attachment, 3 * SIZE).await;
+    until_text(&mut attachment, 3 * SIZE).await;
     store.holds(1).await;
     assert_eq!(sizes(&store).len(), 1, "one at a time");
 

@@ -8,7 +8,12 @@
 mod support;
 
 mod administration;
+mod administration_backup;
+mod administration_revoke;
+mod administration_transfer;
 mod bot;
+mod bot_connection;
+mod bot_limits;
 mod bounded;
 mod clock_jumps;
 mod crash;
@@ -35,15 +40,19 @@ mod silence;
 mod stop;
 mod store_contract;
 mod store_failures;
+mod store_limits;
 mod store_migration;
 mod structure;
 mod tls;
 mod turns_in_flight;
 mod unread;
 mod upstream;
+mod upstream_choice;
 mod upstream_failures;
 mod upstream_http2;
 mod upstream_process;
+mod upstream_prompt;
+mod upstream_stream;
 mod upstream_timeouts;
 mod websocket;
 

@@ -113,7 +113,7 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
 /// Whoever attaches while a responder is asked, or before it says a word, is told once
 /// that the reply has begun, and of a context that turns out too long once more.
 #[tokio::test]
-async fn a_trimmed_context_is_told_before_the_first_delta_and_to_those_who_come_later() {
+async fn a_trimmed_context_is_announced_before_the_first_delta_and_to_late_subscribers() {
     let script = [Step::Gate, Step::Trim, Step::Gate, Step::Say("x"), Step::Gate, Step::End];
     for (early, late) in Transport::pairs() {
         let (responder, _) = Scripted::new(&script);
@@ -139,7 +139,7 @@ async fn a_trimmed_context_is_told_before_the_first_delta_and_to_those_who_come_
 }
 
 #[tokio::test]
-async fn a_stopped_reply_says_what_it_cost_as_an_estimate() {
+async fn a_stopped_reply_has_estimated_usage() {
     let (responder, _) = Scripted::new(&[Step::Say("12345678"), Step::Hang]);
     let server = Setup::answering(responder).start().await;
     for transport in Transport::ALL {

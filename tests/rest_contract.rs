@@ -52,7 +52,7 @@ async fn fixed_answers_are_the_same_to_the_byte() {
 }
 
 #[tokio::test]
-async fn wrong_methods_are_told_the_right_ones() {
+async fn wrong_methods_get_the_allowed_ones() {
     let server = Setup::default().start().await;
     for (method, path, allow) in [
         ("POST", "/test", "GET,HEAD"),

@@ -105,7 +105,7 @@ async fn a_reply_that_was_left_in_the_middle_is_completed_on_the_other_protocol(
 }
 
 #[tokio::test]
-async fn positions_that_cannot_be_honoured_are_told_so_and_the_stream_starts_at_the_head() {
+async fn positions_that_cannot_be_honored_give_recovered_false_and_start_at_the_head() {
     let server = Setup::default().start().await;
     let unknown = Some("another".to_owned());
     let cases = Transport::ALL
@@ -212,7 +212,7 @@ async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
 /// A message is durable, and whoever reads the log has seen it: one who comes from there
 /// must not be told to throw away what is there.
 #[tokio::test]
-async fn a_position_at_a_message_that_is_durable_and_not_told_yet_is_honoured() {
+async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
     let store = Late::new();
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let (mut first, token) = watched(&gateway).await;

@@ -63,7 +63,7 @@ async fn half_a_request_and_no_request_at_all_are_ended() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_asks_nothing_more_is_ended() {
+async fn an_idle_kept_connection_is_closed() {
     let server = impatient().await;
     let mut stream = TcpStream::connect(server.addr).await.unwrap();
     stream.write_all(b"GET /test HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();

@@ -67,7 +67,7 @@ async fn a_stop_ends_one_reply_and_the_next_turn_runs() {
 }
 
 #[tokio::test]
-async fn stopping_where_nothing_runs_does_nothing_and_says_so() {
+async fn a_stop_without_a_reply_returns_false() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     let answer = Rest::call(&server, "POST", &format!("/stop?token={token}")).await;
@@ -92,7 +92,7 @@ async fn stopping_where_nothing_runs_does_nothing_and_says_so() {
 
 /// Its text is whole, and it is on its way into the log.
 #[tokio::test]
-async fn a_stop_that_comes_too_late_says_so_and_does_not_hit_the_next_turn() {
+async fn a_late_stop_returns_false_and_does_not_stop_the_next_turn() {
     let store = Late::new();
     let (responder, _) = Scripted::new(&[Step::Gate, Step::Say("whole"), Step::End]);
     let gate = responder.gate.clone();

@@ -4,29 +4,30 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        AppendLimits, Appended, Caller, Checkpoint, Epoch, ErrorKind, Failure, Head, MessageId,
-        Name, NewEntry, NewSession, Page, Result, Session, SessionId, Status, Store, Swept,
-        Timestamp, Token, Usage,
+        AppendLimits, Appended, Checkpoint, Epoch, ErrorKind, Failure, Head, MessageId, Name,
+        NewEntry, NewSession, Page, Result, Session, SessionId, Status, Store, Swept, Timestamp,
+        Token, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
 use futures_util::future::join_all;
 
-const NOW: Timestamp = Timestamp::from_millis(1_000_000);
-const ALL: Page = Page { after: Some(0), until: u32::MAX, limit: u32::MAX, max_size: usize::MAX };
+pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+pub(crate) const ALL: Page =
+    Page { after: Some(0), until: u32::MAX, limit: u32::MAX, max_size: usize::MAX };
 
-fn later(seconds: u64) -> Timestamp {
+pub(crate) fn later(seconds: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(seconds))
 }
 
-fn stores() -> Vec<Arc<dyn Store>> {
+pub(crate) fn stores() -> Vec<Arc<dyn Store>> {
     let (_, path) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
     std::fs::remove_file(&path).unwrap();
     let sqlite = SqliteStore::open(&path, Durability::Full).unwrap();
     vec![Arc::new(MemoryStore::new(1000, 1 << 20)), Arc::new(sqlite)]
 }
 
-fn terms() -> AppendLimits {
+pub(crate) fn terms() -> AppendLimits {
     AppendLimits {
         now: NOW,
         expires_at: later(100),
@@ -35,7 +36,7 @@ fn terms() -> AppendLimits {
     }
 }
 
-fn new_session() -> (NewSession, Token) {
+pub(crate) fn new_session() -> (NewSession, Token) {
     let token = Token::generate();
     let session = Session {
         id: SessionId::generate(),
@@ -48,13 +49,13 @@ fn new_session() -> (NewSession, Token) {
     (NewSession { session, token: token.hash() }, token)
 }
 
-async fn created(store: &dyn Store) -> (Session, Token) {
+pub(crate) async fn created(store: &dyn Store) -> (Session, Token) {
     let (new, token) = new_session();
     store.create(new.clone()).await.unwrap();
     (new.session, token)
 }
 
-fn user(text: &str, key: Option<&str>) -> NewEntry {
+pub(crate) fn user(text: &str, key: Option<&str>) -> NewEntry {
     NewEntry::User {
         id: MessageId::generate(),
         text: text.into(),
@@ -62,7 +63,7 @@ fn user(text: &str, key: Option<&str>) -> NewEntry {
     }
 }
 
-fn reply(to: &Appended) -> NewEntry {
+pub(crate) fn reply(to: &Appended) -> NewEntry {
     NewEntry::Reply {
         id: MessageId::generate(),
         text: "reply".into(),
@@ -73,7 +74,7 @@ fn reply(to: &Appended) -> NewEntry {
     }
 }
 
-fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
+pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
@@ -391,166 +392,4 @@ async fn a_reply_to_nothing_is_a_fault() {
         let asked = store.append(one.id, user("x", None), terms()).await.unwrap();
         assert_eq!(kind(store.append(other.id, reply(&asked), terms()).await), ErrorKind::Internal);
     }
-}
-
-#[tokio::test]
-async fn a_store_keeps_no_more_sessions_than_it_may_and_has_room_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("duologue.db");
-    let sqlite = || SqliteStore::open(&path, Durability::Full).unwrap().with_room(3);
-    let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new(3, 1 << 20)), Arc::new(sqlite())];
-    for store in stores {
-        let mut kept = Vec::new();
-        for _ in 0..3 {
-            kept.push(created(&*store).await.0);
-        }
-        let refused = store.create(new_session().0).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Overloaded);
-        assert!(refused.wait().is_some(), "there may be room later");
-        store.revoke(kept[0].id, NOW).await.unwrap();
-        created(&*store).await;
-        assert_eq!(kind(store.create(new_session().0).await), ErrorKind::Overloaded);
-        assert_eq!(store.sweep(later(60), 10).await.unwrap().sessions.len(), 3);
-        created(&*store).await;
-        store.close().await.unwrap();
-    }
-    // The count is as durable as what is counted.
-    let again = sqlite();
-    created(&again).await;
-    created(&again).await;
-    assert_eq!(kind(again.create(new_session().0).await), ErrorKind::Overloaded);
-}
-
-#[tokio::test]
-async fn what_expired_gives_its_space_back() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("duologue.db");
-    let store = SqliteStore::open(&path, Durability::Full).unwrap();
-    let pages = || {
-        let file = rusqlite::Connection::open(&path).unwrap();
-        file.query_row("PRAGMA page_count", [], |row| row.get::<_, u32>(0)).unwrap()
-    };
-    let empty = pages();
-    for _ in 0..20 {
-        let (session, _) = created(&store).await;
-        for text in ["x".repeat(50_000), "y".repeat(50_000)] {
-            store.append(session.id, user(&text, None), terms()).await.unwrap();
-        }
-    }
-    let full = pages();
-    assert!(full > empty + 400, "{empty} pages became {full}");
-    // Step by step, since others wait for each step.
-    for step in 0.. {
-        store.sweep(later(200), 1000).await.unwrap();
-        if pages() == empty {
-            break;
-        }
-        assert!(step < 10_000, "{} of {full} pages are still there", pages());
-    }
-}
-
-#[tokio::test]
-async fn a_log_that_takes_several_steps_to_delete_is_deleted() {
-    for store in stores() {
-        let (session, _) = created(&*store).await;
-        let wide = AppendLimits { max_queued_turns: 1000, max_session_messages: 10_000, ..terms() };
-        for number in 0..300 {
-            store.append(session.id, user(&format!("{number}"), None), wide).await.unwrap();
-        }
-        let mut swept = Vec::new();
-        loop {
-            let step = store.sweep(later(200), 10).await.unwrap();
-            swept.extend(step.sessions);
-            if !step.more {
-                break;
-            }
-        }
-        assert_eq!(swept, [session.id]);
-        assert_eq!(kind(store.read(session.id, NOW, ALL).await), ErrorKind::SessionExpired);
-        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
-    }
-}
-
-#[tokio::test]
-async fn a_store_without_room_says_so_and_has_room_again_after_a_sweep() {
-    let store = MemoryStore::new(1, 1000);
-    let (session, _) = created(&store).await;
-    assert_eq!(kind(store.create(new_session().0).await), ErrorKind::Overloaded);
-    assert_eq!(
-        kind(store.append(session.id, user(&"x".repeat(1000), None), terms()).await),
-        ErrorKind::StoreFull
-    );
-    let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
-    let long = NewEntry::Reply {
-        id: MessageId::generate(),
-        text: "y".repeat(2000).into(),
-        in_reply_to: asked.message.id,
-        status: Status::Complete,
-        finish_reason: None,
-        usage: None,
-    };
-    store.append(session.id, long, terms()).await.unwrap();
-    assert_eq!(
-        kind(store.append(session.id, user("x", None), terms()).await),
-        ErrorKind::StoreFull
-    );
-    assert_eq!(store.sweep(later(200), 10).await.unwrap().sessions, [session.id]);
-    let (session, _) = created(&store).await;
-    store.append(session.id, user("x", None), terms()).await.unwrap();
-}
-
-/// What a process left unanswered, the next one answers.
-#[tokio::test]
-async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
-    use duologue::{
-        responder::Simulated,
-        session::{Event, Gateway, Position, Settings},
-    };
-
-    for store in stores() {
-        let (mut new, token) = new_session();
-        let now = Timestamp::of_wall_clock();
-        new.session.expires_at = now.plus(Duration::from_secs(60));
-        new.session.ends_at = new.session.expires_at;
-        let (id, epoch) = (new.session.id, new.session.epoch.clone());
-        store.create(new).await.unwrap();
-        for text in ["one", "two"] {
-            store.append(id, user(text, None), AppendLimits { now, ..terms() }).await.unwrap();
-        }
-        let responder = Arc::new(Simulated::new("{text}!", Duration::ZERO));
-        let gateway =
-            Gateway::start(Settings::default(), Arc::clone(&store), responder).await.unwrap();
-        let start = Position { epoch, seq: 0 };
-        let (mut attachment, _) =
-            gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
-        let (mut texts, mut attempts) = (Vec::new(), Vec::new());
-        while texts.len() < 4 {
-            match attachment.next().await.unwrap() {
-                Event::Message(message) => texts.push(message.text.to_string()),
-                Event::ReplyStarted(started) => attempts.push(started.attempt),
-                Event::Delta { .. } | Event::GoAway(_) => {}
-            }
-        }
-        assert_eq!(texts, ["one", "two", "one!", "two!"]);
-        assert!(attempts.iter().all(|attempt| *attempt == 2), "{attempts:?}");
-    }
-}
-
-/// Another process can hold the write lock for as long as it likes: a sweep that finds nothing to
-/// delete does not ask for it.
-#[tokio::test]
-async fn an_idle_sweep_writes_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("duologue.db");
-    let store = SqliteStore::open(&path, Durability::Full).unwrap();
-    created(&store).await;
-    store.sweep(NOW, 10).await.unwrap();
-    let other = rusqlite::Connection::open(&path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let swept = crate::support::soon("the sweep", store.sweep(NOW, 10)).await.unwrap();
-    assert_eq!(swept, Swept::default());
-    let mut due = Box::pin(store.sweep(later(100), 10));
-    assert!(futures_util::poll!(&mut due).is_pending());
-    other.execute_batch("COMMIT").unwrap();
-    assert_eq!(due.await.unwrap().sessions.len(), 1);
 }

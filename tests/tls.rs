@@ -154,7 +154,7 @@ async fn without_a_certificate_sighup_ends_nothing() {
 }
 
 #[tokio::test]
-async fn who_speaks_plain_http_to_it_is_told_so() {
+async fn plain_http_to_the_tls_port_gets_an_explanation() {
     let (authority, folder) = (Authority::new(), tempfile::tempdir().unwrap());
     authority.issue(folder.path());
     let gateway = start(folder.path()).await;

@@ -94,7 +94,7 @@ async fn a_turn_is_run_again_after_a_death_and_interrupted_after_the_second() {
 }
 
 #[tokio::test]
-async fn what_was_seen_is_kept_when_the_second_attempt_dies_before_it_says_as_much() {
+async fn the_partial_text_survives_a_second_attempt_that_dies_earlier() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("duologue.db");
     let process = start(&path, "5ms").await;

@@ -1,15 +1,12 @@
 //! What a model's server says, in whichever bytes, and what becomes of it.
 
 use duologue::responder::openai::UpstreamSettings;
-use secrecy::SecretString;
 use serde_json::json;
 
 use crate::support::{
     Attached, Event, Rest, Running, Setup, Transport, create,
     proto::{self, MessageStatus},
-    upstream::{
-        self, CHUNKED, DONE, HEAD, Upstream, answer, delta, finish, refusal, responder, usage,
-    },
+    upstream::{DONE, HEAD, Upstream, delta, finish, refusal, responder, usage},
 };
 
 /// A gateway before one upstream, and somebody who talks to it.
@@ -28,7 +25,10 @@ impl Talk {
         Self::through(Transport::Json, change).await
     }
 
-    async fn through(transport: Transport, change: impl FnOnce(&mut UpstreamSettings)) -> Self {
+    pub(crate) async fn through(
+        transport: Transport,
+        change: impl FnOnce(&mut UpstreamSettings),
+    ) -> Self {
         let upstream = Upstream::start().await;
         let mut settings = upstream.settings("one");
         settings.defaults.retries = 0;
@@ -52,11 +52,11 @@ pub fn failure(reply: &proto::Message) -> &str {
 }
 
 /// How most answers begin.
-const ROLE: &str =
+pub(crate) const ROLE: &str =
     "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":null}}]}\n\n";
 
 /// The text `a` in another place than `delta.content`.
-fn in_place(name: &str) -> String {
+pub(crate) fn in_place(name: &str) -> String {
     let choice = match name {
         "text" => json!({"index": 0, "text": "a"}),
         name => json!({"index": 0, "delta": {}, name: {"role": "assistant", "content": "a"}}),
@@ -65,7 +65,7 @@ fn in_place(name: &str) -> String {
 }
 
 /// Every ending, as (what the upstream writes, status, failure, text, finish_reason).
-fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static str)> {
+pub(crate) fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static str)> {
     use MessageStatus::{Complete, Failed};
     let error = "data: {\"error\":{\"message\":\"secret words\",\"type\":\"server_error\",\"code\":null}}\n\n";
     let a = delta("a");
@@ -342,7 +342,7 @@ fn endings() -> Vec<(String, MessageStatus, &'static str, &'static str, &'static
 }
 
 #[tokio::test]
-async fn every_ending_is_told_as_what_it_is_and_nothing_of_the_upstream_with_it() {
+async fn every_ending_has_its_status_and_reveals_nothing_of_the_upstream() {
     for transport in Transport::ALL {
         let mut talk = Talk::through(transport, |_| {}).await;
         for (bytes, status, code, text, reason) in endings() {
@@ -365,7 +365,7 @@ async fn every_ending_is_told_as_what_it_is_and_nothing_of_the_upstream_with_it(
 }
 
 #[tokio::test]
-async fn the_log_of_rest_says_why_a_reply_failed_and_what_it_cost() {
+async fn rest_shows_the_failure_and_the_usage_of_a_reply() {
     let mut talk = Talk::start().await;
     let token = create(&talk.server).await;
     talk.client = Transport::Json.open(&talk.server, &token, None).await;
@@ -380,351 +380,10 @@ async fn the_log_of_rest_says_why_a_reply_failed_and_what_it_cost() {
     assert_eq!((&reply["status"], &reply["msg"]), (&json!("failed"), &json!("so far")));
 }
 
-#[tokio::test]
-async fn text_is_the_same_wherever_its_bytes_are_cut_and_however_lines_end() {
-    let text = "é日🦀\n\"x\"";
-    for end in ["\n", "\r\n", "\r"] {
-        let data = answer(text).replace('\n', end);
-        let body = format!(": hello{end}{end}{data}");
-        let mut talk = Talk::start().await;
-        for at in 0..=body.len() {
-            talk.client.say("Hi", None).await.unwrap();
-            let mut asked = talk.upstream.asked().await;
-            let (one, two) = body.as_bytes().split_at(at);
-            asked.write(HEAD).await;
-            asked.write(one).await;
-            // Let the first part travel by itself.
-            for _ in 0..10 {
-                tokio::task::yield_now().await;
-            }
-            asked.write(two).await;
-            drop(asked);
-            let reply = talk.client.reply().await.1;
-            assert_eq!((reply.text.as_str(), failure(&reply)), (text, ""), "{end:?} cut at {at}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_the_standard_of_events_allows_is_understood() {
-    let mut talk = Talk::start().await;
-    let no_space = answer("a").replace("data: ", "data:");
-    let multi_line = "data: {\"choices\":[{\"delta\":\ndata: {\"content\":\"a\"},\ndata: \"finish_reason\":\"stop\"}]}\n\n";
-    let other_fields = format!("id: 1\nretry: 5\nevent: message\n{}", answer("a"));
-    for body in [no_space, multi_line.into(), other_fields] {
-        let reply = talk.hear(format!("{HEAD}{body}")).await;
-        assert_eq!((reply.text.as_str(), failure(&reply)), ("a", ""), "{body}");
-    }
-}
-
-#[tokio::test]
-async fn what_a_model_thinks_is_no_part_of_its_answer() {
-    let mut talk = Talk::start().await;
-    for name in ["reasoning_content", "reasoning"] {
-        let thought = json!({"choices": [{"delta": {name: "Hm, let me think"}}]});
-        let reply = talk.hear(format!("{HEAD}data: {thought}\n\n{}", answer("a"))).await;
-        assert_eq!((reply.text.as_str(), failure(&reply)), ("a", ""));
-    }
-}
-
-#[tokio::test]
-async fn usage_is_exact_where_the_upstream_says_it() {
-    let mut talk = Talk::start().await;
-    for told in [
-        format!("{}{}{DONE}", finish("stop"), usage(31, 7)),
-        // In the last piece, or in each, growing.
-        format!("{}{}{}{DONE}", usage(31, 1), finish("stop"), usage(31, 7)),
-    ] {
-        let reply = talk.hear(format!("{HEAD}{}{told}", delta("a"))).await;
-        let exact = proto::Usage { input_tokens: 31, output_tokens: 7, estimated: false };
-        assert_eq!(reply.usage, Some(exact));
-    }
-}
-
-#[tokio::test]
-async fn a_line_that_never_ends_is_cut_off() {
-    let mut talk = Talk::start().await;
-    talk.client.say("Hi", None).await.unwrap();
-    let mut asked = talk.upstream.asked().await;
-    asked.write(format!("{HEAD}{}data: ", delta("a"))).await;
-    let reply = tokio::select! {
-        (_, reply) = talk.client.reply() => reply,
-        () = asked.flood(&[b'x'; 1 << 16]) => unreachable!("it floods for ever"),
-    };
-    assert_eq!((reply.text.as_str(), failure(&reply)), ("a", "upstream_protocol"));
-    asked.let_go().await;
-}
-
-#[tokio::test]
-async fn a_reset_at_any_moment_ends_the_reply() {
-    let mut talk = Talk::start().await;
-    for (bytes, code, text) in [
-        (String::new(), "upstream_unavailable", ""),
-        ("HTTP/1.1 200 OK\r\ncontent-ty".into(), "upstream_unavailable", ""),
-        (CHUNKED.into(), "upstream_truncated", ""),
-        (format!("{CHUNKED}3\r\n: x"), "upstream_truncated", ""),
-    ] {
-        talk.client.say("Hi", None).await.unwrap();
-        let mut asked = talk.upstream.asked().await;
-        asked.write(&bytes).await;
-        asked.reset();
-        let reply = talk.client.reply().await.1;
-        assert_eq!((failure(&reply), reply.text.as_str()), (code, text), "{bytes}");
-    }
-    // After text, once it has been seen: a reset may overtake what was sent before.
-    let (more, end) = (delta("a"), finish("stop"));
-    for (chunk, code) in [
-        (more.clone(), "upstream_truncated"),
-        (format!("{more}{end}"), ""),
-        (format!("{end}{more}"), "upstream_truncated"),
-    ] {
-        talk.client.say("Hi", None).await.unwrap();
-        let mut asked = talk.upstream.asked().await;
-        asked.write(CHUNKED).await;
-        asked.chunk(&chunk).await;
-        assert_eq!(talk.client.delta().await.text, "a");
-        asked.reset();
-        let reply = talk.client.reply().await.1;
-        assert_eq!((failure(&reply), reply.text.as_str()), (code, "a"));
-    }
-}
-
-#[tokio::test]
-async fn a_missing_reason_is_accepted_where_the_operator_says_so() {
-    let accept = |one: &mut UpstreamSettings| one.defaults.accept_missing_finish_reason = true;
-    for (body, code) in [
-        (format!("{}{DONE}", delta("a")), ""),
-        (delta("a"), "upstream_truncated"),
-        (DONE.into(), "upstream_truncated"),
-    ] {
-        let reply = Talk::with(accept).await.hear(format!("{HEAD}{body}")).await;
-        assert_eq!((failure(&reply), reply.finish_reason.as_deref()), (code, None), "{body}");
-    }
-}
-
-#[tokio::test]
-async fn a_request_is_what_was_configured_and_carries_nothing_of_the_session() {
-    let mut talk = Talk::with(|one| {
-        one.api_key = Some(SecretString::from("sk-canary"));
-        one.model = Some("large".into());
-        one.defaults.temperature = Some(0.3);
-        one.defaults.max_tokens = Some(99);
-        one.headers.insert("x-title", "Chat".parse().unwrap());
-        one.body.insert("top_p".into(), json!(0.5));
-        one.body.insert("stream_options".into(), json!(null));
-    })
-    .await;
-    talk.client.say("Hi", Some("m1")).await.unwrap();
-    let asked = talk.upstream.asked().await;
-    assert_eq!(asked.line, "POST /v1/chat/completions HTTP/1.1");
-    let body = json!({
-        "messages": [{"role": "user", "content": "Hi"}],
-        "model": "large", "stream": true, "temperature": 0.3, "max_tokens": 99, "top_p": 0.5,
-    });
-    assert_eq!(asked.body, body);
-    assert_eq!(asked.headers["authorization"], "Bearer sk-canary");
-    let mut names: Vec<_> = asked.headers.keys().map(String::as_str).collect();
-    names.sort_unstable();
-    let expected = [
-        "accept",
-        "accept-encoding",
-        "authorization",
-        "content-length",
-        "content-type",
-        "host",
-        "user-agent",
-        "x-title",
-    ];
-    assert_eq!(names, expected);
-}
-
-#[tokio::test]
-async fn a_connection_is_used_again() {
-    let mut talk = Talk::start().await;
-    let body = answer("a");
-    let whole = format!("{CHUNKED}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
-    let (again, mut requests) = tokio::sync::mpsc::unbounded_channel();
-    talk.client.say("Hi", None).await.unwrap();
-    let asked = talk.upstream.asked().await;
-    tokio::spawn(asked.serve(whole, again));
-    assert_eq!(talk.client.reply().await.1.text, "a");
-    talk.client.say("Hi", None).await.unwrap();
-    assert_eq!(talk.client.reply().await.1.text, "a");
-    assert!(requests.recv().await.is_some() && talk.upstream.is_idle());
-}
-
-#[tokio::test]
-async fn the_model_reads_the_conversation_and_no_empty_reply() {
-    let mut talk = Talk::start().await;
-    talk.client.say("one", None).await.unwrap();
-    talk.upstream.asked().await.answer(&format!("{HEAD}{}", answer("eins"))).await;
-    talk.client.reply().await;
-    // It fails without a text: left out. It fails within the text: told.
-    for (question, said) in [("two", ""), ("three", "drei, a")] {
-        talk.client.say(question, None).await.unwrap();
-        let body = if said.is_empty() { ROLE.into() } else { delta(said) };
-        talk.upstream.asked().await.answer(&format!("{HEAD}{body}")).await;
-        assert_eq!(talk.client.reply().await.1.status(), MessageStatus::Failed);
-    }
-    talk.client.say("four", None).await.unwrap();
-    let asked = talk.upstream.asked().await;
-    assert_eq!(
-        asked.conversation().join(" | "),
-        "user: one | assistant: eins | user: three | assistant: drei, a | user: four"
-    );
-}
-
-#[tokio::test]
-async fn messages_that_waited_are_told_with_the_replies_to_those_before_them() {
-    let mut talk = Talk::start().await;
-    for text in ["one", "two", "three"] {
-        talk.client.say(text, None).await.unwrap();
-    }
-    for (reply, told) in [
-        ("eins", "user: one"),
-        ("zwei", "user: one | assistant: eins | user: two"),
-        ("drei", "user: one | assistant: eins | user: two | assistant: zwei | user: three"),
-    ] {
-        let asked = talk.upstream.asked().await;
-        assert_eq!(asked.conversation().join(" | "), told);
-        asked.answer(&format!("{HEAD}{}", answer(reply))).await;
-        assert_eq!(talk.client.reply().await.1.text, reply);
-    }
-}
-
-#[tokio::test]
-async fn a_long_conversation_is_trimmed_and_that_is_told() {
-    let mut upstream = Upstream::start().await;
-    let responder = upstream::responder_with(vec![upstream.settings("one")], |settings| {
-        settings.system_prompt = Some("Talk to {name}.".into());
-        settings.context_tokens = 60;
-    });
-    let server = Setup::answering(responder).start().await;
-    let mut client = Transport::Grpc.open(&server, &create(&server).await, None).await;
-    let mut told = Vec::new();
-    for n in 0..4 {
-        client.say(&format!("question {n}"), None).await.unwrap();
-        let asked = upstream.asked().await;
-        told.push(asked.conversation().join(" "));
-        asked.answer(&format!("{HEAD}{}", answer(&format!("answer {n}")))).await;
-        let (events, _) = client.reply().await;
-        assert_eq!(trimmed(&events), [n == 3], "{n}");
-    }
-    assert_eq!(told[0], "system: Talk to Ada. user: question 0");
-    assert_eq!(
-        told[3],
-        "system: Talk to Ada. user: question 1 assistant: answer 1 user: question 2 \
-         assistant: answer 2 user: question 3"
-    );
-}
-
-/// The reply alone is larger than what the responder wants to see.
-#[tokio::test]
-async fn a_conversation_that_is_left_out_as_a_whole_is_told_as_trimmed() {
-    let mut upstream = Upstream::start().await;
-    let responder = upstream::responder_with(vec![upstream.settings("one")], |settings| {
-        settings.context_tokens = 60;
-    });
-    let server = Setup::answering(responder).start().await;
-    let mut client = Transport::Json.open(&server, &create(&server).await, None).await;
-    for (n, reply) in ["long ".repeat(99), "short".into()].into_iter().enumerate() {
-        client.say("Hi", None).await.unwrap();
-        let asked = upstream.asked().await;
-        assert_eq!(asked.conversation(), ["user: Hi"]);
-        asked.answer(&format!("{HEAD}{}", answer(&reply))).await;
-        assert_eq!(trimmed(&client.reply().await.0), [n > 0]);
-    }
-}
-
-fn trimmed(events: &[Event]) -> Vec<bool> {
+pub(crate) fn trimmed(events: &[Event]) -> Vec<bool> {
     let started = events.iter().filter_map(|event| match event {
         Event::ReplyStarted(started) => Some(started.context_trimmed),
         _ => None,
     });
     started.collect()
-}
-
-#[tokio::test]
-async fn a_context_that_the_upstream_refuses_is_trimmed_once_more_and_tried_once() {
-    let refused = "{\"error\":{\"code\":400,\"message\":\"request (99 tokens) exceeds the available context size (9 tokens)\",\"type\":\"exceed_context_size_error\"}}";
-    let refused = refusal("400 Bad Request", "", refused);
-    // An empty answer may mean the same.
-    for refused in [refused, HEAD.to_owned()] {
-        let mut talk = Talk::start().await;
-        for text in ["one", "two"] {
-            talk.client.say(text, None).await.unwrap();
-            talk.upstream.asked().await.answer(&format!("{HEAD}{}", answer("a"))).await;
-            talk.client.reply().await;
-        }
-        talk.client.say("three", None).await.unwrap();
-        let asked = talk.upstream.asked().await;
-        assert_eq!(asked.conversation().len(), 5);
-        asked.answer(&refused).await;
-        let asked = talk.upstream.asked().await;
-        assert_eq!(asked.conversation(), ["user: two", "assistant: a", "user: three"]);
-        asked.answer(&format!("{HEAD}{}", answer("b"))).await;
-        let (events, reply) = talk.client.reply().await;
-        assert_eq!((reply.text.as_str(), trimmed(&events)), ("b", vec![false, true]), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn a_message_that_fits_no_context_fails() {
-    let refused = "{\"error\":{\"code\":\"context_length_exceeded\"}}";
-    let refused = refusal("400 Bad Request", "", refused);
-    let mut talk = Talk::start().await;
-    talk.hear(format!("{HEAD}{}", answer("a"))).await;
-    talk.client.say("three", None).await.unwrap();
-    for _ in 0..2 {
-        talk.upstream.asked().await.answer(&refused).await;
-    }
-    let reply = talk.client.reply().await.1;
-    assert_eq!(failure(&reply), "context_too_long");
-    assert!(talk.upstream.is_idle());
-}
-
-#[tokio::test]
-async fn a_query_in_the_base_url_is_sent_with_every_request() {
-    let upstream = Upstream::start().await;
-    let url = format!("http://{}/openai/deployments/d?api-version=2024-06-01", upstream.addr);
-    let endpoint = duologue::responder::openai::Endpoint::parse(&url).unwrap();
-    let server =
-        Setup::answering(responder(vec![UpstreamSettings::new("azure", endpoint)])).start().await;
-    let client = Transport::Json.open(&server, &create(&server).await, None).await;
-    let mut talk = Talk { upstream, server, client };
-    talk.client.say("Hi", None).await.unwrap();
-    let asked = talk.upstream.asked().await;
-    let line = "POST /openai/deployments/d/chat/completions?api-version=2024-06-01 HTTP/1.1";
-    assert_eq!(asked.line, line);
-}
-
-#[tokio::test]
-async fn a_model_that_requires_max_completion_tokens_gets_it() {
-    let with_limit = |settings: &mut UpstreamSettings| settings.defaults.max_tokens = Some(7);
-    // Known by its name.
-    let mut talk = Talk::with(|settings| {
-        with_limit(settings);
-        settings.model = Some("openai/gpt-5-mini".into());
-    })
-    .await;
-    talk.client.say("Hi", None).await.unwrap();
-    let body = talk.upstream.asked().await.body;
-    assert_eq!((body["max_completion_tokens"].as_u64(), body.get("max_tokens")), (Some(7), None));
-
-    // Learned from its refusal, once.
-    let mut talk = Talk::with(with_limit).await;
-    talk.client.say("Hi", None).await.unwrap();
-    let asked = talk.upstream.asked().await;
-    assert_eq!(asked.body["max_tokens"], 7);
-    let error = json!({"error": {
-        "message": "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
-        "type": "invalid_request_error", "param": "max_tokens", "code": "unsupported_parameter",
-    }});
-    asked.answer(&refusal("400 Bad Request", "", &error.to_string())).await;
-    let asked = talk.upstream.asked().await;
-    assert_eq!(asked.body["max_completion_tokens"], 7);
-    asked.answer(&format!("{HEAD}{}", answer("a"))).await;
-    assert_eq!(talk.client.reply().await.1.text, "a");
-    talk.client.say("Again", None).await.unwrap();
-    assert_eq!(talk.upstream.asked().await.body["max_completion_tokens"], 7);
 }

@@ -178,7 +178,7 @@ async fn a_request_that_was_refused_before_it_was_looked_at_is_made_again_at_onc
 }
 
 #[tokio::test]
-async fn a_server_whose_authority_is_unknown_is_told_nothing() {
+async fn a_server_with_an_untrusted_certificate_gets_no_request() {
     let Talk { mut upstream, mut client, _server } = talk(false).await;
     client.say("one", None).await.unwrap();
     assert_eq!(failure(&client.reply().await.1), "upstream_unavailable");

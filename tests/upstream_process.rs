@@ -23,7 +23,7 @@ async fn check(flags: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[tokio::test]
-async fn check_upstream_tells_how_an_upstream_behaves() {
+async fn check_upstream_reports_the_behavior_of_an_upstream() {
     for (answers, code, found) in [
         (
             format!("{HEAD}{}", answer("one two")),

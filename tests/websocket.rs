@@ -143,7 +143,7 @@ async fn a_plain_connection_without_a_valid_token_is_refused_before_the_upgrade(
 }
 
 #[tokio::test]
-async fn a_structured_connection_is_told_in_a_frame_why_it_may_not_stay() {
+async fn a_structured_connection_gets_an_error_frame_before_the_close() {
     let server = Setup::default().start().await;
     for query in ["?token=nonsense", "?token=e3b0c442-98fc-4c14-9afb-f4c8996fb924"] {
         let mut socket = Socket::open(&server, query, JSON).await;
@@ -264,7 +264,7 @@ async fn frames_beyond_the_limit_close_1009_with_a_close_frame_really_sent() {
 }
 
 #[tokio::test]
-async fn a_bad_frame_is_told_and_the_stream_goes_on() {
+async fn a_bad_frame_is_answered_with_an_error_and_the_stream_continues() {
     let mut setup = Setup::default();
     setup.session.max_message_size = 1000;
     let server = setup.start().await;

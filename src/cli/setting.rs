@@ -4,12 +4,10 @@
 
 use super::values::Values;
 
-/// One setting.
 pub(super) struct Setting {
     /// Long flag without its hyphens. The key of the configuration file is the same with
     /// underscores.
     pub(super) name: &'static str,
-    /// Environment variable.
     pub(super) variable: &'static str,
     /// Where the value is kept, and how it is read and shown.
     pub(super) field: Field,
@@ -33,7 +31,6 @@ pub(super) struct Setting {
 pub(super) struct Field {
     /// Stands for the value in the help text.
     pub(super) value_name: &'static str,
-    /// Reads a value.
     pub(super) set: fn(&mut Values, &str) -> Result<(), String>,
     /// Writes the value so that it can be read again. `None` if it is not set. A secret is
     /// replaced by `HIDDEN`.

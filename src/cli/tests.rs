@@ -78,7 +78,7 @@ fn a_flag_takes_precedence_over_a_variable_and_this_over_the_file() {
 }
 
 #[test]
-fn a_wrong_value_is_told_with_its_place() {
+fn a_wrong_value_is_reported_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("duologue.toml");
     fs::write(&path, "\nsession_ttl = \"soon\"\n").unwrap();
@@ -126,7 +126,7 @@ fn the_effective_configuration_lists_every_setting_and_is_an_env_file() -> Resul
 }
 
 #[test]
-fn wrong_values_and_contradictions_are_told_in_one_line() {
+fn wrong_values_and_contradictions_are_reported_in_one_line() {
     for flags in [
         ["--session-ttl", "soon"],
         ["--session-ttl", "48h"],
@@ -187,7 +187,7 @@ fn one_upstream_fits_into_flags() {
 }
 
 #[test]
-fn wrong_upstreams_are_told_in_one_line() {
+fn wrong_upstreams_are_reported_in_one_line() {
     let with = |more: &[&'static str]| [&UPSTREAM[..], more].concat();
     for (flags, told) in [
         (vec!["--responder", "openai"], "--openai-base-url is missing"),

@@ -11,7 +11,6 @@ use std::{
 
 use bytesize::ByteSize;
 
-/// A kind of value.
 pub(super) trait ValueKind {
     /// The type that the program works with.
     type Value;
@@ -111,7 +110,6 @@ impl ValueKind for Switch {
     }
 }
 
-/// Any text.
 pub(super) struct Text;
 
 impl ValueKind for Text {

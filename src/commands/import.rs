@@ -128,7 +128,6 @@ impl Importing {
         Err(CommandFailure::Told(format!("it holds {sessions} of {}", count(announced, "session"))))
     }
 
-    /// Stores the group.
     fn keep(&mut self) -> Result<(), CommandFailure> {
         let group = std::mem::take(&mut self.group);
         self.messages = 0;

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_of_methods_are_told_from_others() {
+    fn paths_of_methods_are_recognized() {
         assert!(names_method("/duologue.v1.ChatService/Chat"));
         assert!(names_method("/grpc.health.v1.Health/Check"));
         for path in

@@ -105,7 +105,7 @@ fn answer(request: &Request<Incoming>, gateway: &Gateway, metrics: &Metrics) -> 
     }
     match request.uri().path() {
         "/metrics" => {
-            gauge!("duologue_sessions_live").set(gateway.active_sessions() as f64);
+            gauge!("duologue_sessions_active").set(gateway.active_sessions() as f64);
             gauge!("duologue_draining").set(f64::from(u8::from(gateway.is_draining())));
             let mut page = Response::new(Body::from(metrics.render()));
             // The version of the format: prometheus.io, "Exposition formats".

@@ -88,7 +88,6 @@ impl Metrics {
         self.reply.record(after);
     }
 
-    /// Records a committed reply.
     pub(super) fn reply(&self, role: &Role) {
         let Role::Assistant { status, usage, .. } = role else { return };
         match status {

@@ -9,7 +9,6 @@ mod sessions;
 
 use super::setting::{Group, Setting};
 
-/// Every setting, by group.
 pub(super) const GROUPS: &[&Group] = &[
     &server::GROUP,
     &sessions::GROUP,

@@ -54,7 +54,6 @@ const ALPN: &[u8] = b"h2";
 /// Sends requests over one connection.
 pub(super) type Sender = SendRequest<Body>;
 
-/// Opens connections.
 pub(super) struct Connector {
     uri: Uri,
     timeout: Duration,

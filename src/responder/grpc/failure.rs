@@ -20,7 +20,6 @@ use crate::{
 const MAX_CODE: usize = 64;
 const MAX_SENTENCE: usize = 500;
 
-/// A call that failed.
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamError {
     pub(super) reason: Reason,
@@ -128,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_bot_says_of_its_failure_is_shown_only_in_good_form() {
+    fn the_failure_of_a_bot_is_shown_only_if_it_is_well_formed() {
         let say = |code: &str, message: &str| {
             let failure = proto::Failure { code: code.into(), message: message.into() };
             let Failure { code, message } = shown(&failure);

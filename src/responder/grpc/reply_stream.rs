@@ -25,13 +25,11 @@ use crate::{
 /// Name of the bot in the metrics of upstreams.
 const METER: &str = "bot";
 
-/// A reply in progress.
 pub(super) struct ReplyStream {
     shared: Arc<BotClient>,
     prompt: Prompt,
     /// Text has arrived.
     has_text: bool,
-    /// Failed calls.
     failures: u32,
     /// Delay before the next call.
     backoff: Duration,
@@ -96,11 +94,11 @@ impl ReplyStream {
         };
         match call.next().await? {
             Some(Event::Delta(delta)) if !delta.text.is_empty() => {
-                self.begin_to_speak();
+                self.drop_history();
                 Ok(Some(Chunk::Delta(delta.text)))
             }
             Some(Event::Outcome(outcome)) => {
-                self.begin_to_speak();
+                self.drop_history();
                 if let Some(call) = self.call.take() {
                     call.end();
                 }
@@ -150,7 +148,7 @@ impl ReplyStream {
     }
 
     /// Frees the history: after the first text no call is repeated.
-    fn begin_to_speak(&mut self) {
+    fn drop_history(&mut self) {
         if !mem::replace(&mut self.has_text, true) {
             metrics::attempt(METER, "answered");
             self.prompt.history = Vec::new();
@@ -213,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_history_is_not_kept_while_a_reply_is_said() {
+    async fn the_history_is_freed_at_the_first_text() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let service = ResponderServiceServer::new(OneWordBot);

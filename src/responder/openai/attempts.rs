@@ -111,7 +111,7 @@ impl Attempts {
             if let Some(asked) = failed.retry_after {
                 upstream.cool_down(asked);
             }
-            if self.is_mended(n, &failed) {
+            if self.avoids(n, &failed) {
                 continue;
             }
             upstream.failed(failed.reason);
@@ -146,7 +146,7 @@ impl Attempts {
 
     /// Changes the next attempt so that this failure cannot occur again: with a shorter prompt, or
     /// a new connection. Returns false if neither is the cause.
-    fn is_mended(&mut self, n: usize, failed: &UpstreamError) -> bool {
+    fn avoids(&mut self, n: usize, failed: &UpstreamError) -> bool {
         let tries = &mut self.tries[n];
         let is_context = failed.reason == Reason::ContextTooLong || failed.is_empty;
         if is_context && !tries.halved {

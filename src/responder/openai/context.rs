@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_fits_is_told_in_order() {
+    fn everything_that_fits_is_sent_in_order() {
         let prompt = prompt(&[("a", "A"), ("b", "B")], "c");
         let system_prompt = Some("You talk to {name}, {name}.".to_owned());
         let budget = Budget { system_prompt, ..budget(1000) };

@@ -11,7 +11,6 @@ use std::{
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// A reusable timer.
 #[derive(Debug)]
 pub(super) struct DeadlineTimer(Pin<Box<Sleep>>);
 

@@ -12,7 +12,7 @@ pub(super) struct ErrorBody {
 
 impl ErrorBody {
     /// Returns true if the body reports an error at all.
-    pub(super) fn says_something(&self) -> bool {
+    pub(super) fn reports_an_error(&self) -> bool {
         !(self.message.is_empty() && self.kind.is_empty() && self.code.is_empty())
     }
 

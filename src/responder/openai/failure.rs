@@ -16,7 +16,6 @@ use crate::{
     telemetry::{causes, error_chain},
 };
 
-/// An attempt that failed.
 #[derive(Clone, Debug)]
 pub(super) struct UpstreamError {
     pub(super) reason: Reason,
@@ -198,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_real_servers_are_told_apart() {
+    fn responses_of_real_servers_are_classified() {
         for (status, body, expected) in [
             (
                 401,

@@ -27,12 +27,10 @@ struct State {
 }
 
 impl UpstreamHealth {
-    /// Records a success.
     pub(super) fn succeeded(&self) {
         *self.state() = State { answered: true, ..State::default() };
     }
 
-    /// Records a failure.
     pub(super) fn failed(&self, reason: Reason) {
         let mut state = self.state();
         let avoid = match reason.effect() {
@@ -78,7 +76,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn success_forgets_what_was() {
+    async fn a_success_resets_the_failures() {
         let health = UpstreamHealth::default();
         assert!(!health.is_avoided());
         health.failed(Reason::Unavailable);
@@ -106,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_says_nothing_about_the_upstream_changes_nothing() {
+    async fn failures_of_a_request_do_not_change_the_health() {
         let health = UpstreamHealth::default();
         for reason in [Reason::ContextTooLong, Reason::Rejected, Reason::Overloaded] {
             health.failed(reason);

@@ -46,7 +46,6 @@ impl Report {
         self.attempts
     }
 
-    /// Logs a failed attempt.
     pub(super) fn failed_attempt(&self, upstream: &Upstream, failed: &UpstreamError) {
         let cause = failed.in_log(upstream.vocabulary());
         tracing::warn!(

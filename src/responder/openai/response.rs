@@ -43,7 +43,6 @@ const FAILURES: [&str; 10] = [
 /// Time limits of a response.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseLimits {
-    /// Longest silence.
     pub(super) chunk_timeout: Duration,
     /// Deadline of the first text.
     pub(super) first_content: Instant,
@@ -60,7 +59,6 @@ pub(super) enum Step {
     Text(String),
     /// The finish reason is known. Usage may follow, and with some servers more text.
     Finished,
-    /// The response is complete.
     End,
 }
 

@@ -152,7 +152,6 @@ impl UpstreamSettings {
         self.api_key.is_some() || !self.headers.is_empty()
     }
 
-    /// Returns the `Authorization` header.
     pub(super) fn authorization(&self) -> Result<Option<HeaderValue>, String> {
         let Some(key) = &self.api_key else { return Ok(None) };
         let value = HeaderValue::from_str(&format!("Bearer {}", key.expose_secret()));

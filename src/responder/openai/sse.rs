@@ -9,7 +9,6 @@ pub(super) const MAX_EVENT: usize = 1 << 20;
 
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A complete event.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SseEvent<'a> {
     /// Its `data` lines, joined by LF.
@@ -23,9 +22,7 @@ pub(super) enum EventKind {
     /// `message`, or none.
     #[default]
     Message,
-    /// `error`.
     Error,
-    /// Any other.
     Other,
 }
 
@@ -53,7 +50,6 @@ pub(super) struct Framer {
 }
 
 impl Framer {
-    /// Adds bytes.
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.read);
         self.searched -= self.read;

@@ -104,12 +104,10 @@ impl Upstream {
         self.health.has_answered()
     }
 
-    /// Records a success.
     pub(super) fn succeeded(&self) {
         self.health.succeeded();
     }
 
-    /// Records a failure.
     pub(super) fn failed(&self, reason: Reason) {
         self.health.failed(reason);
     }

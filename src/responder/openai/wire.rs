@@ -27,7 +27,6 @@ pub(super) enum WireEvent {
     Error(ErrorBody),
     /// `[DONE]`.
     Done,
-    /// A keep-alive.
     KeepAlive,
     /// Something that is not an event of a chat completion.
     Unknown,
@@ -177,7 +176,7 @@ impl WireChunk<'_> {
         if self.is_error || self.error.is_some() {
             let body = ErrorBody::read(data);
             // Some servers write an empty error for none.
-            if self.is_error || body.says_something() {
+            if self.is_error || body.reports_an_error() {
                 return Ok(WireEvent::Error(body));
             }
         }

@@ -81,7 +81,6 @@ impl Reason {
         self.row().1
     }
 
-    /// Classifies the failure.
     pub(in crate::responder) const fn effect(self) -> Effect {
         match self {
             Self::ConnectTimeout

@@ -71,7 +71,6 @@ pub(in crate::responder) struct Permit {
 /// The reason why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::responder) enum LimiterError {
-    /// The queue is full.
     Full,
     /// No permit became free in time.
     Late,

@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_told_however_it_is_quoted() {
+    fn quoted_secrets_are_redacted_in_every_form() {
         for (text, shown) in [
             ("Incorrect API key provided: sk-proj-AbCd1234EfGh", "Incorrect API key provided: …"),
             (r"Bearer sk\u002dproj\u002dAbCd", "…"),

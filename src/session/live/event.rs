@@ -42,7 +42,6 @@ impl Event {
 /// The events that a subscriber receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) enum EventFilter {
-    /// All events.
     All,
     /// Committed replies and `GoAway`.
     Replies,

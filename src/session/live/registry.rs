@@ -97,7 +97,6 @@ impl Registry {
         self.index().slots.len()
     }
 
-    /// Returns all active sessions.
     pub(in crate::session) fn all(&self) -> Vec<SessionHandle> {
         // Dropped after the lock, which dropping an entry takes.
         let index = self.index();

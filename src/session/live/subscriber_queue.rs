@@ -15,7 +15,6 @@ use crate::session::model::ErrorKind;
 /// Largest delta that results from merging queued deltas of one reply, in bytes.
 const MAX_COALESCED: usize = 16 << 10;
 
-/// Limits of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::session) struct QueueCapacity {
     pub(in crate::session) events: usize,
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_mailbox_gives_its_memory_back_and_says_so() {
+    fn a_full_queue_frees_its_memory_and_closes() {
         for queue in [queue(3, usize::MAX), queue(usize::MAX, 3 * event().cost())] {
             for _ in 0..3 {
                 queue.push(&event());
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_one_reply_that_wait_become_one() {
+    fn queued_deltas_of_one_reply_are_merged() {
         let (first, second) = (MessageId::generate(), MessageId::generate());
         let large = "x".repeat(MAX_COALESCED);
         let queue = queue(8, usize::MAX);
@@ -224,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_replies_is_told_nothing_else() {
+    fn the_replies_filter_passes_nothing_else() {
         let queue = SubscriberQueue::new(
             QueueCapacity { events: 1, bytes: usize::MAX },
             EventFilter::Replies,
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_mailbox_is_read_to_its_end_and_a_shut_one_is_not() {
+    fn a_closed_queue_is_read_to_its_end_unless_it_is_closed_now() {
         let closed = queue(8, usize::MAX);
         closed.push(&event());
         closed.close(ErrorKind::Draining);

@@ -37,7 +37,6 @@ pub(super) struct Produced {
     pub(super) input_tokens: Option<u32>,
 }
 
-/// One reply in progress.
 pub(super) struct ReplyRun<'a> {
     core: &'a Core,
     session: &'a SessionHandle,

@@ -76,7 +76,6 @@ impl FailureSignal {
         });
     }
 
-    /// Waits for the failure.
     pub(super) async fn lost(&self) -> Error {
         let mut told = self.0.subscribe();
         // Cannot fail: the sender is `self`.

@@ -95,7 +95,6 @@ fn opened(opened: &Opened, limits: &Settings, heartbeat: Duration) -> proto::Ope
     }
 }
 
-/// Converts an acknowledgement.
 pub(in crate::transport) fn accepted(accepted: &Accepted) -> proto::Accepted {
     let message = &accepted.message;
     proto::Accepted {
@@ -117,7 +116,6 @@ fn refusal(error: &Error, client_message_id: Option<String>, is_final: bool) -> 
     }
 }
 
-/// Converts a session.
 pub(in crate::transport) fn session(session: &Session) -> proto::Session {
     proto::Session {
         id: session.id.to_string(),
@@ -128,7 +126,6 @@ pub(in crate::transport) fn session(session: &Session) -> proto::Session {
     }
 }
 
-/// Converts a snapshot.
 pub(in crate::transport) fn snapshot(
     snapshot: &Snapshot,
     after: Option<u32>,

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_cannot_be_understood_are_told_apart() {
+    fn invalid_frames_are_distinguished_by_kind() {
         let kind =
             |codec: Codec, frame: Message| codec.decode(&frame, 64).err().map(|error| error.kind());
         for text in [

@@ -18,7 +18,6 @@ use crate::{
     },
 };
 
-/// The implementation of `ChatService`.
 #[derive(Debug)]
 pub(super) struct ChatRpc {
     context: TransportContext,

@@ -31,7 +31,6 @@ const STREAMS: [&str; 4] = [
 /// Longest deadline. A longer one could overflow the clock.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Applies the deadlines.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeadlineLayer {
     unary: Duration,
@@ -52,7 +51,6 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// A service with deadlines.
 #[derive(Clone, Debug)]
 pub(super) struct Deadlines<S> {
     inner: S,

@@ -25,12 +25,10 @@ impl Params {
         pair.map(|(_, value)| value.as_str())
     }
 
-    /// Returns a required parameter.
     pub(in crate::transport) fn required(&self, name: &'static str) -> Result<&str, HttpError> {
         self.get(name).ok_or(HttpError::Missing("query", name))
     }
 
-    /// Returns an optional number.
     pub(in crate::transport) fn number(
         &self,
         name: &'static str,

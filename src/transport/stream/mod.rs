@@ -28,7 +28,6 @@ pub(in crate::transport) struct ClientStream {
     settings: Arc<Settings>,
     caller: Caller,
     pub(in crate::transport) record: StreamRecord,
-    /// The first item.
     start: Option<Box<Opened>>,
     /// The token that came with the handshake or the first `open`.
     credential: Option<Token>,

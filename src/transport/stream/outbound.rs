@@ -16,6 +16,5 @@ pub(in crate::transport) enum Outbound {
     Pong,
     /// A keep-alive is due.
     Heartbeat,
-    /// The stream ends.
     End(Result<()>),
 }

@@ -48,7 +48,6 @@ impl Protocol {
     }
 }
 
-/// How a stream ended.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::transport) enum Close {
     /// The client disconnected without a close code, or cancelled.

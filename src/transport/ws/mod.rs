@@ -106,7 +106,6 @@ async fn open_stream(
     }
 }
 
-/// The entries of `Sec-WebSocket-Protocol`.
 struct Offers<'a> {
     codec: Codec,
     token: Option<&'a str>,

@@ -388,7 +388,12 @@ impl Log {
                 code: failure.code.as_str().into(),
                 message: failure.message.as_str().into(),
             }),
-            _ => return Err("failure goes with the status `failed`".into()),
+            (StatusName::Failed, None)
+            | (StatusName::Complete | StatusName::Stopped | StatusName::Interrupted, Some(_)) => {
+                return Err(
+                    "`failure` is required for the status `failed`, and for no other".into()
+                );
+            }
         };
         Ok(Role::Assistant {
             in_reply_to,

@@ -131,16 +131,15 @@ impl State {
     /// more of them.
     fn coalesce(&mut self, event: &Event) -> bool {
         let Event::Delta { reply, text: more, .. } = event else { return false };
-        match self.events.back_mut() {
-            Some(Event::Delta { reply: last, text, .. })
-                if last == reply && text.len() + more.len() <= MAX_COALESCED =>
-            {
-                Arc::make_mut(text).push_str(more);
-                self.bytes += more.len();
-                true
-            }
-            _ => false,
+        let Some(Event::Delta { reply: last, text, .. }) = self.events.back_mut() else {
+            return false;
+        };
+        if last != reply || text.len() + more.len() > MAX_COALESCED {
+            return false;
         }
+        Arc::make_mut(text).push_str(more);
+        self.bytes += more.len();
+        true
     }
 
     fn take(&mut self) -> Option<Event> {

@@ -108,12 +108,11 @@ impl<'a> ReplyRun<'a> {
             }
         });
         let ending = producing.catch_unwind().await.unwrap_or_else(|panic| panic_outcome(&panic));
-        let ending = match (ending, run.finished.take()) {
+        let is_interrupted = matches!(ending, ReplyEnding::Cancelled(CancelReason::Interrupt));
+        let ending = match run.finished.take().filter(|_| is_interrupted) {
             // Only the usage is missing.
-            (ReplyEnding::Cancelled(CancelReason::Interrupt), Some(finish_reason)) => {
-                ReplyEnding::Finished(Outcome::complete(finish_reason, None))
-            }
-            (ending, _) => ending,
+            Some(finish_reason) => ReplyEnding::Finished(Outcome::complete(finish_reason, None)),
+            None => ending,
         };
         run.drop_chunks();
         Produced { ending, input_tokens: run.input_tokens }

@@ -17,7 +17,7 @@ use crate::{
 ///
 /// # Errors
 /// `BadFrame` for a frame without a known request, `InvalidArgument` for a malformed position.
-pub(in crate::transport) fn ask(request: proto::ChatRequest) -> Result<ClientRequest> {
+pub(in crate::transport) fn client_request(request: proto::ChatRequest) -> Result<ClientRequest> {
     let Some(request) = request.request else {
         let message = "The frame holds none of open, send, stop, ping";
         return Err(Error::new(ErrorKind::BadFrame, message));

@@ -6,7 +6,9 @@ mod tolerant_json;
 use prost::Message as _;
 use tokio_tungstenite::tungstenite::Message;
 
-pub(super) use convert::{accepted, ask, position, response, session, snapshot, wire_position};
+pub(super) use convert::{
+    accepted, client_request, position, response, session, snapshot, wire_position,
+};
 
 use super::stream::ClientRequest;
 use crate::{
@@ -68,8 +70,9 @@ impl Codec {
     /// `WrongFrameType` and `FrameTooLarge`, after which the stream must end;
     /// `BadFrame`, after which it may go on.
     pub(super) fn decode(self, frame: &Message, max_text: usize) -> Result<ClientRequest> {
-        match (self, frame) {
-            (Self::Plain, Message::Text(text)) => {
+        match self {
+            Self::Plain => {
+                let Message::Text(text) = frame else { return Err(wrong_type()) };
                 let text = without_line_break(text.as_str());
                 // The size of the frame does not decide: it leaves room for a line break.
                 if text.len() > max_text {
@@ -77,19 +80,20 @@ impl Codec {
                 }
                 Ok(ClientRequest::Send { text: text.into(), client_message_id: None })
             }
-            (Self::Json, Message::Text(text)) => {
+            Self::Json => {
+                let Message::Text(text) = frame else { return Err(wrong_type()) };
                 let request = serde_json::from_str::<proto::ChatRequest>(text);
                 // The first error is the clearer one.
                 let request = request
                     .or_else(|error| tolerant_json::from_str(text).map_err(|_| error))
                     .map_err(|error| bad_frame(&error))?;
-                ask(request)
+                client_request(request)
             }
-            (Self::Proto, Message::Binary(bytes)) => {
+            Self::Proto => {
+                let Message::Binary(bytes) = frame else { return Err(wrong_type()) };
                 let request = proto::ChatRequest::decode(bytes.clone());
-                ask(request.map_err(|error| bad_frame(&error))?)
+                client_request(request.map_err(|error| bad_frame(&error))?)
             }
-            _ => Err(ErrorKind::WrongFrameType.into()),
         }
     }
 
@@ -120,6 +124,10 @@ fn without_line_break(text: &str) -> &str {
     line.strip_suffix('\r').unwrap_or(line)
 }
 
+fn wrong_type() -> Error {
+    ErrorKind::WrongFrameType.into()
+}
+
 /// Says where the frame is wrong. Only the client that sent the frame reads it.
 fn bad_frame(error: &dyn std::error::Error) -> Error {
     Error::new(ErrorKind::BadFrame, format!("The frame could not be understood: {error}"))
@@ -130,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_structured_codecs_read_the_same_ask() {
+    fn both_structured_codecs_read_the_same_request() {
         let json = Message::text(r#"{"send":{"text":"Grüße","clientMessageId":"m1"}}"#);
         let request = proto::ChatRequest {
             request: Some(proto::chat_request::Request::Send(proto::Send {
@@ -140,10 +148,10 @@ mod tests {
         };
         let binary = Message::binary(request.encode_to_vec());
         for (codec, frame) in [(Codec::Json, json), (Codec::Proto, binary)] {
-            let ask = codec.decode(&frame, 64);
+            let decoded = codec.decode(&frame, 64);
             assert!(
-                matches!(&ask, Ok(ClientRequest::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
-                "{codec:?}: {ask:?}"
+                matches!(&decoded, Ok(ClientRequest::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
+                "{codec:?}: {decoded:?}"
             );
         }
     }

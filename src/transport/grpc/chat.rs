@@ -183,7 +183,7 @@ impl InboundSource for Requests {
     fn poll_inbound(&mut self, cx: &mut Context<'_>) -> Poll<Inbound> {
         self.0.poll_next_unpin(cx).map(|request| match request {
             Some(Ok(request)) => {
-                codec::ask(request).map_or_else(Inbound::Refused, Inbound::Request)
+                codec::client_request(request).map_or_else(Inbound::Refused, Inbound::Request)
             }
             None => Inbound::HalfClosed,
             Some(Err(status)) => Inbound::Gone(undecodable(&status)),

@@ -56,7 +56,7 @@ impl Place {
         self.run_with(arguments, "").await
     }
 
-    /// Runs a command as it is run by default: the environment says where the file is.
+    /// Runs a command. The environment names the file.
     pub(crate) async fn run_with(&self, arguments: &[&str], input: &str) -> Done {
         let mut command = process::command(arguments);
         command.env("DUOLOGUE_STORE", store(&self.file)).stdin(Stdio::piped());
@@ -83,7 +83,7 @@ impl Place {
         soon("the end of a command", child.wait()).await.unwrap().code()
     }
 
-    /// As [`Self::run`], of what must succeed; what it prints.
+    /// As [`Self::run`] for a command that must succeed. Returns its output.
     pub(crate) async fn print(&self, arguments: &[&str]) -> String {
         let done = self.run(arguments).await;
         assert_eq!(done.code, Some(0), "{arguments:?}: {}", done.told);

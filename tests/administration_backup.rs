@@ -97,7 +97,7 @@ async fn a_backup_replaces_a_file_only_with_force() {
     let own = place.file.display().to_string();
     refused(&own, &["--force"], "it is the file itself").await;
     refused(&place.path("no/such/folder.db"), &[], "No such file").await;
-    // Somebody else's changes beside it would be taken for its own.
+    // A foreign WAL beside the copy would be applied to it.
     fs::write(format!("{copy}-wal"), "changes").unwrap();
     place.print(&["backup", &copy, "--force"]).await;
     assert!(!Path::new(&format!("{copy}-wal")).exists());

@@ -40,7 +40,7 @@ async fn a_session_revoked_by_its_operator_ends_in_a_gateway_that_runs() {
     let id = place.list(&[]).await[0]["id"].as_str().unwrap().to_owned();
     let revoked = place.print(&["sessions", "revoke", &id]).await;
     assert_eq!(revoked, format!("revoked {id}\n"));
-    // New calls at once, whoever has noticed.
+    // New calls are refused at once.
     let refused = Rest::call(&address, "GET", &format!("/refresh_token?token={token}")).await;
     assert_eq!(refused.status, 400);
     for (transport, stream) in streams {

@@ -81,7 +81,7 @@ async fn what_waits_in_an_imported_session_is_answered_by_the_gateway_that_runs(
     let other = Place::new();
     let process = other.start().await;
     let address = process.address();
-    // Its own turns are not taken for somebody else's.
+    // The gateway's own turns are not taken for imported ones.
     let own = create(&address).await;
     let mut busy = Transport::Grpc.open(&address, &own, None).await;
     assert_eq!(other.run_with(&["sessions", "import"], &export).await.code, Some(0));
@@ -210,7 +210,7 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
             "{listed:?}"
         );
     }
-    // Bytes that are no text, and sessions that the header counts and nobody sees.
+    // Invalid UTF-8, and a header that announces more sessions than there are.
     let place = Place::new();
     let file = place.path("bytes");
     fs::write(&file, export.replace("\"one\"", "\"\u{fffd}\"").replace('\u{fffd}', "\u{1}"))

@@ -1,4 +1,4 @@
-//! A bot of one's own: what it is given, what its endings mean, that a stop reaches it.
+//! The bot responder: its requests, its outcomes, and stops.
 
 use std::{
     net::SocketAddr,
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// An authority that nobody knows.
+/// The certificate of an unknown CA.
 pub(crate) const CA: &str = "-----BEGIN CERTIFICATE-----
 MIIBejCCAR+gAwIBAgIUTSJQ6FCMdHH5S3gTKWRqr36tF+EwCgYIKoZIzj0EAwIw
 ETEPMA0GA1UEAwwGQSB0ZXN0MCAXDTI2MTEyMjE5MTkxNloYDzIxMjYxMDI5MTkx

@@ -79,7 +79,7 @@ async fn what_is_no_bot_is_not_taken_for_one() {
     let mut client = attached(&server, Transport::Grpc).await;
     assert_eq!(turn(&mut client, "go").await, failed("", "upstream_rejected"));
 
-    // Takes connections, and says nothing.
+    // Accepts connections and sends nothing.
     let folder = tempfile::tempdir().unwrap();
     let settings = calls_over_tls(mute().await.0, CA, folder.path());
     let settings = grpc::Settings { connect_timeout: Duration::from_millis(200), ..settings };

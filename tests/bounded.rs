@@ -354,8 +354,7 @@ async fn one_who_pings_and_does_not_read_is_not_read_either() {
     panic!("{taken} bytes of pings were read and none of the answers taken");
 }
 
-/// The model is as fast as it can be; its readers are told as much at a time as they can
-/// take.
+/// The model does not wait. A slow reader gets merged deltas.
 #[tokio::test]
 async fn a_slow_reader_gets_larger_deltas_and_the_whole_text() {
     const WORDS: usize = 2000;

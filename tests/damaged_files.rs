@@ -69,7 +69,7 @@ async fn start(path: &Path) -> Process {
     Process::start(&flags(&format!("sqlite:{}", path.display()))).await
 }
 
-/// It does not start, and says why in one line.
+/// The gateway does not start, and logs one line.
 async fn refused(path: &Path) -> String {
     let store = format!("sqlite:{}", path.display());
     let mut start = process::command(&[&["--addr", "127.0.0.1:0"], &flags(&store)[..]].concat());
@@ -89,19 +89,19 @@ async fn a_damaged_header_is_refused_at_the_start() {
     }
 }
 
-/// Whoever starts with an empty file instead would lose what is in the log of changes.
+/// Starting with an empty WAL instead would lose acknowledged messages.
 #[tokio::test]
-async fn a_damaged_log_of_changes_is_refused_and_not_taken_for_an_empty_one() {
+async fn a_damaged_wal_is_refused_and_not_taken_for_an_empty_one() {
     let original = Original::new().await;
     let (path, wal) = (original.path(), original.folder.path().join("duologue.db-wal"));
     let process = start(&path).await;
     let token = original.logs.keys().next().unwrap();
     let mut client = Transport::Grpc.open(&process.address(), token, None).await;
-    client.say("only in the log of changes", None).await.unwrap();
+    client.say("only in the WAL", None).await.unwrap();
     client.reply().await;
     process.kill().await;
     let (file, log) = (fs::read(&path).unwrap(), fs::read(&wal).unwrap());
-    for damage in [&b"this is no log of changes"[..], &[0; 4], &[0x37, 0x7f, 0x06, 0x82, 9]] {
+    for damage in [&b"this is not a WAL"[..], &[0; 4], &[0x37, 0x7f, 0x06, 0x82, 9]] {
         let mut bytes = log.clone();
         bytes[..damage.len()].copy_from_slice(damage);
         fs::write(&wal, bytes).unwrap();
@@ -122,7 +122,7 @@ async fn a_damaged_log_of_changes_is_refused_and_not_taken_for_an_empty_one() {
 
 /// A power cut may leave such a tail; all before it is there.
 #[tokio::test]
-async fn a_torn_tail_of_the_log_of_changes_costs_no_more_than_itself() {
+async fn a_torn_tail_of_the_wal_costs_no_more_than_itself() {
     let original = Original::new().await;
     let (path, wal) = (original.path(), original.folder.path().join("duologue.db-wal"));
     let process = start(&path).await;

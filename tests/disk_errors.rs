@@ -69,7 +69,7 @@ impl Place {
     }
 }
 
-/// It ended by itself, and says why in one line.
+/// The gateway ended itself, and logged one line.
 async fn failed_clearly(process: Process) {
     let (code, log) = process.ended().await;
     assert_eq!(code, Some(1), "{log:#?}");
@@ -87,7 +87,7 @@ fn assert_never_synced_again(calls: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_write_or_fsync_of_the_log_of_changes_is_final_and_loses_nothing() {
+async fn a_failed_write_or_fsync_of_the_wal_is_final_and_loses_nothing() {
     let mut figures = Figures::default();
     let (mut rounds, whens) = (0, [1, 2, 7, 20]);
     for calls in [SYNC, "pwrite64"] {
@@ -109,7 +109,7 @@ async fn a_failed_write_or_fsync_of_the_log_of_changes_is_final_and_loses_nothin
     assert!(figures.acknowledged > rounds, "there was hardly any load");
 }
 
-/// The log of changes is written back into the file when it has grown to 16 MiB. SQLite
+/// The WAL is written back into the file when it has grown to 16 MiB. SQLite
 /// by itself would not tell that this failed, and try it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_fsync_of_the_file_itself_is_final_and_loses_nothing() {

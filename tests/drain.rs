@@ -203,7 +203,7 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
     let gateway = server.gateway.clone();
     server.begin_shutdown();
     let ended = tokio::spawn(server.ended());
-    // A clock that is held moves on when nobody has anything left to do.
+    // A paused clock advances when all tasks wait.
     tokio::time::pause();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!ended.is_finished(), "the process would be gone before the message is durable");

@@ -9,7 +9,7 @@ use crate::support::{
     proto, soon, stub, watched,
 };
 
-/// What each transport says to a token that opens nothing.
+/// The answer of each transport to a wrong token.
 async fn assert_refused(server: &crate::support::Running, token: &str) {
     for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
         let (code, end) = transport.connect(server, token, None).await.ended().await;

@@ -125,7 +125,7 @@ async fn each_stream_that_was_opened_is_closed_in_the_log_when_the_process_ends(
         for _ in 0..STREAMS {
             streams.push(transport.open(&gateway.address(), &token, None).await);
         }
-        // Everybody leaves at the moment of the shutdown.
+        // All clients disconnect at the moment of the shutdown.
         drop(streams);
         tokio::task::yield_now().await;
         gateway.signal("TERM").await;
@@ -181,7 +181,7 @@ async fn the_account_of_a_stream_is_the_same_over_every_protocol() {
     }
 }
 
-/// A pipe that is full and that nobody reads.
+/// A full pipe without a reader.
 fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
     let (reader, mut writer) = std::io::pipe().unwrap();
     // The capacity of a pipe on Linux, unless it was changed: pipe(7).

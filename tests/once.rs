@@ -96,8 +96,7 @@ async fn without_an_id_every_message_is_a_new_one() {
     }
 }
 
-/// As over a network, or from a disk that fills up just then: the entry is there, and
-/// nobody was told.
+/// The entry is stored but its acknowledgement is lost, as over a network.
 #[tokio::test]
 async fn a_message_whose_commit_was_not_confirmed_is_answered_and_holds_up_nobody() {
     let store = Late::new();

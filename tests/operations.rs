@@ -251,7 +251,7 @@ async fn a_peer_that_sends_or_reads_nothing_releases_its_permit() {
         let ended = timeout(MORE_THAN_A_DEADLINE, stream.read_to_end(&mut answer));
         assert!(clock.until(ended).await.is_ok(), "{silence}");
     }
-    // It asks and asks, and reads nothing of what it is told.
+    // It sends requests and reads no response.
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let requests = b"GET /metrics HTTP/1.1\r\n\r\n".repeat(100);
     let asking = async { while stream.write_all(&requests).await.is_ok() {} };

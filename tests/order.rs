@@ -107,8 +107,8 @@ async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
     assert_eq!(read(None, None).await.0.len(), 10);
 }
 
-/// A reply is committed while a message before it is still on its way: the next reply must
-/// not begin before this one has been told, however often the log cannot be read.
+/// A reply is committed while an earlier message is not published yet. The next reply must not
+/// begin before this one is published, even if reads of the log fail.
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_overtakes_a_message_is_published_before_the_next_one_begins() {
     for failures in [0, 1, 4] {
@@ -131,8 +131,8 @@ async fn a_reply_that_overtakes_a_message_is_published_before_the_next_one_begin
     }
 }
 
-/// The numbers of the next six messages. Each reply of them says this, in its deltas and in
-/// its message, and none begins before the one before it is told.
+/// Returns the numbers of the next six messages. Checks that each reply has this text, in its
+/// deltas and in its message, and begins after the one before it is published.
 async fn numbers_of_whole_replies(attachment: &mut Subscription, text: &str) -> Vec<u32> {
     let (mut said, mut numbers) = (String::new(), Vec::new());
     while numbers.len() < 6 {
@@ -180,7 +180,7 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
     }
 }
 
-/// Its message is in the log and told already, by way of one who read it there.
+/// The message is in the log, and was published already by a catch-up.
 #[tokio::test]
 async fn accepted_precedes_the_message_itself() {
     let (store, responder) = (Late::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);

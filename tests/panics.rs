@@ -19,7 +19,7 @@ enum Place {
     Drop,
 }
 
-/// Says two words, unless it is told "panic".
+/// Replies with two words, and panics for the message "panic".
 struct Panics(Place);
 
 struct PanicsWhenDropped;
@@ -66,7 +66,7 @@ async fn whatever_of_a_responder_panics_the_turn_has_its_message_and_the_next_on
     for (place, code, text) in [
         (Place::Respond, Some("internal"), ""),
         (Place::Poll, Some("internal"), "said"),
-        // It has said all that it had to say.
+        // The reply is complete.
         (Place::Drop, None, "said"),
     ] {
         let gateway = core(&Late::new(), Panics(place)).await;

@@ -1,7 +1,7 @@
-//! Promise 1, when the power goes: a file system of its own is cut off from its disk
-//! without a last flush (`EXT4_IOC_SHUTDOWN` of the kernel's fs/ext4, no log flush), and
-//! mounted again. `DUOLOGUE_TEST_CUTS` says how often. It takes root and loop devices;
-//! `tests/run power-cuts` runs it.
+//! Promise 1 after a loss of power: a separate file system is cut off from its disk without a last
+//! flush (`EXT4_IOC_SHUTDOWN` of the kernel's fs/ext4, no log flush), and mounted again.
+//! `DUOLOGUE_TEST_CUTS` is the number of rounds. It needs root and loop devices; `tests/run
+//! power-cuts` runs it.
 
 use std::{
     io::{Read as _, Write as _},
@@ -36,8 +36,8 @@ async fn what_was_acknowledged_survives_the_loss_of_power() {
         let mut load = Load::begin(&process.address(), SESSIONS).await;
         let moment = Duration::from_millis(rand::rng().random_range(5..120));
         tokio::time::sleep(moment).await;
-        // A machine without power tells nobody anything. This one lives on, and an fsync
-        // that is under way right now may come back with a success that it never had.
+        // A machine without power acknowledges nothing. This process continues, and an fsync that
+        // is running now may report a success that it did not have.
         load.stop_counting();
         switch.off();
         process.kill().await;

@@ -49,7 +49,7 @@ impl Process {
         started.map_err(|log| assert_eq!(log.lines().count(), 1, "{log}")).ok()
     }
 
-    /// Waits until it listens; what it says if it ends before.
+    /// Waits until the process listens. Returns its log if it ends before.
     pub async fn listening(mut child: Child) -> Result<Self, String> {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut before = Vec::new();

@@ -25,7 +25,7 @@ fn sizes(store: &Late) -> Vec<usize> {
     store.noted.lock().unwrap().iter().map(|note| note.1).collect()
 }
 
-/// Reads until this much of the reply was said.
+/// Reads until the reply has this length.
 async fn until_text(attachment: &mut Subscription, size: usize) {
     let mut said = 0;
     let reading = async {
@@ -69,7 +69,7 @@ async fn progress_is_kept_every_two_seconds_and_not_more_often() {
     assert!(apart.iter().all(|apart| about.contains(apart)), "{apart:?}");
 }
 
-/// Thinks for a while, then says a word every tenth of a second.
+/// Waits for a while, then sends a word every 100 ms.
 struct Thinks;
 
 impl Responder for Thinks {

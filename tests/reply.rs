@@ -110,8 +110,8 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
     }
 }
 
-/// Whoever attaches while a responder is asked, or before it says a word, is told once
-/// that the reply has begun, and of a context that turns out too long once more.
+/// A subscriber that attaches before the first text gets `reply_started` once, and once more if the
+/// context turns out to be too long.
 #[tokio::test]
 async fn a_trimmed_context_is_announced_before_the_first_delta_and_to_late_subscribers() {
     let script = [Step::Gate, Step::Trim, Step::Gate, Step::Say("x"), Step::Gate, Step::End];

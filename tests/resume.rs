@@ -160,7 +160,7 @@ async fn an_open_on_an_open_stream_attaches_anew() {
     }
 }
 
-/// What a client says during a replay must not make the gateway read the log anew.
+/// A request during a replay must not restart the read of the log.
 #[tokio::test]
 async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
     let store = Late::new();
@@ -209,8 +209,8 @@ async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
     Gateway::start(Settings::default(), store, responder).await.expect("the others are served");
 }
 
-/// A message is durable, and whoever reads the log has seen it: one who comes from there
-/// must not be told to throw away what is there.
+/// A client that has read a durable message from the log must not get `recovered: false` for its
+/// position.
 #[tokio::test]
 async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
     let store = Late::new();
@@ -242,8 +242,8 @@ async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
     }
 }
 
-/// The answer to what a stream said may lie before the place that it is opened anew at: it
-/// has been seen on another stream.
+/// The reply to a message of a stream may precede the position of a second `open`: the client has
+/// seen it on another stream.
 #[tokio::test]
 async fn a_half_closed_stream_that_was_opened_anew_ends_wherever_its_answers_are() {
     let store = Late::new();

@@ -1,4 +1,4 @@
-//! A silent peer does not live for ever, whatever it is silent about.
+//! Silent peers are disconnected at every stage of a connection.
 
 use std::time::Duration;
 
@@ -124,7 +124,7 @@ async fn a_call_with_one_request_does_not_wait_for_it_for_ever() {
     }
 }
 
-/// Its answers wait in the kernel and in the gateway: neither may wait for ever.
+/// The responses wait in the kernel and in the gateway; both waits are limited.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_sent_events_that_nobody_reads_are_ended() {
     let mut setup = Setup::default();

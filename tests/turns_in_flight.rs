@@ -1,5 +1,5 @@
-//! What becomes of a turn whose process dies, with the real `kill -9`: it is run again, a
-//! second death ends it, and nobody sees two replies or waits for ever.
+//! Turns whose process dies by `kill -9`: a turn runs again after the first death and is
+//! interrupted after the second. No client sees two replies or waits forever.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Promise 7: responses that nobody reads cost a bounded amount of memory, and not for long.
+//! Promise 7: unread responses take a bounded amount of memory, for a limited time.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a model's server says, in whichever bytes, and what becomes of it.
+//! Responses of a model server, and the replies that result.
 
 use duologue::responder::openai::UpstreamSettings;
 use serde_json::json;
@@ -9,7 +9,7 @@ use crate::support::{
     upstream::{DONE, HEAD, Upstream, delta, finish, refusal, responder, usage},
 };
 
-/// A gateway before one upstream, and somebody who talks to it.
+/// A gateway with one upstream, and a client.
 pub struct Talk {
     pub upstream: Upstream,
     pub server: Running,

@@ -46,7 +46,7 @@ impl Pool {
         Self { upstreams, server }
     }
 
-    /// Somebody who says something to it.
+    /// Connects a client and sends a message.
     pub(crate) async fn talk(&self) -> Attached {
         let token = create(&self.server).await;
         let mut client = Transport::Json.open(&self.server, &token, None).await;
@@ -163,7 +163,7 @@ async fn retry_after_is_a_floor_in_each_form_and_for_every_reply() {
         asked.answer(&refusal("429 Too Many Requests", &header, "")).await;
         let told = Instant::now();
         clock.rest().await;
-        // Someone else, who was told nothing.
+        // Another reply, which got no refusal itself.
         let mut second = pool.talk().await;
         for _ in 0..2 {
             clock.until(pool.upstreams[0].asked()).await.answer(&whole("a")).await;
@@ -182,7 +182,7 @@ async fn a_wait_that_is_too_long_is_not_begun() {
     let refused = refusal("429 Too Many Requests", "retry-after: 3600\r\n", "");
     pool.upstreams[0].asked().await.answer(&refused).await;
     assert_eq!(failure(&client.reply().await.1), "upstream_rate_limited");
-    // The next one is told at once.
+    // The next reply fails at once.
     let mut client = pool.talk().await;
     assert_eq!(failure(&client.reply().await.1), "upstream_rate_limited");
     assert!(pool.upstreams[0].is_idle());

@@ -86,7 +86,7 @@ struct Talk {
     _server: Running,
 }
 
-/// Somebody who talks to a model whose authority is trusted, or not.
+/// A client of a gateway whose upstream has a trusted or an untrusted certificate.
 async fn talk(is_trusted: bool) -> Talk {
     talk_with(is_trusted, 0).await
 }

@@ -68,7 +68,7 @@ async fn the_model_reads_the_conversation_and_no_empty_reply() {
     talk.client.say("one", None).await.unwrap();
     talk.upstream.asked().await.answer(&format!("{HEAD}{}", answer("eins"))).await;
     talk.client.reply().await;
-    // It fails without a text: left out. It fails within the text: told.
+    // A failed reply without text is left out. A failed reply with text is sent.
     for (question, said) in [("two", ""), ("three", "drei, a")] {
         talk.client.say(question, None).await.unwrap();
         let body = if said.is_empty() { ROLE.into() } else { delta(said) };

@@ -41,7 +41,7 @@ impl Talk {
         Self { clock, client, _server: server }
     }
 
-    /// How the reply ends, and when, if the upstream says this each second.
+    /// Returns the end of the reply and its time if the upstream writes this each second.
     async fn end(&mut self, mut asked: Asked, each_second: &str) -> (String, String, Duration) {
         let began = Instant::now();
         let saying = async {
@@ -82,7 +82,7 @@ async fn silence_ends_a_reply_in_each_phase_with_its_own_failure() {
         (&format!("{HEAD}{a}"), ROLE, "upstream_chunk_timeout", "a", CHUNK),
         (&format!("{HEAD}{a}"), THOUGHT, "upstream_total_timeout", "a", TOTAL),
         (&format!("{HEAD}{a}"), &delta("b"), "upstream_total_timeout", "abbbbbbbb", TOTAL),
-        // All that matters has been said.
+        // The reply is complete.
         (&format!("{HEAD}{a}{end}"), "", "", "a", CHUNK),
         (&format!("{HEAD}{a}{end}"), ": wait\n\n", "", "a", CHUNK),
         // A body of an error that does not come.
@@ -117,7 +117,7 @@ async fn an_answer_that_goes_on_may_take_its_time() {
 
 #[tokio::test]
 async fn a_connection_that_does_not_come_about_has_its_own_timeout() {
-    // A full queue of connections that nobody accepts takes no further one.
+    // A full accept queue takes no further connection.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(0).unwrap();

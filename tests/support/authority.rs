@@ -1,4 +1,4 @@
-//! TLS with certificates of one's own.
+//! TLS with a private certificate authority.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use tokio_rustls::{
     },
 };
 
-/// A private authority, as a company has one.
+/// A private certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
@@ -28,7 +28,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Writes a new certificate for `localhost` and its key. The certificate.
+    /// Writes a new certificate for `localhost` and its key. Returns the certificate.
     pub fn issue(&self, folder: &Path) -> Vec<u8> {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
@@ -55,7 +55,7 @@ impl Authority {
         self.client(protocols).connect(name, stream).await.unwrap()
     }
 
-    /// Speaks TLS as `localhost`.
+    /// Returns the server side of TLS, as `localhost`.
     pub fn server(&self, protocols: &[&[u8]]) -> TlsAcceptor {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();

@@ -1,4 +1,4 @@
-//! A bot that does as the test says, behind a real socket; and a line to it that fails.
+//! A scripted bot behind a real socket, and a connection to it that can fail.
 
 use std::{
     collections::VecDeque,
@@ -25,20 +25,20 @@ use tonic::{Request, Response, Status, metadata::MetadataMap, transport::Server}
 
 use super::soon;
 
-/// What a bot does next.
+/// A step of a bot's script.
 #[derive(Clone, Debug)]
 pub enum Act {
     /// Says this; an empty text is a sign of life.
     Say(&'static str),
     /// Says this much.
     Flood(usize),
-    /// Says this, so many times.
+    /// Sends a text many times.
     Chatter(&'static str, usize),
-    /// A frame of a kind that the gateway does not know.
+    /// Sends a frame of an unknown kind.
     Babble,
-    /// Says how it ended.
+    /// Sends an outcome.
     Outcome(proto::ReplyOutcome),
-    /// Ends with this status; as the first act, before the head of the answer.
+    /// Ends with a status. As the first step, before the head of the response.
     Fail(Status),
     /// Waits until the test lets it go on.
     Gate,
@@ -49,7 +49,7 @@ pub enum Act {
 }
 
 impl Act {
-    /// Says that it has said all it had to say.
+    /// The outcome `complete`.
     pub fn done() -> Self {
         Self::Outcome(proto::ReplyOutcome {
             finish_reason: Some("stop".into()),
@@ -58,17 +58,17 @@ impl Act {
     }
 }
 
-/// What a bot sees.
+/// An event that a bot sees.
 #[derive(Debug)]
 pub enum Seen {
     Called(Box<RespondRequest>, MetadataMap),
-    /// The gateway let go of a call before its end.
+    /// The gateway cancelled a call.
     LetGo,
-    /// A call came to its end.
+    /// A call ended.
     Ended,
 }
 
-/// Plays one script a call; the last one again for all that follow.
+/// Plays one script per call, and the last one again for all further calls.
 #[derive(Clone)]
 struct Player {
     scripts: Arc<Mutex<VecDeque<Vec<Act>>>>,
@@ -76,7 +76,7 @@ struct Player {
     seen: mpsc::UnboundedSender<Seen>,
 }
 
-/// A bot that runs.
+/// A running bot.
 pub struct TestBot {
     pub addr: SocketAddr,
     pub gate: Arc<Semaphore>,
@@ -92,7 +92,7 @@ impl TestBot {
         Self::serve(addr, Server::builder(), scripts).await
     }
 
-    /// It takes so many calls at a time over a connection.
+    /// Starts a bot that accepts a limited number of concurrent calls per connection.
     pub async fn start_narrow(calls: u32, scripts: &[&[Act]]) -> Self {
         let server = Server::builder().max_concurrent_streams(calls);
         Self::serve(([127, 0, 0, 1], 0).into(), server, scripts).await
@@ -125,13 +125,13 @@ impl TestBot {
         }
     }
 
-    /// Nobody has called since.
+    /// Returns true if there was no further call.
     pub fn is_idle(&mut self) -> bool {
         let mut seen = std::iter::from_fn(|| self.seen.try_recv().ok());
         !seen.any(|seen| matches!(seen, Seen::Called(..)))
     }
 
-    /// How the next call ends: true where the gateway let go of it.
+    /// Waits for the end of the next call. Returns true if the gateway cancelled it.
     pub async fn let_go(&mut self) -> bool {
         loop {
             match self.seen().await {
@@ -143,7 +143,7 @@ impl TestBot {
     }
 }
 
-/// How a gateway calls a bot there: once.
+/// Settings for a bot at this address, without retries.
 pub fn calls(addr: SocketAddr) -> grpc::Settings {
     let endpoint = grpc::Endpoint::parse(&format!("http://{addr}")).unwrap();
     grpc::Settings { retries: 0, ..grpc::Settings::new(endpoint) }
@@ -223,11 +223,11 @@ impl ResponderService for Player {
     }
 }
 
-/// What is no bot, or a bad one: an answer's head, body and trailers.
+/// A response of a server that is not a correct bot: head, body and trailers.
 pub type Answer = (http::Response<()>, &'static str, http::HeaderMap);
 
-/// Answers HTTP/2 requests as it is told, one after the other; the last one again for all
-/// that follow.
+/// Answers HTTP/2 requests with these responses in order, and with the last one again for all
+/// further requests.
 pub async fn answering(answers: Vec<Answer>) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -247,17 +247,17 @@ pub async fn answering(answers: Vec<Answer>) -> SocketAddr {
     addr
 }
 
-/// How a line is.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineState {
     Good,
-    /// Nothing comes through, and nobody is told.
+    /// No byte passes, and neither end notices.
     Silent,
     /// Gone.
     Cut,
 }
 
-/// A line to a bot that fails when the test says so.
+/// A connection to a bot that fails on command.
 pub async fn line(to: SocketAddr) -> (SocketAddr, watch::Sender<LineState>) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -279,7 +279,7 @@ pub async fn line(to: SocketAddr) -> (SocketAddr, watch::Sender<LineState>) {
     (addr, control)
 }
 
-/// A line to a bot, the gateway's side of which is TLS.
+/// A connection to a bot with TLS on the gateway's side.
 pub async fn tls_line(to: SocketAddr, tls: TlsAcceptor) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let addr = listener.local_addr().unwrap();

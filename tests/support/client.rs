@@ -15,7 +15,7 @@ use tonic::{Streaming, transport::Channel};
 
 use super::{Address, Rest, Socket, soon};
 
-/// How a client talks to the gateway.
+/// A protocol that a test client uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Grpc,
@@ -136,7 +136,7 @@ impl Attached {
         self.try_next().await.unwrap_or_else(|end| panic!("{transport:?} ended: {end}"))
     }
 
-    /// The next event, or the protocol's own word for the end.
+    /// Returns the next event, or the protocol's own text for the end.
     pub async fn try_next(&mut self) -> Result<Event, String> {
         match self.early.pop_front() {
             Some(event) => Ok(event),
@@ -144,8 +144,8 @@ impl Attached {
         }
     }
 
-    /// How the stream ends, whatever comes before: its last error's code, if it has one,
-    /// and the protocol's own word for the end.
+    /// Waits for the end of the stream. Returns the code of the last error, if there is one, and
+    /// the protocol's own text for the end.
     pub async fn ended(mut self) -> (Option<String>, String) {
         let mut last = None;
         loop {
@@ -157,7 +157,7 @@ impl Attached {
         }
     }
 
-    /// Says something; what was accepted, or the code of the refusal.
+    /// Sends a message. Returns the acknowledgement or the refusal.
     pub async fn say(
         &mut self,
         text: &str,
@@ -168,7 +168,7 @@ impl Attached {
         answer.unwrap_or_else(|lost| panic!("{transport:?} lost: {lost}"))
     }
 
-    /// As [`Self::say`]; outside, that the connection was lost before the answer.
+    /// As [`Self::say`]. The outer error: the connection was lost before the answer.
     pub async fn try_say(
         &mut self,
         text: &str,
@@ -188,7 +188,7 @@ impl Attached {
         }
     }
 
-    /// Sends a frame, or its like.
+    /// Sends a request.
     pub async fn ask(&mut self, request: Request) {
         self.try_ask(request).await.unwrap();
     }
@@ -216,7 +216,7 @@ impl Attached {
         }
     }
 
-    /// Events until a message of the assistant; it is the last of them.
+    /// Returns the events up to the next reply, which is the last of them.
     pub async fn reply(&mut self) -> (Vec<Event>, proto::Message) {
         let mut before = Vec::new();
         loop {
@@ -229,7 +229,7 @@ impl Attached {
         }
     }
 
-    /// The next committed messages, so many of them.
+    /// Returns the next committed messages.
     pub async fn messages(&mut self, count: usize) -> Vec<proto::Message> {
         let mut messages = Vec::new();
         while messages.len() < count {
@@ -266,7 +266,7 @@ impl Attached {
         }
     }
 
-    /// Where this client is, if the last message that it has seen is this one.
+    /// Returns the position after a message.
     pub fn at(&self, seq: u32) -> proto::Position {
         let position = self.opened.position.clone().unwrap();
         proto::Position { seq, ..position }

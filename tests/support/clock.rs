@@ -1,9 +1,9 @@
-//! Time that passes when the test says so.
+//! A clock that the test controls.
 
 use std::{sync::mpsc, time::Duration};
 
-/// Stops the clock of this test. Sockets go on, which a clock that was merely paused
-/// would not wait for: it jumps to the next timer whenever all tasks wait.
+/// Stops the clock of this test. A clock that is merely paused would jump to the next timer
+/// whenever all tasks wait, without waiting for sockets.
 pub struct Clock {
     /// While a blocking task runs, the clock does not jump.
     _held: mpsc::Sender<()>,
@@ -24,14 +24,14 @@ impl Clock {
         Self { _held: held }
     }
 
-    /// Lets time pass, once everything that is under way has come to rest.
+    /// Waits until all tasks are idle, then advances the time.
     pub async fn pass(&self, time: Duration) {
         self.rest().await;
         tokio::time::advance(time).await;
         self.rest().await;
     }
 
-    /// Lets time pass until this happens.
+    /// Advances the time until an event.
     pub async fn until<T>(&self, event: impl Future<Output = T>) -> T {
         tokio::pin!(event);
         loop {

@@ -1,4 +1,4 @@
-//! A gateway without a transport: the core alone, on a store that a test can hold.
+//! The core without a transport, on a store that a test can delay.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ pub async fn core<S: Store>(store: &Arc<S>, responder: impl Responder) -> Gatewa
     Gateway::start(Settings::default(), store, responder).await.unwrap()
 }
 
-/// A new session, somebody who watches it, and its secret.
+/// Creates a session. Returns a subscription and the token.
 pub async fn watched(gateway: &Gateway) -> (Subscription, Token) {
     let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
     (gateway.attach(&Caller::default(), &token, None).await.unwrap().0, token)
 }
 
-/// What a user says, under no id.
+/// Builds a message without a client id.
 pub fn new_message(text: &str) -> NewMessage {
     NewMessage::new(text, None)
 }

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use super::PATIENCE;
 
-/// What a gateway is made of; change what a test is about.
+/// The parts of a gateway, which a test may replace.
 pub struct Setup {
     pub session: Settings,
     pub transport: transport::Settings,
@@ -56,7 +56,7 @@ impl Setup {
     }
 }
 
-/// Where a gateway is; enough to be its client.
+/// The address of a gateway.
 #[derive(Clone, Copy, Debug)]
 pub struct Address {
     pub addr: SocketAddr,

@@ -1,5 +1,5 @@
-//! Clients of every transport that talk until the gateway dies, and what they hold against it
-//! when it is back.
+//! Clients of every transport that send messages until the gateway dies, and compare its log with
+//! their acknowledgements when it is back.
 
 use std::{
     collections::HashSet,
@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 
 use super::{Address, Attached, Entry, Event, Rest, Transport, create, history, proto, soon};
 
-/// What a client was told is durable: its own id, the message's, its number, its text.
+/// The messages that were acknowledged to a client: client id, message id, number, text.
 type Acknowledged = Vec<(String, String, u32, String)>;
 
-/// What a harness has seen.
+/// The figures of a harness.
 #[derive(Default)]
 pub struct Figures {
     pub acknowledged: usize,
@@ -44,7 +44,7 @@ impl Figures {
     }
 }
 
-/// Sessions, each with one client that talks.
+/// Sessions with one client each.
 pub struct Load {
     sessions: Vec<Talk>,
 }
@@ -52,14 +52,14 @@ pub struct Load {
 struct Talk {
     token: String,
     told: Arc<Mutex<Acknowledged>>,
-    /// Only so many of them are held against the gateway.
+    /// Number of acknowledgements that are compared. `None`: all.
     counted: Option<usize>,
     talker: Option<JoinHandle<usize>>,
     log: Vec<Entry>,
 }
 
 impl Load {
-    /// Begins to talk in so many sessions, by every transport in turn.
+    /// Starts clients in a number of sessions, over each transport in turn.
     pub async fn begin(address: &Address, sessions: usize) -> Self {
         let mut talks = Vec::new();
         for transport in Transport::ALL.into_iter().cycle().take(sessions) {
@@ -71,15 +71,15 @@ impl Load {
         Self { sessions: talks }
     }
 
-    /// What is acknowledged from here on is not held against the gateway. The rest is.
+    /// Excludes later acknowledgements from the comparison.
     pub fn stop_counting(&mut self) {
         for talk in &mut self.sessions {
             talk.counted = Some(talk.told.lock().unwrap().len());
         }
     }
 
-    /// Waits until the clients have noticed that the gateway is gone. How often they were
-    /// refused for another reason than a full queue.
+    /// Waits until the clients have lost the gateway. Returns the number of refusals for other
+    /// reasons than a full queue.
     pub async fn ended(&mut self) -> usize {
         let mut refused = 0;
         for talk in &mut self.sessions {
@@ -90,7 +90,7 @@ impl Load {
         refused
     }
 
-    /// Holds what the gateway has now against what it has acknowledged.
+    /// Compares the log of the gateway with its acknowledgements.
     pub async fn compare(&mut self, address: &Address, figures: &mut Figures) {
         for talk in &mut self.sessions {
             let mut told = talk.told.lock().unwrap().clone();
@@ -99,8 +99,8 @@ impl Load {
         }
     }
 
-    /// As [`Self::compare`], where what was acknowledged last may be lost, and nothing before
-    /// it. How much is kept, and how much lost.
+    /// As [`Self::compare`], but the last acknowledged messages may be lost. Returns the numbers of
+    /// kept and lost messages.
     pub async fn compare_but_for_the_end(&mut self, address: &Address) -> (usize, usize) {
         let (mut kept, mut lost) = (0, 0);
         for talk in &mut self.sessions {
@@ -108,7 +108,7 @@ impl Load {
             let path = format!("/refresh_token?token={}", talk.token);
             match Rest::call(address, "GET", &path).await.status {
                 200 => {}
-                // The session itself is what was acknowledged last.
+                // The session itself was the last acknowledgement.
                 status => {
                     assert_eq!(status, 400);
                     lost += told.len();
@@ -137,7 +137,7 @@ impl Load {
         (kept, lost)
     }
 
-    /// Nothing has changed since [`Self::compare`].
+    /// Checks that nothing has changed since [`Self::compare`].
     pub async fn compare_again(&self, address: &Address) {
         for talk in &self.sessions {
             assert_eq!(history(address, Transport::Sse, &talk.token).await, talk.log);
@@ -145,8 +145,7 @@ impl Load {
     }
 }
 
-/// Talks until the gateway dies. How often it was refused without being told when to try
-/// again.
+/// Sends messages until the gateway dies. Returns the number of refusals without a retry delay.
 async fn talk(mut client: Attached, told: Arc<Mutex<Acknowledged>>) -> usize {
     let mut refused = 0;
     for turn in 0_usize.. {
@@ -156,7 +155,7 @@ async fn talk(mut client: Attached, told: Arc<Mutex<Acknowledged>>) -> usize {
                 assert!(!accepted.duplicate);
                 told.lock().unwrap().push((id, accepted.message_id, accepted.seq, text));
             }
-            // This one is not said.
+            // This message is not sent.
             Ok(Err(refusal)) => refused += usize::from(refusal.retry_after_ms.is_none()),
             Err(_) => break,
         }
@@ -198,8 +197,7 @@ async fn compare(
     log
 }
 
-/// The log by REST, when every turn has its one reply, on the second attempt if the first
-/// died.
+/// Returns the log over REST, once every turn has its reply.
 async fn answered(address: &Address, token: &str, figures: &mut Figures) -> Vec<Entry> {
     let start = Transport::Json.open(address, token, None).await.at(0);
     let mut watcher = Transport::Json.open(address, token, Some(&start)).await;
@@ -226,7 +224,7 @@ async fn answered(address: &Address, token: &str, figures: &mut Figures) -> Vec<
     history(address, Transport::Sse, token).await
 }
 
-/// The log as one sees it who attaches from its beginning.
+/// Returns the log as a subscriber from its beginning receives it.
 async fn replay(address: &Address, transport: Transport, token: &str, length: usize) -> Vec<Entry> {
     let start = transport.open(address, token, None).await.at(0);
     let mut client = transport.open(address, token, Some(&start)).await;

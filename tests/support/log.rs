@@ -1,4 +1,4 @@
-//! What the gateway of one test logs.
+//! The log of the gateway of one test.
 
 use std::sync::Arc;
 

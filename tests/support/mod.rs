@@ -31,10 +31,10 @@ pub use websocket::{Socket, handshake};
 
 use std::time::Duration;
 
-/// Longer than anything here takes, unless it hangs.
+/// Time limit of every wait.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Waits, but not for ever.
+/// Waits for a future, up to a time limit.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,

@@ -1,4 +1,4 @@
-//! A responder that does as the test says, when it says so.
+//! A scripted responder.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use duologue::session::{Chunk, History, Outcome, Prompt, Reply, Responder};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::{Semaphore, mpsc};
 
-/// What a scripted reply does next.
+/// A step of a scripted reply.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Says this.
@@ -15,7 +15,7 @@ pub enum Step {
     Gate,
     /// Leaves older messages out.
     Trim,
-    /// Has said everything; the usage may follow.
+    /// The text is complete; the usage may follow.
     Finish,
     /// Never ends.
     Hang,
@@ -27,7 +27,7 @@ pub enum Step {
     Flood(usize),
 }
 
-/// Plays the same script for every turn. Tells when a reply was let go of.
+/// Plays the same script for every turn. Reports dropped replies.
 #[derive(Clone)]
 pub struct Scripted {
     script: Arc<[Step]>,
@@ -36,7 +36,7 @@ pub struct Scripted {
 }
 
 impl Scripted {
-    /// The responder, and what tells of replies that were let go of before their end.
+    /// Returns the responder, and a receiver of replies that were dropped before their end.
     pub fn new(script: &[Step]) -> (Self, mpsc::UnboundedReceiver<()>) {
         let (cancelled, told) = mpsc::unbounded_channel();
         (Self { script: script.into(), gate: Arc::new(Semaphore::new(0)), cancelled }, told)

@@ -1,4 +1,4 @@
-//! A store whose answers come late, or not at all: as from a disk or over a network.
+//! A store with delayed, lost or failed answers, as of a disk or a network.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use duologue::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
-/// What may be late.
+/// An operation that may be delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
     Find,
@@ -28,14 +28,14 @@ pub enum Call {
     Heads,
 }
 
-/// A memory store that does at once what it is asked, and answers when the test lets it.
+/// A memory store that performs operations at once, and answers when the test allows it.
 pub struct Late {
     inner: MemoryStore,
     held: Mutex<Vec<(Call, Arc<Semaphore>)>>,
     /// Of these calls, only the next answer.
     held_once: Mutex<Vec<(Call, Arc<Semaphore>)>>,
     waiting: AtomicUsize,
-    /// How long every read of messages takes.
+    /// Duration of every read of messages.
     pub read_time: Mutex<Duration>,
     /// The next append is done, and answered with a failure.
     pub lose_answer: AtomicBool,
@@ -51,7 +51,7 @@ pub struct Late {
     pub refuse_appends: Mutex<Vec<ErrorKind>>,
     /// Another process writes to the store all the time.
     pub written_elsewhere: AtomicBool,
-    /// When the progress of a reply was noted, and how much there was of it.
+    /// Times and sizes of the checkpoints.
     pub noted: Mutex<Vec<(Instant, usize)>>,
 }
 
@@ -90,7 +90,7 @@ impl Late {
         gate
     }
 
-    /// Lets the answers through, those that wait and all that follow.
+    /// Releases the answers that wait and all further ones.
     pub fn release(&self) {
         for (_, gate) in self.held.lock().unwrap().drain(..) {
             gate.close();

@@ -1,4 +1,4 @@
-//! A model's server that writes bytes exactly as the test says, when it says so.
+//! A model server that writes exactly the bytes of the test.
 
 use std::{collections::HashMap, io::ErrorKind, net::SocketAddr, time::Duration};
 
@@ -12,11 +12,11 @@ use tokio::{
 
 use super::soon;
 
-/// The head of a stream that ends with its connection …
+/// The head of a stream that ends with its connection.
 pub const HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 
-/// … and of one that says where it ends.
+/// The head of a stream in chunked encoding.
 pub const CHUNKED: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
 
@@ -38,7 +38,7 @@ pub fn finish(reason: &str) -> String {
     )
 }
 
-/// What an answer cost.
+/// The usage event of a response.
 pub fn usage(input: u32, output: u32) -> String {
     let usage = json!({"prompt_tokens": input, "completion_tokens": output, "total_tokens": input + output});
     format!("data: {}\n\n", json!({"choices": [], "usage": usage}))
@@ -91,7 +91,7 @@ impl Upstream {
         soon("a request", self.asked.recv()).await.unwrap()
     }
 
-    /// Nobody asks at the moment.
+    /// Returns true if no request waits.
     pub fn is_idle(&mut self) -> bool {
         self.asked.try_recv().is_err()
     }
@@ -177,7 +177,7 @@ impl Asked {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// The same; `false` where nobody takes them any more.
+    /// As [`Self::write`]. Returns false if the connection is closed.
     pub async fn try_write(&mut self, bytes: &str) -> bool {
         self.stream.write_all(bytes.as_bytes()).await.is_ok()
     }
@@ -187,8 +187,7 @@ impl Asked {
         self.write(format!("{:x}\r\n{bytes}\r\n", bytes.len())).await;
     }
 
-    /// Writes bytes and ends the connection in good order. The other side may have hung
-    /// up before, once it knew enough.
+    /// Writes bytes and closes the connection in order. The other side may have closed it before.
     pub async fn answer(mut self, bytes: &str) {
         if self.stream.write_all(bytes.as_bytes()).await.is_ok() {
             let _hung_up = self.stream.shutdown().await;
@@ -197,7 +196,7 @@ impl Asked {
         }
     }
 
-    /// Writes these bytes for ever, or until nobody takes them.
+    /// Writes these bytes repeatedly until the connection is closed.
     pub async fn flood(&mut self, bytes: &[u8]) {
         while self.stream.write_all(bytes).await.is_ok() {}
         std::future::pending().await
@@ -215,7 +214,7 @@ impl Asked {
         }
     }
 
-    /// Takes one more request on this connection, and closes it without a word.
+    /// Takes one more request on this connection, and closes it without a response.
     pub async fn lose_the_next(self) {
         soon("a request", Self::read(self.stream)).await.unwrap();
     }
@@ -225,7 +224,7 @@ impl Asked {
         socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
-    /// The other side has not let go, as far as has been heard.
+    /// Returns true if the other side has not closed the connection.
     pub async fn is_open(&self) -> bool {
         for _ in 0..100 {
             tokio::task::yield_now().await;
@@ -233,7 +232,7 @@ impl Asked {
         self.stream.try_read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
     }
 
-    /// Waits until the other side has let go.
+    /// Waits until the other side closes the connection.
     pub async fn let_go(mut self) {
         let mut rest = [0; 1024];
         soon("the connection to be dropped", async {

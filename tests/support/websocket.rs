@@ -38,7 +38,7 @@ pub async fn handshake(
 }
 
 impl Socket {
-    /// Opens it with a subprotocol, without a token; for the plain mode, "".
+    /// Opens a socket with a subprotocol, without a token. "" selects plain mode.
     pub async fn open(server: &Address, query: &str, protocol: &str) -> Self {
         let headers = [("sec-websocket-protocol", protocol)];
         let headers = if protocol.is_empty() { &headers[..0] } else { &headers[..] };
@@ -68,7 +68,7 @@ impl Socket {
         self.next().await.into_text().unwrap().as_str().to_owned()
     }
 
-    /// The code of the close frame, whatever comes before it.
+    /// Waits for the close frame. Returns its code.
     pub async fn closed(&mut self) -> u16 {
         loop {
             match soon("the close", self.stream.next()).await {

@@ -11,9 +11,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Streaming};
 
 use super::{
+    bot_client::{BotClient, MAX_FRAME},
     channel::Connection,
     failure::UpstreamError,
-    shared::{BotClient, MAX_FRAME},
 };
 use crate::{
     proto,
@@ -48,14 +48,14 @@ pub(super) struct Limit {
 impl BotCall {
     /// Calls the bot, and waits for the head of its response.
     pub(super) async fn begin(
-        shared: &BotClient,
+        bot: &BotClient,
         request: proto::RespondRequest,
         total: Instant,
         permit: Permit,
     ) -> Result<Self, UpstreamError> {
-        let settings = &shared.settings;
-        let (connection, taken) = Limit::total(total).within(shared.channel.connected()).await?;
-        let mut answer = pin!(ask(shared, connection, request, total));
+        let settings = &bot.settings;
+        let (connection, taken) = Limit::total(total).within(bot.channel.connected()).await?;
+        let mut answer = pin!(ask(bot, connection, request, total));
         // If the connection is lost, the call may end before the bot has accepted it.
         let taken = async {
             match select(taken, answer.as_mut()).await {
@@ -110,17 +110,17 @@ impl BotCall {
 }
 
 async fn ask(
-    shared: &BotClient,
+    bot: &BotClient,
     connection: Connection,
     request: proto::RespondRequest,
     total: Instant,
 ) -> Result<Frames, UpstreamError> {
     let mut request = Request::new(request);
     request.set_timeout(total.saturating_duration_since(Instant::now()));
-    if let Some(authorization) = &shared.authorization {
+    if let Some(authorization) = &bot.authorization {
         request.metadata_mut().insert("authorization", authorization.clone());
     }
-    let origin = shared.settings.endpoint.uri().clone();
+    let origin = bot.settings.endpoint.uri().clone();
     let client = ResponderServiceClient::with_origin(connection, origin);
     let answered = client.max_decoding_message_size(MAX_FRAME).respond(request).await;
     Ok(answered.map_err(|status| UpstreamError::of_status(&status, false))?.into_inner())

@@ -7,6 +7,7 @@
 //! more `call`s; `request` builds the request. `failure` classifies failures; `status` handles
 //! responses that are not of a bot.
 
+mod bot_client;
 mod call;
 mod channel;
 mod connect;
@@ -14,7 +15,6 @@ mod failure;
 mod reply_stream;
 mod request;
 mod settings;
-mod shared;
 mod status;
 
 use std::sync::Arc;
@@ -26,12 +26,12 @@ use crate::{
     responder::upstream::limiter::Limiter,
     session::{History, Prompt, Reply, Responder, estimate_tokens},
 };
+use bot_client::BotClient;
 use channel::Channel;
 use connect::Connector;
 use reply_stream::ReplyStream;
 use request::{is_trimmed, trim};
 pub use settings::{Endpoint, Settings};
-use shared::BotClient;
 
 /// Most bytes of text in the history that a bot receives.
 const HISTORY_SIZE: usize = 2 << 20;

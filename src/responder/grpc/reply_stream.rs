@@ -7,10 +7,10 @@ use proto::respond_response::Event;
 use tokio::time::Instant;
 
 use super::{
+    bot_client::BotClient,
     call::{BotCall, Limit},
     failure::{self, UpstreamError},
     request::request,
-    shared::BotClient,
 };
 use crate::{
     proto,
@@ -26,7 +26,7 @@ use crate::{
 const METER: &str = "bot";
 
 pub(super) struct ReplyStream {
-    shared: Arc<BotClient>,
+    bot: Arc<BotClient>,
     prompt: Prompt,
     /// Text has arrived.
     has_text: bool,
@@ -39,14 +39,14 @@ pub(super) struct ReplyStream {
 }
 
 impl ReplyStream {
-    pub(super) fn new(shared: &Arc<BotClient>, prompt: Prompt) -> Self {
+    pub(super) fn new(bot: &Arc<BotClient>, prompt: Prompt) -> Self {
         Self {
-            shared: Arc::clone(shared),
+            bot: Arc::clone(bot),
             prompt,
             has_text: false,
             failures: 0,
             backoff: Duration::ZERO,
-            total: Instant::now() + shared.settings.total_timeout,
+            total: Instant::now() + bot.settings.total_timeout,
             call: None,
         }
     }
@@ -75,7 +75,7 @@ impl ReplyStream {
                 metrics::attempt(METER, failed.reason.code());
             }
             if let Some(asked) = failed.retry_after {
-                self.shared.limiter.cool_down(asked);
+                self.bot.limiter.cool_down(asked);
             }
             let again = self.again_after(&failed);
             self.report(&failed, again.is_some());
@@ -110,13 +110,13 @@ impl ReplyStream {
 
     async fn begin(&mut self) -> Result<BotCall, UpstreamError> {
         let permit = Limit::total(self.total).within(self.permit()).await?;
-        let request = request(&self.prompt, self.shared.settings.max_reply_size);
-        BotCall::begin(&self.shared, request, self.total, permit).await
+        let request = request(&self.prompt, self.bot.settings.max_reply_size);
+        BotCall::begin(&self.bot, request, self.total, permit).await
     }
 
     /// Waits for a permit, also during a pause that the bot asked for.
     async fn permit(&self) -> Result<Permit, UpstreamError> {
-        let limiter = &self.shared.limiter;
+        let limiter = &self.bot.limiter;
         let mut backoff = self.backoff;
         loop {
             let refused = match limiter.acquire(backoff).await {
@@ -135,7 +135,7 @@ impl ReplyStream {
 
     /// Returns the delay before the call is repeated, or `None` if it is not.
     fn again_after(&self, failed: &UpstreamError) -> Option<Duration> {
-        if !failed.is_transient || self.failures > self.shared.settings.retries {
+        if !failed.is_transient || self.failures > self.bot.settings.retries {
             return None;
         }
         let asked = failed.retry_after.map_or(Duration::ZERO, backoff::after);

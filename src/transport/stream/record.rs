@@ -7,7 +7,7 @@
 use metrics::{counter, gauge};
 use tokio::time::Instant;
 
-use super::Outbound;
+use super::outbound::Outbound;
 use crate::{
     session::{ErrorKind, SessionId},
     telemetry::PEER,

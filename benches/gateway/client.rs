@@ -1,4 +1,4 @@
-//! One connection, whatever it speaks.
+//! One connection over any protocol.
 
 use std::net::SocketAddr;
 
@@ -6,9 +6,9 @@ use crate::{Result, grpc, http, subject::Subject, websocket};
 
 /// A client that is attached to a session of its own.
 pub(crate) enum Client {
-    /// Of the echo, of FastAPI, or of the gateway in one of its three codecs.
+    /// To the echo server, FastAPI, or the gateway in one of its three codecs.
     WebSocket(websocket::Client),
-    /// Of the gateway.
+    /// To the gateway.
     Grpc(Box<grpc::Client>),
 }
 

@@ -1,7 +1,7 @@
-//! The limit of the set-up: a server that answers every message and does nothing else.
+//! The limit of the setup: a server that answers every message and does nothing else.
 //!
-//! What it reaches is what two system calls a turn, the wake-ups of the operating system
-//! and the load generator leave to anybody.
+//! Its result is the most that two system calls per turn, the wake-ups of the operating system and
+//! the load generator allow.
 
 use std::net::Ipv4Addr;
 
@@ -15,14 +15,14 @@ use crate::{REPLY, Result, frame};
 /// Bytes read at once.
 const INBOX: usize = 4 << 10;
 
-/// Serves for ever.
+/// Serves until the process ends.
 pub(crate) async fn serve() -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     eprintln!("listening on {}", listener.local_addr()?);
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        // A connection that fails ends; its client says so.
+        // A failed connection ends; its client reports it.
         tokio::spawn(answer(stream));
     }
 }

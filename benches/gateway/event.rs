@@ -1,25 +1,25 @@
-//! The gateway's events, as far as they are checked, from both of their encodings.
+//! The parts of the gateway's events that are checked, from both encodings.
 
 use duologue::proto::{self, chat_response::Event as Proto};
 use serde::Deserialize;
 
 use crate::Result;
 
-/// Something the gateway said.
+/// An event of the gateway.
 pub(crate) enum Event<'a> {
     /// The stream is attached.
     Opened,
-    /// A message is durable: its `client_message_id`, and whether it was there before.
+    /// A message is durable: its `client_message_id`, and true for a duplicate.
     Accepted(&'a str, bool),
     /// A user's message was committed.
     User { seq: u32, id: &'a str, client_message_id: &'a str },
-    /// A reply begins, or the stream is alive.
+    /// Any other event.
     Other,
     /// More of the reply.
     Delta(&'a str),
     /// A reply was committed.
     Reply { seq: u32, text: &'a str, in_reply_to: &'a str, complete: bool },
-    /// A refusal, or a good-bye.
+    /// An error, or `go_away`.
     Failure(&'a str),
 }
 
@@ -114,6 +114,6 @@ struct Delta<'a> {
     text: &'a str,
 }
 
-/// An object whose fields are not looked at.
+/// An object with any fields.
 #[derive(Deserialize)]
 struct Anything {}

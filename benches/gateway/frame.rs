@@ -27,13 +27,13 @@ const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
 /// A frame in a buffer.
 pub(crate) struct Frame {
-    /// What it is.
+    /// The opcode.
     pub(crate) opcode: u8,
-    /// Where its payload lies.
+    /// Range of the payload.
     pub(crate) payload: Range<usize>,
 }
 
-/// Appends a masked frame; `last` says that it ends its message.
+/// Appends a masked frame. `last`: the frame ends its message.
 pub(crate) fn write(out: &mut Vec<u8>, opcode: u8, last: bool, payload: &[u8]) -> Result<()> {
     out.push(opcode | if last { FIN } else { 0 });
     match payload.len() {

@@ -1,4 +1,4 @@
-//! A gRPC client, as people use it: tonic's.
+//! A gRPC client: tonic's.
 
 use std::net::SocketAddr;
 

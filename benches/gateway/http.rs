@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as it takes to get a token and a WebSocket.
+//! The part of HTTP/1.1 that a token and a WebSocket need.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use crate::Result;
 /// Longest response head that is read.
 const MAX_HEAD: usize = 16 << 10;
 
-/// A connection that sends what it is given at once.
+/// Opens a connection without Nagle's algorithm.
 pub(crate) async fn connect(address: SocketAddr) -> Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
@@ -73,7 +73,7 @@ pub(crate) async fn upgrade(
     Ok((stream, answer.split_off(frames)))
 }
 
-/// Where the body begins.
+/// Returns the start of the body.
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
     const END: &[u8] = b"\r\n\r\n";
     bytes.windows(END.len()).position(|window| window == END).map(|at| at + END.len())

@@ -1,4 +1,4 @@
-//! Resident bytes per connection that says nothing.
+//! Resident bytes per idle connection.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use tokio::time::{sleep, timeout};
 
 use crate::{PATIENCE, Result, client::Client, http, server::Server, subject::Subject};
 
-/// Connections that are opened, used and closed before anything is measured, so that what
-/// a server needs once is there.
+/// Connections that are opened, used and closed before the measurement, so that one-time
+/// allocations are done.
 const WARM_UP: usize = 32;
 
-/// Time a server has to finish what it began.
+/// Time for a server to become idle.
 const SETTLE: Duration = Duration::from_secs(1);
 
 /// Resident bytes per connection, each number with what the one before it counts.
 #[derive(Clone, Copy)]
 pub(crate) struct Idle {
-    /// A session that nobody is attached to.
+    /// A session without a stream.
     pub(crate) session: f64,
-    /// The same and a connection, attached to it, on which nothing was said.
+    /// The same with an attached connection without a turn.
     pub(crate) attached: f64,
     /// The same after one turn.
     pub(crate) after_turn: f64,

@@ -1,19 +1,19 @@
-//! Checks what comes back.
+//! Checks the answers of a server.
 
 use std::collections::VecDeque;
 
 use crate::{REPLY, Result, event::Event};
 
-/// What one connection, alone on its session, has sent and received.
+/// The messages of one connection with a session of its own.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Messages sent; the next one is called `m{sent}`.
+    /// Messages sent. The next one has the id `m{sent}`.
     sent: u64,
-    /// Messages the gateway accepted, …
+    /// Messages accepted.
     accepted: u64,
-    /// … committed, …
+    /// Messages committed.
     committed: u64,
-    /// … and answered.
+    /// Messages answered.
     answered: u64,
     /// Number of the last committed message.
     seq: u32,
@@ -24,7 +24,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Names the next message.
+    /// Returns the id of the next message.
     pub(crate) fn send(&mut self) -> String {
         let name = format!("m{}", self.sent);
         self.sent += 1;
@@ -73,21 +73,21 @@ impl Ledger {
         Ok(false)
     }
 
-    /// The log's numbers have no gap.
+    /// Checks that the numbers have no gap.
     fn commit(&mut self, seq: u32) -> Result<()> {
         expect(seq == self.seq + 1, "a gap or a repetition in the log")?;
         self.seq = seq;
         Ok(())
     }
 
-    /// Nothing is answered that was not asked.
+    /// Checks that the reply belongs to a message.
     fn answer(&mut self) -> Result<()> {
         self.answered += 1;
         expect(self.answered <= self.sent, "a reply to nothing")
     }
 }
 
-/// Whether a message was named `m{number}`, without making that name.
+/// Returns true if an id is `m{number}`, without an allocation.
 fn is_name(name: &str, number: u64) -> bool {
     name.strip_prefix('m').is_some_and(|digits| digits.parse() == Ok(number))
 }

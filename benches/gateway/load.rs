@@ -20,7 +20,7 @@ use crate::{
 /// holds 10,000 messages, two a turn. The same for everyone.
 const TURNS_PER_SESSION: usize = 4_000;
 
-/// How the load is laid on.
+/// The shape of a load.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) struct Shape {
     /// Connections, each with a session of its own.
@@ -29,7 +29,7 @@ pub(crate) struct Shape {
     pub(crate) in_flight: usize,
 }
 
-/// What is measured of each subject.
+/// The shapes that each subject is measured with.
 pub(crate) const SHAPES: [Shape; 3] = [
     Shape { connections: 1, in_flight: 1 },
     Shape { connections: 64, in_flight: 1 },
@@ -43,16 +43,16 @@ impl fmt::Display for Shape {
     }
 }
 
-/// How long it takes.
+/// The time of a measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
-    /// Before it counts.
+    /// Warm-up before the measured time.
     pub(crate) warm_up: Duration,
-    /// While it counts.
+    /// The measured time.
     pub(crate) measured: Duration,
 }
 
-/// What came out.
+/// The result of a measurement.
 pub(crate) struct Load {
     /// Complete turns per second.
     pub(crate) turns_per_second: f64,
@@ -68,7 +68,7 @@ pub(crate) struct Load {
     pub(crate) others_share: f64,
 }
 
-/// Lays the load on a server for a while.
+/// Loads a server and measures.
 pub(crate) async fn measure(
     subject: Subject,
     server: &Server,
@@ -81,7 +81,7 @@ pub(crate) async fn measure(
         .map_err(|_| "a reply is missing")?
 }
 
-/// [`measure`], for ever if a reply is missing.
+/// [`measure`] without a time limit: it hangs if a reply is missing.
 async fn measure_unlimited(
     subject: Subject,
     server: &Server,
@@ -102,7 +102,7 @@ async fn measure_unlimited(
             subject,
             address,
             client,
-            // Not all of them change their session at the same moment.
+            // Staggered, so that they do not all change their session at the same moment.
             left: TURNS_PER_SESSION * number / shape.connections,
             in_flight: 0,
         };
@@ -148,7 +148,7 @@ struct Took {
 }
 
 impl Clock {
-    /// All of them now.
+    /// Reads the current times.
     fn read(server: &Server) -> Result<Self> {
         Ok(Self {
             server: server.process().processor_time()?,
@@ -158,7 +158,7 @@ impl Clock {
         })
     }
 
-    /// What has passed between the two.
+    /// Returns the difference.
     fn until(&self, after: &Self) -> Took {
         Took {
             server: (after.server - self.server).as_secs_f64(),
@@ -169,7 +169,7 @@ impl Clock {
     }
 }
 
-/// What a lane has counted.
+/// The counts of a connection.
 #[derive(Default)]
 struct Tally {
     turns: usize,
@@ -177,7 +177,7 @@ struct Tally {
     times: Vec<Duration>,
 }
 
-/// One connection at work.
+/// One connection under load.
 struct Lane {
     subject: Subject,
     address: SocketAddr,

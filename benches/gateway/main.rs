@@ -5,7 +5,7 @@
 //! measurements:
 //!
 //! - [`load`]: turns per second, time of one turn, processor time per turn;
-//! - [`idle`]: resident bytes per connection that says nothing;
+//! - [`idle`]: resident bytes per idle connection;
 //! - [`frames`]: turns made of two small writes, which take 40 ms each where Nagle's
 //!   algorithm meets a delayed acknowledgement.
 //!

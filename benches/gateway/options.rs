@@ -42,7 +42,7 @@ pub(crate) struct Options {
     #[arg(long, hide = true)]
     pub(crate) echo: bool,
 
-    /// `cargo bench` says so; it changes nothing.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }

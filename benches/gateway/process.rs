@@ -1,4 +1,4 @@
-//! What the kernel says of a process.
+//! Memory and processor time of a process, from the kernel.
 
 use std::{
     fs,

@@ -67,7 +67,7 @@ impl Server {
         self.address
     }
 
-    /// What the kernel says of it.
+    /// Returns the kernel's figures of the process.
     pub(crate) fn process(&self) -> Process {
         Process::of(self.child.id())
     }

@@ -1,4 +1,4 @@
-//! As much of HTTP/1.1 as a streamed answer takes: heads, and bodies in chunks.
+//! The part of HTTP/1.1 that a streamed response needs: heads, and chunked bodies.
 
 use crate::Result;
 
@@ -7,7 +7,7 @@ pub(crate) fn end_of_head(bytes: &[u8]) -> Option<usize> {
     find(bytes, b"\r\n\r\n").map(|at| at + 4)
 }
 
-/// What a head says of its body's length.
+/// The length of a body, from its head.
 pub(crate) fn content_length(head: &[u8]) -> Option<usize> {
     let head = str::from_utf8(head).ok()?;
     let fields = head.lines().filter_map(|line| line.split_once(':'));
@@ -15,7 +15,7 @@ pub(crate) fn content_length(head: &[u8]) -> Option<usize> {
     length.trim().parse().ok()
 }
 
-/// Takes a body out of its chunks.
+/// Decodes a chunked body.
 #[derive(Default)]
 pub(crate) struct Chunks {
     /// Of the chunk at hand, its line end included.

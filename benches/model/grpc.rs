@@ -1,4 +1,4 @@
-//! A client of the gateway over gRPC, as people use it: tonic's.
+//! A client of the gateway over gRPC: tonic's.
 
 use std::net::SocketAddr;
 
@@ -41,7 +41,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Asks, and hears the reply to its end.
+    /// Sends a message and reads the reply.
     pub(crate) async fn reply(&mut self, heard: &mut Heard) -> Result<()> {
         heard.asked();
         let send = Send { text: MESSAGE.to_owned(), client_message_id: Some("1".to_owned()) };

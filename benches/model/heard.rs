@@ -1,10 +1,10 @@
-//! What a client was told, checked and timed as it comes.
+//! Checks and times the events of a client.
 
 use crate::{Result, event::Event, stamp};
 
 /// One client's replies.
 pub(crate) struct Heard {
-    /// Nanoseconds between which it counts.
+    /// The measured time, in nanoseconds.
     window: std::ops::Range<u64>,
     asked: u64,
     /// Of this reply.
@@ -13,20 +13,20 @@ pub(crate) struct Heard {
     pub(crate) tally: Tally,
 }
 
-/// What an event of the gateway means for a reply.
+/// The meaning of an event for a reply.
 pub(crate) enum Said {
-    /// One can ask.
+    /// The stream is ready.
     Opened,
-    /// It is over, and whole.
+    /// The reply is complete.
     Ended,
     /// Nothing but its text, if any.
     Other,
 }
 
-/// What is counted of replies.
+/// The counts of replies.
 #[derive(Default)]
 pub(crate) struct Tally {
-    /// From the question to the first text, in nanoseconds.
+    /// Time from the message to the first text, in nanoseconds.
     pub(crate) first: Vec<u64>,
     /// From the upstream to the client, for each delta but the first.
     pub(crate) under_way: Vec<u64>,
@@ -52,7 +52,7 @@ impl Heard {
         Self { window, asked: 0, deltas: 0, tally: Tally::default() }
     }
 
-    /// A question is about to be sent.
+    /// Records that a message is about to be sent.
     pub(crate) fn asked(&mut self) {
         self.asked = stamp::now();
         self.deltas = 0;
@@ -97,7 +97,7 @@ impl Heard {
         }
     }
 
-    /// The reply is over.
+    /// Records the end of the reply.
     pub(crate) fn ended(&self, expected: u16) -> Result<()> {
         if self.deltas == expected {
             return Ok(());

@@ -21,18 +21,18 @@ use crate::{
 /// How long a measurement may take beyond its own time before a reply counts as missing.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How the load is laid on.
+/// The shape of a load.
 #[derive(Clone, Copy)]
 pub(crate) struct Shape {
     /// Replies at a time, each on a connection of its own.
     pub(crate) replies: usize,
-    /// What the model says to each.
+    /// The script of the model for each reply.
     pub(crate) script: Script,
-    /// While it counts.
+    /// The measured time.
     pub(crate) measured: Duration,
 }
 
-/// What came out.
+/// The result of a measurement.
 pub(crate) struct Load {
     /// From the question to the first text, in milliseconds: the median and the 99th
     /// percentile; none where no reply began in the time.
@@ -53,7 +53,7 @@ pub(crate) struct Load {
     pub(crate) others_share: f64,
 }
 
-/// Lays the load on for a while.
+/// Loads a server and measures.
 pub(crate) async fn measure(subject: Subject, servers: &Servers, shape: Shape) -> Result<Load> {
     let limit = shape.script.duration() * 2 + shape.measured + PATIENCE;
     let outcome = timeout(limit, measure_unlimited(subject, servers, shape)).await;
@@ -64,7 +64,7 @@ pub(crate) async fn measure(subject: Subject, servers: &Servers, shape: Shape) -
     }
 }
 
-/// [`measure`], for ever if a reply is missing.
+/// [`measure`] without a time limit: it hangs if a reply is missing.
 async fn measure_unlimited(subject: Subject, servers: &Servers, shape: Shape) -> Result<Load> {
     let Shape { replies, script, measured } = shape;
     servers.upstream.play(script);
@@ -196,7 +196,7 @@ struct Took {
 }
 
 impl Clock {
-    /// All of them now.
+    /// Reads the current times.
     fn read(subject: Subject, servers: &Servers) -> Result<Self> {
         let server = servers.of(subject).map(|server| server.process().processor_time());
         Ok(Self {
@@ -207,7 +207,7 @@ impl Clock {
         })
     }
 
-    /// What has passed between the two.
+    /// Returns the difference.
     fn until(&self, after: &Self) -> Took {
         Took {
             server: (after.server - self.server).as_secs_f64(),

@@ -3,7 +3,7 @@
 //!
 //! `benches/run model` prepares the proxy, pins both ends to a core each, and calls this
 //! program; `cargo bench --bench model` alone measures without the proxy. The model is a
-//! server of this program ([`upstream`]) that says what its script wants; every delta
+//! server of this program ([`upstream`]) that streams its script; every delta
 //! carries the time at which it was written ([`stamp`]). Measured are
 //!
 //! - the time to the first text, and how long each delta is under way, at one reply at a
@@ -99,7 +99,7 @@ struct Options {
     #[arg(long, hide = true, requires = "relay_to")]
     relay_at: Option<SocketAddr>,
 
-    /// `cargo bench` says so; it changes nothing.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }

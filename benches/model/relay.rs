@@ -1,7 +1,7 @@
-//! The limit of the set-up: a process in between that copies bytes and does nothing else.
+//! The limit of the setup: a process in between that copies bytes and does nothing else.
 //!
-//! What it adds is what the operating system takes to wake one more process, which nobody
-//! who stands between a model and its readers can do without.
+//! It adds the time that the operating system takes to wake one more process, which every process
+//! in between adds.
 
 use std::net::SocketAddr;
 
@@ -12,12 +12,12 @@ use tokio::{
 
 use crate::Result;
 
-/// Serves for ever, on `address`, what `upstream` says.
+/// Relays `upstream` on `address` until the process ends.
 pub(crate) async fn serve(address: SocketAddr, upstream: SocketAddr) -> Result<()> {
     let listener = TcpListener::bind(address).await?;
     loop {
         let (mut client, _) = listener.accept().await?;
-        // A connection that fails ends; its client says so.
+        // A failed connection ends; its client reports it.
         tokio::spawn(async move {
             let mut upstream = TcpStream::connect(upstream).await?;
             client.set_nodelay(true)?;

@@ -122,7 +122,7 @@ impl Server {
         Ok(server)
     }
 
-    /// What the kernel says of it.
+    /// Returns the kernel's figures of the process.
     pub(crate) fn process(&self) -> Process {
         Process::of(self.child.id())
     }

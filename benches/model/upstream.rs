@@ -1,4 +1,4 @@
-//! The model: a server that streams what its script says, as fast as anyone could.
+//! The model: a server that streams its script as fast as possible.
 
 use std::{
     io::Write as _,
@@ -18,7 +18,7 @@ use crate::{Result, body, stamp};
 /// An event as OpenAI writes it, up to where its choice begins.
 const BEFORE: &str = r#"data: {"id":"chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT","object":"chat.completion.chunk","created":1741569952,"model":"scripted","service_tier":"default","system_fingerprint":"fp_50cad350e4","choices":["#;
 
-/// Bytes that are written at once when nobody waits between two deltas.
+/// Bytes of one write when there is no delay between deltas.
 const BATCH: usize = 16 << 10;
 
 /// What every answer is.
@@ -53,7 +53,7 @@ impl Upstream {
             let script = Arc::clone(&script);
             async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    // Whoever goes away in the middle has its reasons, and its client says so.
+                    // A client that disconnects in the middle reports the reason itself.
                     tokio::spawn(serve(stream, Arc::clone(&script)));
                 }
             }
@@ -66,7 +66,7 @@ impl Upstream {
         self.address
     }
 
-    /// What it says from now on.
+    /// Sets the script.
     pub(crate) fn play(&self, script: Script) {
         *self.script.lock().unwrap_or_else(PoisonError::into_inner) = script;
     }

@@ -49,7 +49,7 @@ struct Options {
     #[arg(long, default_value_t = 1_000_000)]
     sessions: u64,
 
-    /// `cargo bench` says so; it changes nothing.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -15,18 +15,18 @@ use crate::{
 };
 
 /// A folder with a store's file.
-pub(crate) struct Place {
+pub(crate) struct StoreFolder {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) file: PathBuf,
 }
 
-pub(crate) struct Done {
+pub(crate) struct CommandOutput {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
     pub(crate) told: String,
 }
 
-impl Place {
+impl StoreFolder {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("duologue.db");
@@ -52,12 +52,12 @@ impl Place {
         stop(self.start().await).await;
     }
 
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Done {
+    pub(crate) async fn run(&self, arguments: &[&str]) -> CommandOutput {
         self.run_with(arguments, "").await
     }
 
     /// Runs a command. The environment names the file.
-    pub(crate) async fn run_with(&self, arguments: &[&str], input: &str) -> Done {
+    pub(crate) async fn run_with(&self, arguments: &[&str], input: &str) -> CommandOutput {
         let mut command = process::command(arguments);
         command.env("DUOLOGUE_STORE", store(&self.file)).stdin(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -67,7 +67,11 @@ impl Place {
         let output = soon("the end of a command", child.wait_with_output()).await.unwrap();
         fed.await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
-        Done { code: output.status.code(), out: text(output.stdout), told: text(output.stderr) }
+        CommandOutput {
+            code: output.status.code(),
+            out: text(output.stdout),
+            told: text(output.stderr),
+        }
     }
 
     /// The exit code of a command that prints where this leads.
@@ -153,7 +157,7 @@ pub(crate) async fn talk(address: &Address, token: &str, text: &str) {
 
 #[tokio::test]
 async fn sessions_are_listed_and_shown_while_the_gateway_runs_and_after() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let address = process.address();
     let ada = named(&address, "Ada Łovelace").await;
@@ -200,7 +204,7 @@ async fn sessions_are_listed_and_shown_while_the_gateway_runs_and_after() {
 
 #[tokio::test]
 async fn nothing_that_people_wrote_steers_a_terminal_or_breaks_a_line() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     talk(&process.address(), &create(&process.address()).await, "a\u{1b}[2J\u{202e}b\tc").await;
     stop(process).await;
@@ -241,7 +245,7 @@ async fn nothing_that_people_wrote_steers_a_terminal_or_breaks_a_line() {
 
 #[tokio::test]
 async fn a_reader_who_has_seen_enough_ends_it_quietly() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     place.make().await;
     place.fill(3000);
     for arguments in
@@ -261,7 +265,7 @@ async fn a_reader_who_has_seen_enough_ends_it_quietly() {
 #[tokio::test]
 async fn what_was_done_decides_the_exit_code_and_not_who_reads_of_it() {
     let export = an_export().await;
-    let place = Place::new();
+    let place = StoreFolder::new();
     let (whole, cut) = (place.path("whole.jsonl"), place.path("cut.jsonl"));
     fs::write(&whole, &export).unwrap();
     fs::write(&cut, &export[..export.len() - 20]).unwrap();
@@ -291,7 +295,7 @@ async fn what_was_done_decides_the_exit_code_and_not_who_reads_of_it() {
 
 #[tokio::test]
 async fn what_an_operator_wrote_into_the_file_is_listed_and_hurts_nobody() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let token = create(&process.address()).await;
     let mut client = Transport::Json.open(&process.address(), &token, None).await;
@@ -318,7 +322,7 @@ async fn what_an_operator_wrote_into_the_file_is_listed_and_hurts_nobody() {
 
 /// An export with a session of four messages; the last two are in `lines[5..]`.
 pub(crate) async fn an_export() -> String {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
     for text in ["one", "two"] {
@@ -336,7 +340,7 @@ pub(crate) fn mode(path: &str) -> u32 {
 
 #[tokio::test]
 async fn commands_say_what_is_wrong_by_their_exit_code() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     for (arguments, code) in [
         (&["sessions"][..], 2),
         (&["sessions", "lst"], 2),
@@ -386,7 +390,7 @@ pub(crate) fn spent(process: &Process) -> (u64, u64) {
 #[tokio::test]
 async fn a_start_reads_and_holds_no_more_for_sessions_that_only_lie_there() {
     const MORE: usize = 60_000;
-    let (few, many) = (Place::new(), Place::new());
+    let (few, many) = (StoreFolder::new(), StoreFolder::new());
     let mut figures = Vec::new();
     for (place, sessions) in [(&few, 60), (&many, MORE)] {
         place.make().await;

@@ -10,7 +10,7 @@ use std::{
     },
 };
 
-use crate::administration::{Place, mode, stop, store, talk};
+use crate::administration::{StoreFolder, mode, stop, store, talk};
 use crate::{
     process::Process,
     support::{Transport, create, history, soon},
@@ -18,7 +18,7 @@ use crate::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_under_load_is_a_working_gateway() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let address = process.address();
     let going = Arc::new(AtomicBool::new(true));
@@ -80,7 +80,7 @@ async fn a_backup_under_load_is_a_working_gateway() {
 
 #[tokio::test]
 async fn a_backup_replaces_a_file_only_with_force() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
     let copy = place.path("copy.db");
@@ -116,7 +116,7 @@ async fn a_backup_replaces_a_file_only_with_force() {
 
 #[tokio::test]
 async fn a_backup_takes_nothing_away_that_a_gateway_needs() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
     talk(&process.address(), &token, "hello").await;

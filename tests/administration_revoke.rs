@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::administration::{Place, full, nobody};
+use crate::administration::{StoreFolder, full, nobody};
 use crate::support::{Rest, Transport, create, soon};
 
 #[tokio::test]
@@ -13,7 +13,7 @@ async fn all_sessions_are_revoked_even_if_the_output_is_closed() {
     for (out, unknown, code) in
         [(nobody(), None, 0), (full(), None, 1), (nobody(), Some(UNKNOWN), 1)]
     {
-        let place = Place::new();
+        let place = StoreFolder::new();
         place.make().await;
         place.fill(3);
         let listed = place.list(&[]).await;
@@ -27,7 +27,7 @@ async fn all_sessions_are_revoked_even_if_the_output_is_closed() {
 
 #[tokio::test]
 async fn a_session_revoked_by_its_operator_ends_in_a_gateway_that_runs() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let address = process.address();
     let token = create(&address).await;
@@ -60,7 +60,7 @@ async fn a_session_revoked_by_its_operator_ends_in_a_gateway_that_runs() {
 
 #[tokio::test]
 async fn a_revoked_session_stops_the_reply_in_progress() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let address = process.address();
     let token = create(&address).await;

@@ -2,12 +2,12 @@
 
 use std::fs;
 
-use crate::administration::{Place, an_export, json_lines, stop, talk};
+use crate::administration::{StoreFolder, an_export, json_lines, stop, talk};
 use crate::support::{Event, Transport, create, history};
 
 #[tokio::test]
 async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let address = process.address();
     // One waits for its reply, and one has been answered.
@@ -34,7 +34,7 @@ async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
     assert_eq!(fs::read_to_string(&file).unwrap(), exported);
     process.kill().await;
 
-    let other = Place::new();
+    let other = StoreFolder::new();
     let first = other.print(&["sessions", "import", &file]).await;
     assert!(first.starts_with("2 sessions imported, with 3 messages; 0 already there"), "{first}");
     let second = other.run_with(&["sessions", "import"], &exported).await;
@@ -68,7 +68,7 @@ async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
 
 #[tokio::test]
 async fn what_waits_in_an_imported_session_is_answered_by_the_gateway_that_runs() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let token = create(&process.address()).await;
     let mut client = Transport::Json.open(&process.address(), &token, None).await;
@@ -78,7 +78,7 @@ async fn what_waits_in_an_imported_session_is_answered_by_the_gateway_that_runs(
     let export = place.print(&["sessions", "export"]).await;
     process.kill().await;
 
-    let other = Place::new();
+    let other = StoreFolder::new();
     let process = other.start().await;
     let address = process.address();
     // The gateway's own turns are not taken for imported ones.
@@ -102,7 +102,7 @@ async fn what_waits_in_an_imported_session_is_answered_by_the_gateway_that_runs(
 
 #[tokio::test]
 async fn one_session_is_exported_by_its_id_and_an_unknown_one_is_named() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     create(&process.address()).await;
     create(&process.address()).await;
@@ -193,7 +193,7 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
         ("no JSON", with(5, "{", "("), 5),
         ("half a line", export[..export.len() - 20].to_owned(), 7),
     ] {
-        let place = Place::new();
+        let place = StoreFolder::new();
         place.make().await;
         let done = place.run_with(&["sessions", "import"], &input).await;
         assert_eq!((done.code, done.told.lines().count()), (Some(1), 1), "{what}: {}", done.told);
@@ -211,7 +211,7 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
         );
     }
     // Invalid UTF-8, and a header that announces more sessions than there are.
-    let place = Place::new();
+    let place = StoreFolder::new();
     let file = place.path("bytes");
     fs::write(&file, export.replace("\"one\"", "\"\u{fffd}\"").replace('\u{fffd}', "\u{1}"))
         .unwrap();
@@ -230,7 +230,7 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
 #[tokio::test]
 async fn an_import_reports_a_session_that_differs_and_does_not_change_it() {
     let export = an_export().await;
-    let place = Place::new();
+    let place = StoreFolder::new();
     assert_eq!(place.run_with(&["sessions", "import"], &export).await.code, Some(0));
     let file = rusqlite::Connection::open(&place.file).unwrap();
     let totals = "SELECT sum(input_tokens), (SELECT sum(input_tokens) FROM messages) FROM sessions";
@@ -238,7 +238,7 @@ async fn an_import_reports_a_session_that_differs_and_does_not_change_it() {
         file.query_row(totals, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     assert!(summed == of_messages && summed > 0, "{summed} and {of_messages}");
     drop(file);
-    let expired = Place::new();
+    let expired = StoreFolder::new();
     let past = json_lines(&export).into_iter().map(|mut line| {
         if let Some(session) = line.get_mut("session") {
             session["expires_at"] = "2000-01-01T00:00:00Z".into();

@@ -49,11 +49,11 @@ impl Tracer {
     }
 }
 
-struct Place {
+struct StoreFolder {
     folder: tempfile::TempDir,
 }
 
-impl Place {
+impl StoreFolder {
     fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
@@ -92,7 +92,7 @@ async fn a_failed_write_or_fsync_of_the_wal_is_final_and_loses_nothing() {
     let (mut rounds, whens) = (0, [1, 2, 7, 20]);
     for calls in [SYNC, "pwrite64"] {
         for when in whens {
-            let place = Place::new();
+            let place = StoreFolder::new();
             let process = place.start().await;
             let mut load = Load::begin(&process.address(), 4).await;
             let how = format!("error=EIO:when={when}");
@@ -114,7 +114,7 @@ async fn a_failed_write_or_fsync_of_the_wal_is_final_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_fsync_of_the_file_itself_is_final_and_loses_nothing() {
     for calls in [SYNC, "pwrite64"] {
-        let place = Place::new();
+        let place = StoreFolder::new();
         let process = place.start().await;
         let token = create(&process.address()).await;
         let mut client = Transport::Grpc.open(&process.address(), &token, None).await;
@@ -174,7 +174,7 @@ async fn new_folders_are_on_the_disk_before_anything_is_acknowledged() {
 
 #[tokio::test]
 async fn a_disk_that_is_full_for_a_moment_refuses_and_goes_on() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
     let mut client = Transport::Json.open(&process.address(), &token, None).await;
@@ -199,7 +199,7 @@ async fn a_disk_that_is_full_for_a_moment_refuses_and_goes_on() {
 /// What is not in the gateway's memory cannot be read.
 #[tokio::test]
 async fn a_read_that_fails_is_an_error_and_no_silence_and_no_wrong_answer() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let process = place.start().await;
     let token = create(&process.address()).await;
     let mut client = Transport::Json.open(&process.address(), &token, None).await;

@@ -7,8 +7,8 @@ use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::support::{
-    Call, Event, Late, Rest, Scripted, Setup, Socket, Step, Transport, core, create, new_message,
-    proto, proto::MessageStatus, soon, stub, watched,
+    Call, DelayedStore, Event, Rest, Scripted, Setup, Socket, Step, Transport, core, create,
+    new_message, proto, proto::MessageStatus, soon, stub, watched,
 };
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn readyz_fails_during_a_drain() {
 
 #[tokio::test]
 async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_before_its_end() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let mut server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     let token = Token::parse(&create(&server).await).unwrap();
     store.hold(Call::Append);
@@ -218,7 +218,7 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
 /// Its sender was there before the drain, and its commit outlasts the time for replies.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_process() {
-    let (store, (responder, mut let_go)) = (Late::new(), Scripted::new(&[Step::End]));
+    let (store, (responder, mut let_go)) = (DelayedStore::new(), Scripted::new(&[Step::End]));
     let gateway = core(&store, responder).await;
     let (attachment, token) = watched(&gateway).await;
     store.hold(Call::Append);

@@ -9,7 +9,7 @@ use duologue::{
 };
 use tokio::time::{Instant, advance, sleep};
 
-use crate::support::{Call, Late};
+use crate::support::{Call, DelayedStore};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -128,7 +128,7 @@ async fn watching_is_no_activity() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_accepted_just_before_the_deadline_is_answered_even_by_a_slow_store() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
     let Created { token, .. } = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
@@ -168,7 +168,7 @@ async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_slow_to_report_changes_delays_no_expiry() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
     let Created { token, .. } = gateway.create_token(&Caller::default(), "Ada").await.unwrap();

@@ -8,7 +8,7 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    Call, Event, Late, Rest, Scripted, Setup, Step, Transport, create, proto, soon, stub,
+    Call, DelayedStore, Event, Rest, Scripted, Setup, Step, Transport, create, proto, soon, stub,
 };
 use proto::{ChatRequest, chat_request::Request as Ask};
 
@@ -274,7 +274,7 @@ async fn a_half_closed_stream_that_asked_for_a_replay_gets_it() {
 
 #[tokio::test]
 async fn a_half_closed_stream_that_was_opened_twice_gets_its_answer_and_ends() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     let token = create(&server).await;
     let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();

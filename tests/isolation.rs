@@ -5,8 +5,8 @@ use std::time::Duration;
 use duologue::session::{Caller, ErrorKind, Position, Store as _, Timestamp, Token};
 
 use crate::support::{
-    Call, Late, Log, Rest, Scripted, Setup, Step, Transport, core, create, handshake, new_message,
-    proto, soon, stub, watched,
+    Call, DelayedStore, Log, Rest, Scripted, Setup, Step, Transport, core, create, handshake,
+    new_message, proto, soon, stub, watched,
 };
 
 /// The answer of each transport to a wrong token.
@@ -171,7 +171,7 @@ async fn foreign_pages_may_not_open_a_websocket_nor_read_an_answer() {
 /// The one that attaches has been let in and does not listen yet: it must hear of the end.
 #[tokio::test]
 async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     let token = Token::parse(&create(&server).await).unwrap();
     store.hold(Call::Read);
@@ -219,7 +219,7 @@ async fn a_replay_under_way_ends_with_its_session() {
 /// An operator takes the session away while its reply ends.
 #[tokio::test]
 async fn a_reply_to_a_session_that_is_gone_ends_the_streams_as_revoked_and_is_no_fault() {
-    let (store, log) = (Late::new(), Log::begin());
+    let (store, log) = (DelayedStore::new(), Log::begin());
     let responder = Scripted::new(&[Step::Gate, Step::End]).0;
     let gate = responder.gate.clone();
     let gateway = core(&store, responder).await;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
-use crate::support::{Late, Setup, Transport, create, history};
+use crate::support::{DelayedStore, Setup, Transport, create, history};
 
 #[tokio::test]
 async fn a_retry_over_any_transport_gets_the_first_answer() {
@@ -99,7 +99,7 @@ async fn without_an_id_every_message_is_a_new_one() {
 /// The entry is stored but its acknowledgement is lost, as over a network.
 #[tokio::test]
 async fn a_message_whose_commit_was_not_confirmed_is_answered_and_holds_up_nobody() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     let token = create(&server).await;
     let mut client = Transport::Json.open(&server, &token, None).await;

@@ -4,8 +4,8 @@ use duologue::session::{self, Caller, ErrorKind, Subscription};
 use futures_util::future::join_all;
 
 use crate::support::{
-    Call, Event, Late, Scripted, Setup, Step, Transport, core, create, history, new_message, proto,
-    proto::chat_request::Request, soon, watched,
+    Call, DelayedStore, Event, Scripted, Setup, Step, Transport, core, create, history,
+    new_message, proto, proto::chat_request::Request, soon, watched,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,7 +113,7 @@ async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
 async fn a_reply_that_overtakes_a_message_is_published_before_the_next_one_begins() {
     for failures in [0, 1, 4] {
         let script = [Step::Say("a"), Step::Gate, Step::Say("b"), Step::End];
-        let (store, responder) = (Late::new(), Scripted::new(&script).0);
+        let (store, responder) = (DelayedStore::new(), Scripted::new(&script).0);
         let gate = responder.gate.clone();
         let gateway = core(&store, responder).await;
         let (mut attachment, token) = watched(&gateway).await;
@@ -157,7 +157,7 @@ async fn numbers_of_whole_replies(attachment: &mut Subscription, text: &str) -> 
 #[tokio::test]
 async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
     let script = [Step::Say("a"), Step::Gate, Step::Say("b"), Step::Gate, Step::End];
-    let (store, responder) = (Late::new(), Scripted::new(&script).0);
+    let (store, responder) = (DelayedStore::new(), Scripted::new(&script).0);
     let gate = responder.gate.clone();
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
     for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {
@@ -183,7 +183,7 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
 /// The message is in the log, and was published already by a catch-up.
 #[tokio::test]
 async fn accepted_precedes_the_message_itself() {
-    let (store, responder) = (Late::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);
+    let (store, responder) = (DelayedStore::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
     for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {
         let token = create(&server).await;

@@ -8,7 +8,7 @@ use duologue::session::{
 use futures_util::{StreamExt as _, stream};
 
 use crate::support::{
-    Call, Late, Scripted, Step, core, new_message, next_reply, soon, status, watched,
+    Call, DelayedStore, Scripted, Step, core, new_message, next_reply, soon, status, watched,
 };
 
 /// Where a responder panics.
@@ -69,7 +69,7 @@ async fn whatever_of_a_responder_panics_the_turn_has_its_message_and_the_next_on
         // The reply is complete.
         (Place::Drop, None, "said"),
     ] {
-        let gateway = core(&Late::new(), Panics(place)).await;
+        let gateway = core(&DelayedStore::new(), Panics(place)).await;
         let mut client = watched(&gateway).await;
         let (status, said) = reply_to(&gateway, &mut client, "panic").await;
         let failure = status.failure().map(|failure| failure.code.as_ref());
@@ -80,9 +80,9 @@ async fn whatever_of_a_responder_panics_the_turn_has_its_message_and_the_next_on
 }
 
 /// One that wants to see the conversation.
-struct Remembers(Scripted);
+struct RecordingResponder(Scripted);
 
-impl Responder for Remembers {
+impl Responder for RecordingResponder {
     fn history(&self) -> History {
         History { messages: 8, size: 10_000 }
     }
@@ -97,10 +97,10 @@ async fn a_store_that_panics_does_not_end_the_turns() {
     for (call, code) in
         [(Call::Read, Some("internal")), (Call::Append, None), (Call::Checkpoint, None)]
     {
-        let store = Late::new();
+        let store = DelayedStore::new();
         let responder = Scripted::new(&[Step::Gate, Step::Flood(5000), Step::Gate, Step::End]).0;
         let gate = Arc::clone(&responder.gate);
-        let gateway = core(&store, Remembers(responder)).await;
+        let gateway = core(&store, RecordingResponder(responder)).await;
         let (mut attachment, token) = watched(&gateway).await;
         let mut codes = Vec::new();
         for turn in 0..3 {

@@ -12,7 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use tokio::time::{Instant, sleep};
 
 use crate::support::{
-    Call, Late, Scripted, Step, core, new_message, next_reply, soon, status, watched,
+    Call, DelayedStore, Scripted, Step, core, new_message, next_reply, soon, status, watched,
 };
 
 /// Bytes after which progress is kept.
@@ -21,7 +21,7 @@ const SIZE: usize = 4096;
 /// How long progress may go unkept.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-fn sizes(store: &Late) -> Vec<usize> {
+fn sizes(store: &DelayedStore) -> Vec<usize> {
     store.noted.lock().unwrap().iter().map(|note| note.1).collect()
 }
 
@@ -40,7 +40,7 @@ async fn until_text(attachment: &mut Subscription, size: usize) {
 
 #[tokio::test(start_paused = true)]
 async fn progress_is_kept_every_four_kib_and_not_more_often() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let script = [vec![Step::Flood(1024); 64], vec![Step::End]].concat();
     let gateway = core(&store, Scripted::new(&script).0).await;
     let (mut attachment, token) = watched(&gateway).await;
@@ -56,7 +56,7 @@ async fn progress_is_kept_every_four_kib_and_not_more_often() {
 
 #[tokio::test(start_paused = true)]
 async fn progress_is_kept_every_two_seconds_and_not_more_often() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let words = "word ".repeat(100);
     let gateway = core(&store, Simulated::new(&words, Duration::from_millis(100))).await;
     let (mut attachment, token) = watched(&gateway).await;
@@ -70,9 +70,9 @@ async fn progress_is_kept_every_two_seconds_and_not_more_often() {
 }
 
 /// Waits for a while, then sends a word every 100 ms.
-struct Thinks;
+struct SlowResponder;
 
-impl Responder for Thinks {
+impl Responder for SlowResponder {
     fn history(&self) -> History {
         History::NONE
     }
@@ -94,8 +94,8 @@ impl Responder for Thinks {
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_begins_late_is_kept_two_seconds_after_its_first_word_and_not_at_it() {
-    let store = Late::new();
-    let gateway = core(&store, Thinks).await;
+    let store = DelayedStore::new();
+    let gateway = core(&store, SlowResponder).await;
     let (mut attachment, token) = watched(&gateway).await;
     gateway.send(&Caller::default(), &token, new_message("hello")).await.unwrap();
     until_text(&mut attachment, 1).await;
@@ -107,7 +107,7 @@ async fn a_reply_that_begins_late_is_kept_two_seconds_after_its_first_word_and_n
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_slow_to_keep_progress_does_not_hold_up_the_reply() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     store.hold(Call::Checkpoint);
     let script = [Step::Flood(SIZE), Step::Flood(SIZE), Step::Flood(SIZE), Step::Gate, Step::End];
     let responder = Scripted::new(&script).0;
@@ -133,7 +133,7 @@ async fn a_store_that_is_slow_to_keep_progress_does_not_hold_up_the_reply() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_is_committed_while_its_progress_is_still_being_kept() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     store.hold(Call::Checkpoint);
     let responder = Scripted::new(&[Step::Flood(SIZE), Step::Gate, Step::End]).0;
     let gate = Arc::clone(&responder.gate);

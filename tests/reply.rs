@@ -12,7 +12,7 @@ use duologue::{
 use tokio::time::Instant;
 
 use crate::support::{
-    Event, Late, Log, Scripted, Setup, Step, Transport, core, create, next_reply,
+    DelayedStore, Event, Log, Scripted, Setup, Step, Transport, core, create, next_reply,
     proto::{self, MessageStatus},
     soon, status, stub,
 };
@@ -159,7 +159,7 @@ async fn a_stopped_reply_has_estimated_usage() {
 /// Two minutes of failures, as of a disk that another program holds, or that is full.
 #[tokio::test(start_paused = true)]
 async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let gateway = core(&store, Simulated::new("{text}", Duration::from_secs(1))).await;
     let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
@@ -174,7 +174,7 @@ async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
 
 #[tokio::test(start_paused = true)]
 async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
-    let (store, log) = (Late::new(), Log::begin());
+    let (store, log) = (DelayedStore::new(), Log::begin());
     let before = core(&store, Scripted::new(&[Step::Hang]).0).await;
     let Created { token, session } = before.create_token(&Caller::default(), "Ada").await.unwrap();
     before.send(&Caller::default(), &token, NewMessage::new("hello", None)).await.unwrap();
@@ -195,9 +195,9 @@ async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
     assert_eq!(told, 1, "once, however long it waits");
 }
 
-struct Clumsy;
+struct MalformedResponder;
 
-impl Responder for Clumsy {
+impl Responder for MalformedResponder {
     fn history(&self) -> History {
         History::NONE
     }
@@ -211,7 +211,7 @@ impl Responder for Clumsy {
 #[tokio::test]
 async fn a_panic_of_the_responder_is_logged_and_quotes_no_text() {
     let log = Log::begin();
-    let gateway = core(&Late::new(), Clumsy).await;
+    let gateway = core(&DelayedStore::new(), MalformedResponder).await;
     let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     gateway.send(&Caller::default(), &token, NewMessage::new("a canary", None)).await.unwrap();

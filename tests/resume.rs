@@ -12,8 +12,8 @@ use duologue::{
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
-    Call, Event, Late, Scripted, Setup, Step, Transport, core, create, new_message, proto, soon,
-    stub, watched,
+    Call, DelayedStore, Event, Scripted, Setup, Step, Transport, core, create, new_message, proto,
+    soon, stub, watched,
 };
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn an_open_on_an_open_stream_attaches_anew() {
 /// A request during a replay must not restart the read of the log.
 #[tokio::test]
 async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
         let token = create(&server).await;
@@ -197,7 +197,7 @@ async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
 
 #[tokio::test]
 async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let (responder, _) = Scripted::new(&[Step::Hang]);
     let before = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
     let token = create(&before).await;
@@ -213,7 +213,7 @@ async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
 /// position.
 #[tokio::test]
 async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let (mut first, token) = watched(&gateway).await;
     store.hold(Call::Append);
@@ -246,7 +246,7 @@ async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
 /// seen it on another stream.
 #[tokio::test]
 async fn a_half_closed_stream_that_was_opened_anew_ends_wherever_its_answers_are() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
     for (seq, expected) in [(4, vec![]), (3, vec![4]), (2, vec![3, 4]), (0, vec![1, 2, 3, 4])] {
         let token = create(&server).await;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::support::{
-    Call, Clock, Late, Rest, Scripted, Setup, Step, Transport, create, proto::MessageStatus, soon,
+    Call, Clock, DelayedStore, Rest, Scripted, Setup, Step, Transport, create,
+    proto::MessageStatus, soon,
 };
 
 #[tokio::test]
@@ -93,7 +94,7 @@ async fn a_stop_without_a_reply_returns_false() {
 /// Its text is whole, and it is on its way into the log.
 #[tokio::test]
 async fn a_late_stop_returns_false_and_does_not_stop_the_next_turn() {
-    let store = Late::new();
+    let store = DelayedStore::new();
     let (responder, _) = Scripted::new(&[Step::Gate, Step::Say("whole"), Step::End]);
     let gate = responder.gate.clone();
     let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;

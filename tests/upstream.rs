@@ -10,13 +10,13 @@ use crate::support::{
 };
 
 /// A gateway with one upstream, and a client.
-pub struct Talk {
+pub struct Conversation {
     pub upstream: Upstream,
     pub server: Running,
     pub client: Attached,
 }
 
-impl Talk {
+impl Conversation {
     pub async fn start() -> Self {
         Self::through(Transport::Json, |_| {}).await
     }
@@ -344,7 +344,7 @@ pub(crate) fn endings() -> Vec<(String, MessageStatus, &'static str, &'static st
 #[tokio::test]
 async fn every_ending_has_its_status_and_reveals_nothing_of_the_upstream() {
     for transport in Transport::ALL {
-        let mut talk = Talk::through(transport, |_| {}).await;
+        let mut talk = Conversation::through(transport, |_| {}).await;
         for (bytes, status, code, text, reason) in endings() {
             // Without a history, of which something could be left out.
             let token = create(&talk.server).await;
@@ -366,7 +366,7 @@ async fn every_ending_has_its_status_and_reveals_nothing_of_the_upstream() {
 
 #[tokio::test]
 async fn rest_shows_the_failure_and_the_usage_of_a_reply() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     let token = create(&talk.server).await;
     talk.client = Transport::Json.open(&talk.server, &token, None).await;
     talk.hear(format!("{HEAD}{}{}{}", delta("so far"), usage(3, 2), DONE)).await;

@@ -80,18 +80,18 @@ fn send(stream: &mut SendStream<Bytes>, text: String, is_last: bool) {
     stream.send_data(text.into(), is_last).unwrap();
 }
 
-struct Talk {
+struct Conversation {
     upstream: Upstream,
     client: Attached,
     _server: Running,
 }
 
 /// A client of a gateway whose upstream has a trusted or an untrusted certificate.
-async fn talk(is_trusted: bool) -> Talk {
+async fn talk(is_trusted: bool) -> Conversation {
     talk_with(is_trusted, 0).await
 }
 
-async fn talk_with(is_trusted: bool, retries: u32) -> Talk {
+async fn talk_with(is_trusted: bool, retries: u32) -> Conversation {
     let authority = Authority::new();
     let upstream = Upstream::start(&authority).await;
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -103,12 +103,12 @@ async fn talk_with(is_trusted: bool, retries: u32) -> Talk {
     let server = Setup::answering(OpenAi::new(&Settings::one(settings)).unwrap()).start().await;
     let token = create(&server).await;
     let client = Transport::Json.open(&server, &token, None).await;
-    Talk { upstream, client, _server: server }
+    Conversation { upstream, client, _server: server }
 }
 
 #[tokio::test]
 async fn a_stop_resets_its_stream_and_leaves_the_connection_to_the_others() {
-    let Talk { mut upstream, mut client, _server } = talk(true).await;
+    let Conversation { mut upstream, mut client, _server } = talk(true).await;
     client.say("one", None).await.unwrap();
     let (first, mut stream) = upstream.asked().await;
     send(&mut stream, delta("so far"), false);
@@ -129,7 +129,7 @@ async fn a_stop_resets_its_stream_and_leaves_the_connection_to_the_others() {
 
 #[tokio::test]
 async fn a_stream_that_is_reset_is_a_truncated_reply() {
-    let Talk { mut upstream, mut client, _server } = talk(true).await;
+    let Conversation { mut upstream, mut client, _server } = talk(true).await;
     client.say("one", None).await.unwrap();
     let (_, mut stream) = upstream.asked().await;
     send(&mut stream, delta("so far"), false);
@@ -141,7 +141,7 @@ async fn a_stream_that_is_reset_is_a_truncated_reply() {
 
 #[tokio::test]
 async fn a_server_that_goes_away_ends_what_it_began_and_is_connected_to_anew() {
-    let Talk { mut upstream, mut client, _server } = talk(true).await;
+    let Conversation { mut upstream, mut client, _server } = talk(true).await;
     client.say("one", None).await.unwrap();
     let (first, mut stream) = upstream.asked().await;
     send(&mut stream, delta("be"), false);
@@ -160,7 +160,7 @@ async fn a_server_that_goes_away_ends_what_it_began_and_is_connected_to_anew() {
 /// RFC 9113, section 8.7: it was not processed, and may be sent again.
 #[tokio::test]
 async fn a_request_that_was_refused_before_it_was_looked_at_is_made_again_at_once() {
-    let Talk { mut upstream, mut client, _server } = talk_with(true, 1).await;
+    let Conversation { mut upstream, mut client, _server } = talk_with(true, 1).await;
     client.say("one", None).await.unwrap();
     let (_, mut stream) = upstream.asked().await;
     send(&mut stream, answer("a"), true);
@@ -179,7 +179,7 @@ async fn a_request_that_was_refused_before_it_was_looked_at_is_made_again_at_onc
 
 #[tokio::test]
 async fn a_server_with_an_untrusted_certificate_gets_no_request() {
-    let Talk { mut upstream, mut client, _server } = talk(false).await;
+    let Conversation { mut upstream, mut client, _server } = talk(false).await;
     client.say("one", None).await.unwrap();
     assert_eq!(failure(&client.reply().await.1), "upstream_unavailable");
     assert!(upstream.asked.try_recv().is_err());

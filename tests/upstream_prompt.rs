@@ -9,11 +9,11 @@ use crate::support::{
     proto::MessageStatus,
     upstream::{self, CHUNKED, HEAD, Upstream, answer, delta, refusal, responder},
 };
-use crate::upstream::{ROLE, Talk, failure, trimmed};
+use crate::upstream::{Conversation, ROLE, failure, trimmed};
 
 #[tokio::test]
 async fn a_request_is_what_was_configured_and_carries_nothing_of_the_session() {
-    let mut talk = Talk::with(|one| {
+    let mut talk = Conversation::with(|one| {
         one.api_key = Some(SecretString::from("sk-canary"));
         one.model = Some("large".into());
         one.defaults.temperature = Some(0.3);
@@ -49,7 +49,7 @@ async fn a_request_is_what_was_configured_and_carries_nothing_of_the_session() {
 
 #[tokio::test]
 async fn a_connection_is_used_again() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     let body = answer("a");
     let whole = format!("{CHUNKED}{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
     let (again, mut requests) = tokio::sync::mpsc::unbounded_channel();
@@ -64,7 +64,7 @@ async fn a_connection_is_used_again() {
 
 #[tokio::test]
 async fn the_model_reads_the_conversation_and_no_empty_reply() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     talk.client.say("one", None).await.unwrap();
     talk.upstream.asked().await.answer(&format!("{HEAD}{}", answer("eins"))).await;
     talk.client.reply().await;
@@ -85,7 +85,7 @@ async fn the_model_reads_the_conversation_and_no_empty_reply() {
 
 #[tokio::test]
 async fn queued_messages_see_the_replies_before_them() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     for text in ["one", "two", "three"] {
         talk.client.say(text, None).await.unwrap();
     }
@@ -105,7 +105,7 @@ async fn queued_messages_see_the_replies_before_them() {
 async fn a_long_conversation_is_trimmed_and_clients_see_it() {
     let mut upstream = Upstream::start().await;
     let responder = upstream::responder_with(vec![upstream.settings("one")], |settings| {
-        settings.system_prompt = Some("Talk to {name}.".into());
+        settings.system_prompt = Some("Conversation to {name}.".into());
         settings.context_tokens = 60;
     });
     let server = Setup::answering(responder).start().await;
@@ -119,10 +119,10 @@ async fn a_long_conversation_is_trimmed_and_clients_see_it() {
         let (events, _) = client.reply().await;
         assert_eq!(trimmed(&events), [n == 3], "{n}");
     }
-    assert_eq!(told[0], "system: Talk to Ada. user: question 0");
+    assert_eq!(told[0], "system: Conversation to Ada. user: question 0");
     assert_eq!(
         told[3],
-        "system: Talk to Ada. user: question 1 assistant: answer 1 user: question 2 \
+        "system: Conversation to Ada. user: question 1 assistant: answer 1 user: question 2 \
          assistant: answer 2 user: question 3"
     );
 }
@@ -151,7 +151,7 @@ async fn a_context_that_the_upstream_refuses_is_trimmed_once_more_and_tried_once
     let refused = refusal("400 Bad Request", "", refused);
     // An empty answer may mean the same.
     for refused in [refused, HEAD.to_owned()] {
-        let mut talk = Talk::start().await;
+        let mut talk = Conversation::start().await;
         for text in ["one", "two"] {
             talk.client.say(text, None).await.unwrap();
             talk.upstream.asked().await.answer(&format!("{HEAD}{}", answer("a"))).await;
@@ -173,7 +173,7 @@ async fn a_context_that_the_upstream_refuses_is_trimmed_once_more_and_tried_once
 async fn a_message_that_fits_no_context_fails() {
     let refused = "{\"error\":{\"code\":\"context_length_exceeded\"}}";
     let refused = refusal("400 Bad Request", "", refused);
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     talk.hear(format!("{HEAD}{}", answer("a"))).await;
     talk.client.say("three", None).await.unwrap();
     for _ in 0..2 {
@@ -192,7 +192,7 @@ async fn a_query_in_the_base_url_is_sent_with_every_request() {
     let server =
         Setup::answering(responder(vec![UpstreamSettings::new("azure", endpoint)])).start().await;
     let client = Transport::Json.open(&server, &create(&server).await, None).await;
-    let mut talk = Talk { upstream, server, client };
+    let mut talk = Conversation { upstream, server, client };
     talk.client.say("Hi", None).await.unwrap();
     let asked = talk.upstream.asked().await;
     let line = "POST /openai/deployments/d/chat/completions?api-version=2024-06-01 HTTP/1.1";
@@ -203,7 +203,7 @@ async fn a_query_in_the_base_url_is_sent_with_every_request() {
 async fn a_model_that_requires_max_completion_tokens_gets_it() {
     let with_limit = |settings: &mut UpstreamSettings| settings.defaults.max_tokens = Some(7);
     // Known by its name.
-    let mut talk = Talk::with(|settings| {
+    let mut talk = Conversation::with(|settings| {
         with_limit(settings);
         settings.model = Some("openai/gpt-5-mini".into());
     })
@@ -213,7 +213,7 @@ async fn a_model_that_requires_max_completion_tokens_gets_it() {
     assert_eq!((body["max_completion_tokens"].as_u64(), body.get("max_tokens")), (Some(7), None));
 
     // Learned from its refusal, once.
-    let mut talk = Talk::with(with_limit).await;
+    let mut talk = Conversation::with(with_limit).await;
     talk.client.say("Hi", None).await.unwrap();
     let asked = talk.upstream.asked().await;
     assert_eq!(asked.body["max_tokens"], 7);

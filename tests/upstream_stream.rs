@@ -7,7 +7,7 @@ use crate::support::{
     proto,
     upstream::{CHUNKED, DONE, HEAD, answer, delta, finish, usage},
 };
-use crate::upstream::{Talk, failure};
+use crate::upstream::{Conversation, failure};
 
 #[tokio::test]
 async fn text_is_the_same_wherever_its_bytes_are_cut_and_however_lines_end() {
@@ -15,7 +15,7 @@ async fn text_is_the_same_wherever_its_bytes_are_cut_and_however_lines_end() {
     for end in ["\n", "\r\n", "\r"] {
         let data = answer(text).replace('\n', end);
         let body = format!(": hello{end}{end}{data}");
-        let mut talk = Talk::start().await;
+        let mut talk = Conversation::start().await;
         for at in 0..=body.len() {
             talk.client.say("Hi", None).await.unwrap();
             let mut asked = talk.upstream.asked().await;
@@ -36,7 +36,7 @@ async fn text_is_the_same_wherever_its_bytes_are_cut_and_however_lines_end() {
 
 #[tokio::test]
 async fn what_the_standard_of_events_allows_is_understood() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     let no_space = answer("a").replace("data: ", "data:");
     let multi_line = "data: {\"choices\":[{\"delta\":\ndata: {\"content\":\"a\"},\ndata: \"finish_reason\":\"stop\"}]}\n\n";
     let other_fields = format!("id: 1\nretry: 5\nevent: message\n{}", answer("a"));
@@ -48,7 +48,7 @@ async fn what_the_standard_of_events_allows_is_understood() {
 
 #[tokio::test]
 async fn what_a_model_thinks_is_no_part_of_its_answer() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     for name in ["reasoning_content", "reasoning"] {
         let thought = json!({"choices": [{"delta": {name: "Hm, let me think"}}]});
         let reply = talk.hear(format!("{HEAD}data: {thought}\n\n{}", answer("a"))).await;
@@ -58,7 +58,7 @@ async fn what_a_model_thinks_is_no_part_of_its_answer() {
 
 #[tokio::test]
 async fn usage_is_exact_if_the_upstream_reports_it() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     for told in [
         format!("{}{}{DONE}", finish("stop"), usage(31, 7)),
         // In the last piece, or in each, growing.
@@ -72,7 +72,7 @@ async fn usage_is_exact_if_the_upstream_reports_it() {
 
 #[tokio::test]
 async fn a_line_that_never_ends_is_cut_off() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     talk.client.say("Hi", None).await.unwrap();
     let mut asked = talk.upstream.asked().await;
     asked.write(format!("{HEAD}{}data: ", delta("a"))).await;
@@ -86,7 +86,7 @@ async fn a_line_that_never_ends_is_cut_off() {
 
 #[tokio::test]
 async fn a_reset_at_any_moment_ends_the_reply() {
-    let mut talk = Talk::start().await;
+    let mut talk = Conversation::start().await;
     for (bytes, code, text) in [
         (String::new(), "upstream_unavailable", ""),
         ("HTTP/1.1 200 OK\r\ncontent-ty".into(), "upstream_unavailable", ""),
@@ -126,7 +126,7 @@ async fn a_missing_finish_reason_is_accepted_if_configured() {
         (delta("a"), "upstream_truncated"),
         (DONE.into(), "upstream_truncated"),
     ] {
-        let reply = Talk::with(accept).await.hear(format!("{HEAD}{body}")).await;
+        let reply = Conversation::with(accept).await.hear(format!("{HEAD}{body}")).await;
         assert_eq!((failure(&reply), reply.finish_reason.as_deref()), (code, None), "{body}");
     }
 }

@@ -21,13 +21,13 @@ const TOTAL: Duration = Duration::from_secs(9);
 const ROLE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n";
 const THOUGHT: &str = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"Hm\"}}]}\n\n";
 
-struct Talk {
+struct Conversation {
     clock: Clock,
     client: Attached,
     _server: Running,
 }
 
-impl Talk {
+impl Conversation {
     async fn with(mut upstream: UpstreamSettings) -> Self {
         upstream.defaults.connect_timeout = CONNECT;
         upstream.defaults.first_content_timeout = FIRST_CONTENT;
@@ -89,7 +89,7 @@ async fn silence_ends_a_reply_in_each_phase_with_its_own_failure() {
         ("HTTP/1.1 500 Oops\r\ncontent-length: 9\r\n\r\n", "", "upstream_unavailable", "", CHUNK),
     ] {
         let mut upstream = Upstream::start().await;
-        let mut talk = Talk::with(upstream.settings("one")).await;
+        let mut talk = Conversation::with(upstream.settings("one")).await;
         let mut asked = upstream.asked().await;
         asked.write(before).await;
         let (told, said, elapsed) = talk.end(asked, each_second).await;
@@ -102,7 +102,7 @@ async fn silence_ends_a_reply_in_each_phase_with_its_own_failure() {
 #[tokio::test]
 async fn an_answer_that_goes_on_may_take_its_time() {
     let mut upstream = Upstream::start().await;
-    let mut talk = Talk::with(upstream.settings("one")).await;
+    let mut talk = Conversation::with(upstream.settings("one")).await;
     let mut asked = upstream.asked().await;
     asked.write(CHUNKED).await;
     for sign in [": wait\n\n", ROLE, &delta("a"), THOUGHT, &delta("b")] {
@@ -124,7 +124,7 @@ async fn a_connection_that_does_not_come_about_has_its_own_timeout() {
     let addr = socket.local_addr().unwrap().as_socket().unwrap();
     let _first = std::net::TcpStream::connect(addr).unwrap();
     let endpoint = Endpoint::parse(&format!("http://{addr}")).unwrap();
-    let mut talk = Talk::with(UpstreamSettings::new("full", endpoint)).await;
+    let mut talk = Conversation::with(UpstreamSettings::new("full", endpoint)).await;
     let began = Instant::now();
     let reply = talk.clock.until(talk.client.reply()).await.1;
     assert_eq!(failure(&reply), "upstream_connect_timeout");
@@ -135,7 +135,7 @@ async fn a_connection_that_does_not_come_about_has_its_own_timeout() {
 #[tokio::test]
 async fn a_finish_reason_before_any_text_does_not_end_the_reply() {
     let mut upstream = Upstream::start().await;
-    let mut talk = Talk::with(upstream.settings("one")).await;
+    let mut talk = Conversation::with(upstream.settings("one")).await;
     let mut asked = upstream.asked().await;
     asked.write(format!("{HEAD}{}", finish("stop"))).await;
     talk.clock.pass(Duration::from_millis(2500)).await;
@@ -145,7 +145,7 @@ async fn a_finish_reason_before_any_text_does_not_end_the_reply() {
     drop(talk);
 
     // Without any text, the time for it ends the reply.
-    let mut talk = Talk::with(upstream.settings("one")).await;
+    let mut talk = Conversation::with(upstream.settings("one")).await;
     let mut asked = upstream.asked().await;
     asked.write(format!("{HEAD}{}", finish("stop"))).await;
     let (code, text, after) = talk.end(asked, "").await;

@@ -140,7 +140,7 @@ struct Clock {
 }
 
 /// Processor times in between, and the time itself, in seconds.
-struct Took {
+struct Elapsed {
     server: f64,
     generator: f64,
     machine: f64,
@@ -159,8 +159,8 @@ impl Clock {
     }
 
     /// Returns the difference.
-    fn until(&self, after: &Self) -> Took {
-        Took {
+    fn until(&self, after: &Self) -> Elapsed {
+        Elapsed {
             server: (after.server - self.server).as_secs_f64(),
             generator: (after.generator - self.generator).as_secs_f64(),
             machine: (after.machine - self.machine).as_secs_f64(),
@@ -171,7 +171,7 @@ impl Clock {
 
 /// The counts of a connection.
 #[derive(Default)]
-struct Tally {
+struct TurnCounts {
     turns: usize,
     /// Of each turn; empty with several in flight.
     times: Vec<Duration>,
@@ -190,8 +190,8 @@ struct Lane {
 impl Lane {
     /// Keeps so many messages in flight until the end; counts from the beginning. All that
     /// was sent is answered when it returns.
-    async fn run(mut self, depth: usize, begin: Instant, end: Instant) -> Result<Tally> {
-        let mut tally = Tally::default();
+    async fn run(mut self, depth: usize, begin: Instant, end: Instant) -> Result<TurnCounts> {
+        let mut tally = TurnCounts::default();
         loop {
             let room = (depth - self.in_flight).min(self.left);
             let sent = Instant::now();

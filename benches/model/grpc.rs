@@ -13,8 +13,8 @@ use tonic::{Streaming, transport::Endpoint};
 use crate::{
     MESSAGE, Result,
     event::Event,
-    heard::{Heard, Said},
     http,
+    reply_timer::{EventMeaning, ReplyTimer},
 };
 
 /// One `Chat` stream on an HTTP/2 connection of its own, attached to a session of its own.
@@ -36,22 +36,22 @@ impl Client {
         });
         let responses = ChatServiceClient::new(channel).chat(outbox).await?.into_inner();
         let mut client = Self { requests, responses };
-        let mut heard = Heard::new(0..0);
-        while !matches!(client.next(&mut heard).await?, Said::Opened) {}
+        let mut timer = ReplyTimer::new(0..0);
+        while !matches!(client.next(&mut timer).await?, EventMeaning::Opened) {}
         Ok(client)
     }
 
     /// Sends a message and reads the reply.
-    pub(crate) async fn reply(&mut self, heard: &mut Heard) -> Result<()> {
-        heard.asked();
+    pub(crate) async fn reply(&mut self, timer: &mut ReplyTimer) -> Result<()> {
+        timer.message_sent();
         let send = Send { text: MESSAGE.to_owned(), client_message_id: Some("1".to_owned()) };
         self.requests.send(ChatRequest { request: Some(Request::Send(send)) }).await?;
-        while !matches!(self.next(heard).await?, Said::Ended) {}
+        while !matches!(self.next(timer).await?, EventMeaning::Ended) {}
         Ok(())
     }
 
-    async fn next(&mut self, heard: &mut Heard) -> Result<Said> {
+    async fn next(&mut self, timer: &mut ReplyTimer) -> Result<EventMeaning> {
         let response = self.responses.message().await?.ok_or("the stream ended")?;
-        heard.event(&Event::of(&response)?)
+        timer.event(&Event::of(&response)?)
     }
 }

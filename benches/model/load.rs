@@ -10,8 +10,8 @@ use tokio::{
 
 use crate::{
     Result,
-    heard::{Heard, Tally},
     process::{self, Process},
+    reply_timer::{ReplyCounts, ReplyTimer},
     server::Servers,
     stamp,
     subject::{Client, Subject},
@@ -82,25 +82,25 @@ async fn measure_unlimited(subject: Subject, servers: &Servers, shape: Shape) ->
     let count = u32::try_from(replies)?;
     let lanes = (0..).zip(clients).map(|(number, client)| {
         let from = start + script.duration() * number / count;
-        let heard = Heard::new(window.clone());
-        lane(subject, servers, script, client, heard, from..end)
+        let timer = ReplyTimer::new(window.clone());
+        lane(subject, servers, script, client, timer, from..end)
     });
     let (all, took) =
         tokio::try_join!(try_join_all(lanes), took_between(subject, servers, begin..end))?;
-    let mut tally = Tally::default();
-    for heard in all {
-        tally.add(heard.tally);
+    let mut counts = ReplyCounts::default();
+    for timer in all {
+        counts.add(timer.counts);
     }
-    let deltas = tally.deltas as f64;
-    let [first, under_way] = [&mut tally.first, &mut tally.under_way].map(|it| percentiles(it));
-    if tally.deltas == 0 {
+    let deltas = counts.deltas as f64;
+    let [first, under_way] = [&mut counts.first, &mut counts.under_way].map(|it| percentiles(it));
+    if counts.deltas == 0 {
         return Err("nothing came in time: measure longer".into());
     }
     Ok(Load {
         first,
         under_way,
         deltas_per_second: deltas / measured.as_secs_f64(),
-        deltas_per_event: deltas / tally.events as f64,
+        deltas_per_event: deltas / counts.events as f64,
         server_micros: servers.of(subject).map(|_| took.server * 1e6 / deltas),
         server_share: servers.of(subject).map(|_| took.server / took.wall),
         generator_share: took.generator / took.wall,
@@ -108,22 +108,22 @@ async fn measure_unlimited(subject: Subject, servers: &Servers, shape: Shape) ->
     })
 }
 
-/// One client: a reply after the other until the end. The last one is heard out.
+/// One client: a reply after the other until the end. The last one is timer out.
 async fn lane(
     subject: Subject,
     servers: &Servers,
     script: Script,
     mut client: Client,
-    mut heard: Heard,
+    mut timer: ReplyTimer,
     time: std::ops::Range<Instant>,
-) -> Result<Heard> {
+) -> Result<ReplyTimer> {
     sleep_until(time.start).await;
     while Instant::now() < time.end {
-        client.reply(&mut heard).await?;
-        heard.ended(script.deltas)?;
+        client.reply(&mut timer).await?;
+        timer.ended(script.deltas)?;
         client = Client::ready(Some(client), subject, servers).await?;
     }
-    Ok(heard)
+    Ok(timer)
 }
 
 /// What the processors did in a time.
@@ -131,7 +131,7 @@ async fn took_between(
     subject: Subject,
     servers: &Servers,
     time: std::ops::Range<Instant>,
-) -> Result<Took> {
+) -> Result<Elapsed> {
     sleep_until(time.start).await;
     let before = Clock::read(subject, servers)?;
     sleep_until(time.end).await;
@@ -146,7 +146,7 @@ pub(crate) async fn memory(subject: Subject, servers: &Servers, shape: Shape) ->
     servers.upstream.play(Script { deltas: 5, interval: Duration::ZERO });
     let mut client = Client::ready(None, subject, servers).await?;
     for _ in 0..5 {
-        client.reply(&mut Heard::new(0..0)).await?;
+        client.reply(&mut ReplyTimer::new(0..0)).await?;
         client = Client::ready(Some(client), subject, servers).await?;
     }
     servers.upstream.play(script);
@@ -162,7 +162,7 @@ pub(crate) async fn memory(subject: Subject, servers: &Servers, shape: Shape) ->
         let from = start + script.duration() * number / u32::try_from(replies)? / 2;
         lanes.spawn(async move {
             sleep_until(from).await;
-            client.reply(&mut Heard::new(0..0)).await
+            client.reply(&mut ReplyTimer::new(0..0)).await
         });
     }
     let mut most = before;
@@ -188,7 +188,7 @@ struct Clock {
 }
 
 /// Processor times in between, and the time itself, in seconds.
-struct Took {
+struct Elapsed {
     server: f64,
     generator: f64,
     machine: f64,
@@ -208,8 +208,8 @@ impl Clock {
     }
 
     /// Returns the difference.
-    fn until(&self, after: &Self) -> Took {
-        Took {
+    fn until(&self, after: &Self) -> Elapsed {
+        Elapsed {
             server: (after.server - self.server).as_secs_f64(),
             generator: (after.generator - self.generator).as_secs_f64(),
             machine: (after.machine - self.machine).as_secs_f64(),

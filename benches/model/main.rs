@@ -22,7 +22,6 @@ mod event;
 #[expect(dead_code, reason = "shared with the other benchmark")]
 mod frame;
 mod grpc;
-mod heard;
 #[path = "../gateway/http.rs"]
 mod http;
 mod load;
@@ -30,6 +29,7 @@ mod load;
 #[expect(dead_code, reason = "shared with the other benchmark")]
 mod process;
 mod relay;
+mod reply_timer;
 mod report;
 mod server;
 mod socket;

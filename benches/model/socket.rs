@@ -10,9 +10,8 @@ use tokio::{
 use crate::{
     MESSAGE, Result,
     event::Event,
-    frame,
-    heard::{Heard, Said},
-    http,
+    frame, http,
+    reply_timer::{EventMeaning, ReplyTimer},
 };
 
 /// One connection, attached to a session of its own.
@@ -28,17 +27,17 @@ impl Client {
         let (stream, inbox) = http::upgrade(address, &token, Some("duologue.v1.json")).await?;
         let mut client = Self { stream, inbox };
         client.send(br#"{"open":{}}"#).await?;
-        let mut heard = Heard::new(0..0);
-        while !matches!(client.next(&mut heard).await?, Said::Opened) {}
+        let mut timer = ReplyTimer::new(0..0);
+        while !matches!(client.next(&mut timer).await?, EventMeaning::Opened) {}
         Ok(client)
     }
 
     /// Asks, and hears the reply to its end.
-    pub(crate) async fn reply(&mut self, heard: &mut Heard) -> Result<()> {
-        heard.asked();
+    pub(crate) async fn reply(&mut self, timer: &mut ReplyTimer) -> Result<()> {
+        timer.message_sent();
         let send = format!(r#"{{"send":{{"text":"{MESSAGE}","clientMessageId":"1"}}}}"#);
         self.send(send.as_bytes()).await?;
-        while !matches!(self.next(heard).await?, Said::Ended) {}
+        while !matches!(self.next(timer).await?, EventMeaning::Ended) {}
         Ok(())
     }
 
@@ -48,13 +47,13 @@ impl Client {
         Ok(self.stream.write_all(&out).await?)
     }
 
-    async fn next(&mut self, heard: &mut Heard) -> Result<Said> {
+    async fn next(&mut self, timer: &mut ReplyTimer) -> Result<EventMeaning> {
         loop {
             if let Some(frame) = frame::read(&self.inbox)? {
                 let end = frame.payload.end;
-                let said = self.take(&frame, heard);
+                let meaning = self.take(&frame, timer);
                 self.inbox.drain(..end);
-                return said;
+                return meaning;
             }
             self.inbox.reserve(32 << 10);
             if self.stream.read_buf(&mut self.inbox).await? == 0 {
@@ -63,7 +62,7 @@ impl Client {
         }
     }
 
-    fn take(&self, frame: &frame::Frame, heard: &mut Heard) -> Result<Said> {
+    fn take(&self, frame: &frame::Frame, timer: &mut ReplyTimer) -> Result<EventMeaning> {
         let payload = &self.inbox[frame.payload.clone()];
         match frame.opcode {
             // They come after 25 s, which no measurement takes.
@@ -74,6 +73,6 @@ impl Client {
             }
             _ => {}
         }
-        heard.event(&Event::parse(payload)?)
+        timer.event(&Event::parse(payload)?)
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{MESSAGE, Result, body, heard::Heard, http};
+use crate::{MESSAGE, Result, body, http, reply_timer::ReplyTimer};
 
 /// One connection, which is used again for every reply.
 pub(crate) struct Client {
@@ -39,8 +39,8 @@ impl Client {
     }
 
     /// Asks, and hears the reply to its end.
-    pub(crate) async fn reply(&mut self, heard: &mut Heard) -> Result<()> {
-        heard.asked();
+    pub(crate) async fn reply(&mut self, timer: &mut ReplyTimer) -> Result<()> {
+        timer.message_sent();
         self.stream.write_all(&self.request).await?;
         let head = loop {
             self.fill().await?;
@@ -65,7 +65,7 @@ impl Client {
                     None if line.is_empty() => {}
                     None => return Err("a line of no event".into()),
                     Some(b"[DONE]") => done = true,
-                    Some(event) => finished |= event_of(event, heard)?,
+                    Some(event) => finished |= event_of(event, timer)?,
                 }
             }
             self.body.drain(..read);
@@ -87,7 +87,7 @@ impl Client {
 }
 
 /// Hears an event; true if it says why the reply ends.
-fn event_of(event: &[u8], heard: &mut Heard) -> Result<bool> {
+fn event_of(event: &[u8], timer: &mut ReplyTimer) -> Result<bool> {
     #[derive(Deserialize)]
     struct Event<'a> {
         #[serde(borrow)]
@@ -108,7 +108,7 @@ fn event_of(event: &[u8], heard: &mut Heard) -> Result<bool> {
         .map_err(|error| format!("{error}: {}", String::from_utf8_lossy(event)))?;
     let Some(choice) = event.choices.first() else { return Ok(false) };
     if let Some(text) = choice.delta.content.filter(|text| !text.is_empty()) {
-        heard.text(text)?;
+        timer.text(text)?;
     }
     match choice.finish_reason {
         None => Ok(false),

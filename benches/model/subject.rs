@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Result, grpc, heard::Heard, server::Servers, socket, sse};
+use crate::{Result, grpc, reply_timer::ReplyTimer, server::Servers, socket, sse};
 
 /// A way to the model.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -66,11 +66,11 @@ impl Client {
     }
 
     /// Asks, and hears the reply to its end.
-    pub(crate) async fn reply(&mut self, heard: &mut Heard) -> Result<()> {
+    pub(crate) async fn reply(&mut self, timer: &mut ReplyTimer) -> Result<()> {
         match self {
-            Self::Sse(client) => client.reply(heard).await,
-            Self::Socket(client) => client.reply(heard).await,
-            Self::Grpc(client) => client.reply(heard).await,
+            Self::Sse(client) => client.reply(timer).await,
+            Self::Socket(client) => client.reply(timer).await,
+            Self::Grpc(client) => client.reply(timer).await,
         }
     }
 }

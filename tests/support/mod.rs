@@ -26,7 +26,7 @@ pub use load::{Figures, Load};
 pub use log::Log;
 pub use responders::{Scripted, Step};
 pub use rest::{Entry, Rest, create, history};
-pub use stores::{Call, Late};
+pub use stores::{Call, DelayedStore};
 pub use websocket::{Socket, handshake};
 
 use std::time::Duration;

@@ -43,9 +43,9 @@ impl Scripted {
     }
 }
 
-struct TellsWhenDropped(mpsc::UnboundedSender<()>);
+struct DropNotifier(mpsc::UnboundedSender<()>);
 
-impl Drop for TellsWhenDropped {
+impl Drop for DropNotifier {
     fn drop(&mut self) {
         let _nobody_asks = self.0.send(());
     }
@@ -57,7 +57,7 @@ impl Responder for Scripted {
     }
 
     fn respond(&self, _: Prompt) -> Reply {
-        let guard = TellsWhenDropped(self.cancelled.clone());
+        let guard = DropNotifier(self.cancelled.clone());
         let gate = Arc::clone(&self.gate);
         let steps: Vec<_> = self.script.to_vec();
         let chunks = stream::unfold(

@@ -29,7 +29,7 @@ pub enum Call {
 }
 
 /// A memory store that performs operations at once, and answers when the test allows it.
-pub struct Late {
+pub struct DelayedStore {
     inner: MemoryStore,
     held: Mutex<Vec<(Call, Arc<Semaphore>)>>,
     /// Of these calls, only the next answer.
@@ -55,7 +55,7 @@ pub struct Late {
     pub noted: Mutex<Vec<(Instant, usize)>>,
 }
 
-impl Late {
+impl DelayedStore {
     pub fn new() -> Arc<Self> {
         Self::with_room(1000)
     }
@@ -131,7 +131,7 @@ impl Late {
 }
 
 #[async_trait]
-impl Store for Late {
+impl Store for DelayedStore {
     async fn create(&self, new: NewSession) -> Result<()> {
         self.inner.create(new).await
     }

@@ -3,18 +3,18 @@
 use crate::{Result, event::Event, stamp};
 
 /// One client's replies.
-pub(crate) struct Heard {
+pub(crate) struct ReplyTimer {
     /// The measured time, in nanoseconds.
     window: std::ops::Range<u64>,
     asked: u64,
     /// Of this reply.
     deltas: u16,
     /// The numbers.
-    pub(crate) tally: Tally,
+    pub(crate) counts: ReplyCounts,
 }
 
 /// The meaning of an event for a reply.
-pub(crate) enum Said {
+pub(crate) enum EventMeaning {
     /// The stream is ready.
     Opened,
     /// The reply is complete.
@@ -25,7 +25,7 @@ pub(crate) enum Said {
 
 /// The counts of replies.
 #[derive(Default)]
-pub(crate) struct Tally {
+pub(crate) struct ReplyCounts {
     /// Time from the message to the first text, in nanoseconds.
     pub(crate) first: Vec<u64>,
     /// From the upstream to the client, for each delta but the first.
@@ -36,7 +36,7 @@ pub(crate) struct Tally {
     pub(crate) events: usize,
 }
 
-impl Tally {
+impl ReplyCounts {
     /// Adds another one.
     pub(crate) fn add(&mut self, other: Self) {
         self.first.extend(other.first);
@@ -46,14 +46,14 @@ impl Tally {
     }
 }
 
-impl Heard {
+impl ReplyTimer {
     /// Counts between these times.
     pub(crate) fn new(window: std::ops::Range<u64>) -> Self {
-        Self { window, asked: 0, deltas: 0, tally: Tally::default() }
+        Self { window, asked: 0, deltas: 0, counts: ReplyCounts::default() }
     }
 
     /// Records that a message is about to be sent.
-    pub(crate) fn asked(&mut self) {
+    pub(crate) fn message_sent(&mut self) {
         self.asked = stamp::now();
         self.deltas = 0;
     }
@@ -62,7 +62,7 @@ impl Heard {
     pub(crate) fn text(&mut self, text: &str) -> Result<()> {
         let now = stamp::now();
         let counts = self.window.contains(&now);
-        self.tally.events += usize::from(counts);
+        self.counts.events += usize::from(counts);
         if text.is_empty() || !text.len().is_multiple_of(stamp::LENGTH) {
             return Err(format!("a delta is cut: {text:?}").into());
         }
@@ -72,28 +72,28 @@ impl Heard {
                 return Err(format!("delta {number} instead of {}", self.deltas).into());
             }
             self.deltas += 1;
-            self.tally.deltas += usize::from(counts);
+            self.counts.deltas += usize::from(counts);
             if number > 0 && counts {
-                self.tally.under_way.push(now - written);
+                self.counts.under_way.push(now - written);
             } else if counts {
-                self.tally.first.push(now - self.asked);
+                self.counts.first.push(now - self.asked);
             }
         }
         Ok(())
     }
 
     /// An event of the gateway.
-    pub(crate) fn event(&mut self, event: &Event<'_>) -> Result<Said> {
+    pub(crate) fn event(&mut self, event: &Event<'_>) -> Result<EventMeaning> {
         match event {
-            Event::Opened => Ok(Said::Opened),
-            Event::Delta(text) => self.text(text).map(|()| Said::Other),
+            Event::Opened => Ok(EventMeaning::Opened),
+            Event::Delta(text) => self.text(text).map(|()| EventMeaning::Other),
             Event::Reply { text, complete: true, .. } => {
                 let deltas = u16::try_from(text.len() / stamp::LENGTH)?;
-                self.ended(deltas).map(|()| Said::Ended)
+                self.ended(deltas).map(|()| EventMeaning::Ended)
             }
             Event::Reply { .. } => Err("the reply is not whole".into()),
             Event::Failure(why) => Err((*why).into()),
-            Event::Accepted(..) | Event::User { .. } | Event::Other => Ok(Said::Other),
+            Event::Accepted(..) | Event::User { .. } | Event::Other => Ok(EventMeaning::Other),
         }
     }
 

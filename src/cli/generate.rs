@@ -19,14 +19,14 @@ pub(super) enum Format {
 
 const ENV_HEAD: &str = "\
 # Copy this file to .env and remove the `#` from the lines that you change. A variable of the
-# environment takes precedence over .env, a flag over both. The values are the defaults, or
-# examples where a setting has no default. Durations: 500ms, 30s, 1h. Sizes: 64KiB, 4MiB.
+# environment takes precedence over .env, a flag over both. The values are the defaults unless
+# marked as an example. Durations: 500ms, 30s, 1h. Sizes: 64KiB, 4MiB.
 ";
 
 const TOML_HEAD: &str = "\
 # Start the gateway with `duologue --config FILE`, and remove the `#` from the lines that you
-# change. Flags, the environment and .env take precedence. The values are the defaults, or examples
-# where a setting has no default. Durations: 500ms, 30s, 1h. Sizes: 64KiB, 4MiB.
+# change. Flags, the environment and .env take precedence. The values are the defaults unless
+# marked as an example. Durations: 500ms, 30s, 1h. Sizes: 64KiB, 4MiB.
 ";
 
 const TOML_TAIL: &str = r#"
@@ -66,13 +66,19 @@ fn example(head: &str, tail: &str, line: impl Fn(&Setting, &str) -> String) -> S
     for group in GROUPS {
         let _infallible = write!(text, "\n# {}\n", group.heading);
         for setting in group.settings {
-            let default = (setting.field.show)(&defaults);
-            let value = default.as_deref().or(setting.example).unwrap_or_default();
             // In TOML the file that is read cannot name another one.
-            if tail.is_empty() || setting.name != "config" {
-                let _infallible =
-                    write!(text, "\n# {}.\n# {}\n", setting.summary, line(setting, value));
+            if !tail.is_empty() && setting.name == "config" {
+                continue;
             }
+            let _infallible = match (setting.field.show)(&defaults) {
+                Some(value) => {
+                    write!(text, "\n# {}.\n# {}\n", setting.summary, line(setting, &value))
+                }
+                None => {
+                    let example = line(setting, setting.example.unwrap_or_default());
+                    write!(text, "\n# {}. The value is an example.\n# {example}\n", setting.summary)
+                }
+            };
         }
     }
     text + tail

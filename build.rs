@@ -1,8 +1,8 @@
 //! Compiles the wire contract without a `protoc` on the machine.
 //!
-//! One descriptor set feeds the generated messages and services, server
-//! reflection, and the proto-JSON codec, so that they cannot drift apart. What the
-//! gateway calls and does not serve is in the first alone.
+//! One descriptor set has the gateway's own service, for reflection and proto-JSON. The other adds
+//! the bot's service, which the gateway calls and does not serve, for the generated code. Both
+//! come from the same files.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

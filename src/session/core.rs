@@ -1,6 +1,6 @@
 //! The state that every operation of the core shares.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use rand::RngExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -23,6 +23,9 @@ pub(super) const PEER: &str = "duologue::peer";
 
 /// Reads a session and its head, without messages.
 pub(super) const HEAD: Page = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
+
+/// Delays before a client reconnects after a drain.
+const RECONNECT_DELAY: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
 
 pub(super) struct Core {
     pub(super) settings: Settings,
@@ -106,5 +109,6 @@ impl fmt::Debug for Core {
 /// Returns how long a client should wait before it reconnects to a gateway that shuts down.
 /// Random, so that clients do not reconnect all at once.
 pub(super) fn reconnect_delay() -> Duration {
-    Duration::from_millis(rand::rng().random_range(500..5000))
+    let Range { start, end } = RECONNECT_DELAY;
+    rand::rng().random_range(start..end)
 }

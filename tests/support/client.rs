@@ -63,8 +63,11 @@ impl Transport {
                 Wire::Grpc { requests, responses }
             }
             Self::Json | Self::Proto => {
-                let protocol =
-                    if self == Self::Json { "duologue.v1.json" } else { "duologue.v1.proto" };
+                let protocol = match self {
+                    Self::Json => "duologue.v1.json",
+                    Self::Proto => "duologue.v1.proto",
+                    Self::Grpc | Self::Sse => unreachable!("it has no subprotocol"),
+                };
                 let mut socket = Socket::open(server, "", protocol).await;
                 socket.send(self.encode(&frame(Request::Open(open)))).await;
                 Wire::Socket(socket)
@@ -93,7 +96,8 @@ impl Transport {
     fn encode(self, request: &ChatRequest) -> Message {
         match self {
             Self::Json => Message::text(serde_json::to_string(request).unwrap()),
-            _ => Message::binary(request.encode_to_vec()),
+            Self::Proto => Message::binary(request.encode_to_vec()),
+            Self::Grpc | Self::Sse => unreachable!("it sends no WebSocket frames"),
         }
     }
 }
@@ -249,7 +253,6 @@ impl Attached {
         }
     }
 
-    /// Events until a delta; its text.
     /// Waits until the gateway has begun with the reply and asked its responder.
     pub async fn has_begun(&mut self) {
         self.reply_started().await;
@@ -258,6 +261,7 @@ impl Attached {
         while !matches!(self.next().await, Event::Pong(_)) {}
     }
 
+    /// Returns the next delta.
     pub async fn delta(&mut self) -> proto::Delta {
         loop {
             if let Event::Delta(delta) = self.next().await {

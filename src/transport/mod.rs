@@ -31,6 +31,7 @@ pub use grpc::service as grpc_service;
 pub use http::{check_head, detail, secure};
 pub use in_use::InUse;
 pub use origin::{Hosts, OriginPattern, Origins};
+use response_budget::page_size;
 pub use response_budget::{ConnectionBudget, ResponseBudget, ResponsePermit};
 pub use router::router;
 pub use settings::Settings;

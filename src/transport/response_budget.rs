@@ -9,7 +9,7 @@ use std::sync::Arc;
 use metrics::gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::session::{Error, ErrorKind, Result};
+use crate::session::{Error, ErrorKind, Result, Snapshot};
 
 /// Bytes per permit: a semaphore counts to 2^29 on some platforms.
 const UNIT: usize = 1024;
@@ -102,6 +102,12 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         gauge!("duologue_waiting_response_bytes").decrement(self.size as f64);
     }
+}
+
+/// Returns the approximate size of a page as JSON: the texts, and 300 bytes for the fields of each
+/// message.
+pub(super) fn page_size(snapshot: &Snapshot) -> usize {
+    snapshot.messages.iter().map(|message| message.json_size() + 300).sum::<usize>() + 300
 }
 
 #[cfg(test)]

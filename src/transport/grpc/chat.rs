@@ -11,7 +11,7 @@ use crate::{
     session::{Caller, Error, ErrorKind, NewMessage, Position, Result, Token},
     transport::{
         ConnectionBudget, ConnectionContext, ResponsePermit, TransportContext, auth, codec,
-        rest::token::page_size,
+        page_size,
         stream::{
             ClientStream, Inbound, InboundSource, ListenOnly, Outbound, Protocol, StreamRecord,
         },

@@ -18,6 +18,7 @@ use crate::{
     transport::{
         ConnectionBudget, ConnectionContext, TransportContext,
         http::{HttpResult, Params},
+        page_size,
     },
 };
 
@@ -208,12 +209,6 @@ async fn renew(State(context): State<TransportContext>, request: Request) -> Htt
 
 /// Bytes from which a page is encoded on a thread that may block.
 const LARGE_PAGE: usize = 64 << 10;
-
-/// Returns the size of a page as JSON, roughly: the texts, and 300 bytes for the fields of each
-/// message.
-pub(in crate::transport) fn page_size(snapshot: &Snapshot) -> usize {
-    snapshot.messages.iter().map(|message| message.json_size() + 300).sum::<usize>() + 300
-}
 
 /// Ends a session.
 #[utoipa::path(

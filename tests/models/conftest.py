@@ -21,6 +21,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--real-model", metavar="FILE", help="talk to this model (GGUF), too")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out the test of a real model unless there is one."""
+    without_model = config.getoption("--real-model") is None
+    return True if collection_path.name == "test_real_model.py" and without_model else None
+
+
 @pytest.fixture(scope="session")
 def model() -> Path:
     path = TARGET / "models" / "tiny.gguf"
@@ -32,7 +38,7 @@ def model() -> Path:
 
 @pytest.fixture(scope="session")
 def llama(model: Path) -> Iterator[Llama]:
-    """A server with two slots, for those who leave it as it was."""
+    """A shared server with two slots. Tests must not stop it."""
     server = Llama(model)
     yield server
     server.kill()

@@ -52,7 +52,7 @@ def test_what_breaks_before_the_first_text_is_asked_for_again(
     llmock: LLMock, start: StartGateway
 ) -> None:
     gateway = start_before(llmock, start)
-    llmock.pace(50)  # else an answer is over before anybody can hang up
+    llmock.pace(50)  # otherwise a response ends before a client can disconnect
     for fault in (llmock.truncate, llmock.disconnect, llmock.corrupt):
         fault(after_chunks=1)  # which says the role, and no text
         assert is_answered(ask(gateway)), fault
@@ -62,7 +62,7 @@ def test_what_breaks_before_the_first_text_is_asked_for_again(
 def test_what_breaks_within_the_text_is_a_failed_reply(llmock: LLMock, start: StartGateway) -> None:
     gateway = start_before(llmock, start)
     for fault, code, found in (
-        # llmock sees that nobody asked again, not that the reply is told as failed.
+        # llmock sees that there is no retry, but not the status of the reply.
         (llmock.truncate, "upstream_truncated", "truncated_stream_accepted"),
         (llmock.disconnect, "upstream_truncated", "gave_up"),
         (llmock.corrupt, "upstream_protocol", "malformed_chunk_ignored"),

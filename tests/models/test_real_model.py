@@ -1,7 +1,7 @@
 """A conversation with a model that knows some words.
 
-It is not part of the normal run. `tests/run models -- --real-model FILE` takes any
-small instruction-tuned model in GGUF.
+`tests/run real-model` runs it with SmolLM2. `tests/run models -- --real-model FILE` takes any
+small instruction-tuned model in GGUF. Without that option the file is not collected.
 """
 
 from pathlib import Path
@@ -16,9 +16,7 @@ from support.contract import pb
 
 @pytest.fixture
 def real(request: pytest.FixtureRequest):
-    if not (path := request.config.getoption("--real-model")):
-        pytest.skip("no --real-model was given")
-    server = Llama(Path(path), context=2048)
+    server = Llama(Path(request.config.getoption("--real-model")), context=2048)
     yield server
     server.kill()
 

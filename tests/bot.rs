@@ -53,7 +53,11 @@ pub(crate) async fn turn(
     text: &str,
 ) -> (MessageStatus, String, Option<String>) {
     client.say(text, None).await.unwrap();
-    let reply = client.reply().await.1;
+    ending(client.reply().await.1)
+}
+
+/// Returns the status, the text and the failure's code of a reply.
+pub(crate) fn ending(reply: proto::Message) -> (MessageStatus, String, Option<String>) {
     (reply.status(), reply.text, reply.failure.map(|failure| failure.code))
 }
 

@@ -8,8 +8,8 @@ use duologue::{
 };
 use tonic::Status;
 
-use crate::bot::{attached, complete, failed, gateway, turn};
-use crate::support::{Act, Setup, TestBot, Transport, calls, proto::MessageStatus};
+use crate::bot::{attached, complete, ending, failed, gateway, turn};
+use crate::support::{Act, Clock, Setup, TestBot, Transport, calls, proto::MessageStatus};
 
 #[tokio::test]
 async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
@@ -121,13 +121,14 @@ async fn signs_of_life_keep_a_bot_that_thinks_in_the_middle_of_a_reply() {
     let chunk_timeout = Duration::from_secs(2);
     let server = gateway(grpc::Settings { chunk_timeout, ..calls(bot.addr) }).await;
     let mut client = attached(&server, Transport::Grpc).await;
-    tokio::spawn(async move {
-        for _ in 0..12 {
-            tokio::time::sleep(chunk_timeout / 8).await;
-            gate.add_permits(1);
-        }
-    });
-    assert_eq!(turn(&mut client, "go").await, complete("ab"));
+    client.say("go", None).await.unwrap();
+    assert_eq!(client.delta().await.text, "a");
+    let clock = Clock::hold();
+    for _ in 0..12 {
+        clock.pass(chunk_timeout / 8).await;
+        gate.add_permits(1);
+    }
+    assert_eq!(ending(clock.until(client.reply()).await.1), complete("ab"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use duologue::proto::{self, chat_service_client::ChatServiceClient};
 use h2::client::{ResponseFuture, SendRequest};
 use tokio::net::TcpStream;
 
-use crate::support::{Rest, Running, Setup, Transport, create, history, soon};
+use crate::support::{Clock, Rest, Running, Setup, Transport, create, history, soon};
 
 /// A session whose log, as JSON, is six times as long as its text: 24 messages and their replies.
 async fn expensive(server: &Running) -> String {
@@ -24,6 +24,8 @@ async fn expensive(server: &Running) -> String {
 /// A client that reads nothing: each stream has room for `window` bytes.
 async fn reads_nothing(server: &Running, window: u32) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(server.addr).await.unwrap();
+    // Nagle's algorithm would delay frames in real time, while a test holds the clock.
+    stream.set_nodelay(true).unwrap();
     let mut builder = h2::client::Builder::new();
     let handshake = builder.initial_window_size(window).handshake::<_, Bytes>(stream);
     let (client, connection) = handshake.await.unwrap();
@@ -76,7 +78,7 @@ async fn responses_that_wait_to_be_read_are_bounded_per_connection() {
     }
     // 16 MiB, at almost 3 MiB a page.
     assert!((4..10).contains(&served), "{served} served, {refused} refused");
-    // Others are served, and so is this one when it has let go of some.
+    // Other connections are served, and so is this one after it has dropped some streams.
     assert_eq!(Rest::call(&server, "GET", &path).await.status, 200);
     drop(unread);
     soon("room", async {
@@ -142,12 +144,12 @@ async fn a_slow_reader_that_goes_on_reading_gets_all_of_it() {
     let path = format!("/refresh_token?token={token}&limit=1");
     let mut response = soon("a response", ask(&mut client, &path).await).await.unwrap();
     let (body, mut read) = (response.body_mut(), 0);
-    let began = std::time::Instant::now();
-    while let Some(chunk) = soon("a chunk", body.data()).await {
+    let (clock, began) = (Clock::hold(), tokio::time::Instant::now());
+    while let Some(chunk) = clock.until(body.data()).await {
         let chunk = chunk.unwrap().len();
         read += chunk;
         // A slow reader: the whole takes longer than the timeout.
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        clock.pass(Duration::from_millis(40)).await;
         body.flow_control().release_capacity(chunk).unwrap();
     }
     assert!(read > 300_000, "{read} bytes");

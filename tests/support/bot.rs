@@ -14,7 +14,7 @@ use duologue::{
     },
     responder::grpc,
 };
-use futures_util::{StreamExt as _, stream, stream::BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
@@ -40,9 +40,9 @@ pub enum Act {
     Outcome(proto::ReplyOutcome),
     /// Ends with a status. As the first step, before the head of the response.
     Fail(Status),
-    /// Waits until the test lets it go on.
+    /// Waits for the test.
     Gate,
-    /// Never goes on.
+    /// Never continues.
     Hang,
     /// Dies.
     Panic,
@@ -107,7 +107,9 @@ impl TestBot {
         let player =
             Player { scripts: Arc::new(Mutex::new(scripts)), gate: Arc::clone(&gate), seen: tell };
         let service = ResponderServiceServer::new(player);
-        let incoming = TcpListenerStream::new(listener);
+        // Nagle's algorithm would delay frames in real time, while a test holds the clock.
+        let incoming = TcpListenerStream::new(listener)
+            .inspect_ok(|stream: &TcpStream| stream.set_nodelay(true).unwrap());
         tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
         Self { addr, gate, seen }
     }

@@ -202,8 +202,8 @@ impl Asked {
         std::future::pending().await
     }
 
-    /// Answers this request and those that follow on its connection with these bytes, and
-    /// tells of those that follow.
+    /// Answers this request and further ones on its connection with these bytes. Reports the
+    /// further ones.
     pub async fn serve(self, bytes: String, again: mpsc::UnboundedSender<()>) {
         let mut stream = self.stream;
         loop {

@@ -70,6 +70,14 @@ async fn talk(port: u16) -> String {
     token
 }
 
+fn parsed(log: &[String]) -> Vec<serde_json::Value> {
+    log.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn with_message<'a>(lines: &'a [serde_json::Value], message: &str) -> Vec<&'a serde_json::Value> {
+    lines.iter().filter(|line| line["message"] == message).collect()
+}
+
 #[tokio::test]
 async fn no_token_and_no_text_is_logged_even_at_trace_level() {
     for environment in ["development", "production"] {
@@ -93,10 +101,8 @@ async fn sessions_and_streams_are_logged_when_they_begin_and_end() {
     talk(process.port).await;
     process.signal("TERM").await;
     let (_, log) = process.ended().await;
-    let lines: Vec<serde_json::Value> =
-        log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of =
-        |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    let lines = parsed(&log);
+    let of = |message: &str| with_message(&lines, message);
     assert_eq!((of("session started").len(), of("session ended").len()), (1, 1));
     assert_eq!(of("session ended")[0]["reason"], "revoked");
     assert_eq!(of("stream opened").len(), 3, "two WebSockets and one SSE");
@@ -161,10 +167,8 @@ async fn the_account_of_a_stream_is_the_same_over_every_protocol() {
     drop(streams);
     process.signal("TERM").await;
     let (_, log) = process.ended().await;
-    let lines: Vec<serde_json::Value> =
-        log.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of =
-        |message: &str| lines.iter().filter(|line| line["message"] == message).collect::<Vec<_>>();
+    let lines = parsed(&log);
+    let of = |message: &str| with_message(&lines, message);
     for message in ["session created", "token refused"] {
         let [line] = of(message)[..] else { panic!("{message}") };
         assert_eq!((&line["address"], &line["level"]), (&json!("127.0.0.1"), &json!("DEBUG")));

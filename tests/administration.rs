@@ -103,7 +103,7 @@ impl StoreFolder {
         rusqlite::Connection::open(&self.file).unwrap().execute_batch(sql).unwrap();
     }
 
-    /// Puts so many living sessions into the file.
+    /// Creates live sessions in the file.
     pub(crate) fn fill(&self, sessions: usize) {
         self.sql(&format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {sessions})
@@ -195,7 +195,7 @@ async fn sessions_are_listed_and_shown_while_the_gateway_runs_and_after() {
         let records = json_lines(&place.print(&["sessions", "show", id, "--json"]).await);
         assert_eq!(records.len(), 3);
         assert_eq!(records[1]["message"]["text"], "hello");
-        assert!(records[0]["session"].get("token_sha256").is_none(), "nobody needs it here");
+        assert!(records[0]["session"].get("token_sha256").is_none(), "it is for exports only");
         if let Some(process) = process.take() {
             stop(process).await;
         }

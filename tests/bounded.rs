@@ -44,8 +44,8 @@ async fn a_full_queue_refuses_names_when_to_retry_and_loses_nothing() {
 async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
     const DELTAS: usize = 2000;
     const SIZE: usize = 16 << 10;
-    // The responder goes on as the one who keeps up has read: 32 MB in all, far beyond
-    // what the kernel holds for the one who does not read.
+    // The responder continues as the reading client has read: 32 MB in all, far more than
+    // the kernel buffers for the client that does not read.
     let mut script: Vec<_> = (0..DELTAS).flat_map(|_| [Step::Gate, Step::Flood(SIZE)]).collect();
     script.push(Step::End);
     for stalled in Transport::ALL {

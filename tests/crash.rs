@@ -25,6 +25,7 @@ async fn what_was_acknowledged_survives_kill_9() {
     for _ in 0..kills {
         let mut load = Load::begin(&process.address(), SESSIONS).await;
         let moment = Duration::from_millis(rand::rng().random_range(5..120));
+        // The kill must hit the process at a random moment of real time.
         tokio::time::sleep(moment).await;
         process.kill().await;
         assert_eq!(load.ended().await, 0, "refused, and nothing was wrong");

@@ -178,7 +178,7 @@ async fn a_damaged_page_is_never_a_panic_and_never_a_wrong_answer() {
     }
     Figures::print(format_args!(
         "{pages} pages damaged twice: {at_start} refused at the start, {later} when they were \
-         met, {unnoticed} met by nobody; 0 panics, 0 wrong answers"
+         met, {unnoticed} not met; 0 panics, 0 wrong answers"
     ));
     assert!(at_start > 0 && later > pages / 2);
 }

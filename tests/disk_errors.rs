@@ -184,7 +184,11 @@ async fn a_disk_that_is_full_for_a_moment_refuses_and_goes_on() {
     let tracer = Tracer::attach(&process, &place.file("-wal"), "pwrite64", how).await;
     let refusal = client.say("no room", Some("m1")).await.unwrap_err();
     assert_eq!((refusal.code.as_str(), refusal.retry_after_ms), ("store_full", Some(5000)));
-    assert_eq!(history(&process.address(), Transport::Sse, &token).await.len(), 2, "reads go on");
+    assert_eq!(
+        history(&process.address(), Transport::Sse, &token).await.len(),
+        2,
+        "reads continue"
+    );
     soon("room", async { while client.say("no room", Some("m1")).await.is_err() {} }).await;
     client.reply().await;
     process.signal("TERM").await;

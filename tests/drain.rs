@@ -1,4 +1,4 @@
-//! Promise 9: a shutdown tells everyone, lets replies finish, and ends in time.
+//! Promise 9: a shutdown sends `go_away`, lets replies finish, and ends in time.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn a_drain_finishes_the_reply_sends_go_away_and_ends_the_streams() {
         );
         assert_ended(transport, stream.ended().await);
     }
-    assert_eq!(plain.closed().await, 1001, "the plain mode is told by its close alone");
+    assert_eq!(plain.closed().await, 1001, "plain mode has no go_away");
     assert_eq!(server.ended().await, Drained::Finished);
 }
 

@@ -168,7 +168,7 @@ async fn foreign_pages_may_not_open_a_websocket_nor_read_an_answer() {
     soon("the handshake", handshake(&server, &query, &[("origin", &same)])).await.unwrap();
 }
 
-/// The one that attaches has been let in and does not listen yet: it must hear of the end.
+/// A stream that is attaching when the session is revoked must end, too.
 #[tokio::test]
 async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
     let store = DelayedStore::new();
@@ -184,7 +184,7 @@ async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
         let gateway = server.gateway.clone();
         async move { gateway.revoke_token(&Caller::default(), &token).await }
     });
-    // Revoking may wait for the one who attaches; it has begun when nothing else runs.
+    // The revocation may wait for the attach. It has begun once all tasks wait.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! The second port: metrics and probes, for those who run the gateway.
+//! The operations port: metrics and probes.
 
 use std::time::Duration;
 

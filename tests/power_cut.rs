@@ -35,6 +35,7 @@ async fn what_was_acknowledged_survives_the_loss_of_power() {
     for _ in 0..cuts {
         let mut load = Load::begin(&process.address(), SESSIONS).await;
         let moment = Duration::from_millis(rand::rng().random_range(5..120));
+        // The cut must hit the process at a random moment of real time.
         tokio::time::sleep(moment).await;
         // A machine without power acknowledges nothing. This process continues, and an fsync that
         // is running now may report a success that it did not have.
@@ -75,6 +76,7 @@ async fn what_relaxed_durability_loses_is_an_end() {
     for cut in 0..cuts {
         let mut load = Load::begin(&process.address(), SESSIONS).await;
         let moment = || Duration::from_millis(rand::rng().random_range(5..100));
+        // Random moments of real time, as above.
         tokio::time::sleep(moment()).await;
         if cut % 3 > 0 {
             // The kernel writes by itself every half a minute, or sooner.

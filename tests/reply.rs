@@ -82,7 +82,7 @@ async fn a_reply_that_grows_beyond_its_limit_is_cut_and_kept() {
     let reply = client.reply().await.1;
     assert_eq!((reply.status(), reply.text.len()), (MessageStatus::Interrupted, 1000));
     assert_eq!(reply.finish_reason.as_deref(), Some("max_reply_size"));
-    soon("the responder to be let go of", ended.recv()).await;
+    soon("the responder to be dropped", ended.recv()).await;
 }
 
 #[tokio::test]

@@ -160,8 +160,8 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     assert!(end.is_error());
 }
 
-/// Its window is closed and it answers every ping: nothing tells the gateway's HTTP
-/// library that the session behind the stream is over.
+/// The peer keeps its window closed and answers every PING, so the HTTP library does not poll the
+/// body and would not notice that the session has ended.
 #[tokio::test]
 async fn an_http2_peer_that_never_opens_its_window_is_ended() {
     let mut setup = Setup::default();

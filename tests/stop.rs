@@ -29,7 +29,7 @@ async fn a_stop_from_any_transport_lets_go_of_the_responder_and_keeps_the_text()
             let clock = Clock::hold();
             let asked = Instant::now();
             other.stop().await;
-            soon("the responder to be let go of", ended.recv()).await;
+            soon("the responder to be dropped", ended.recv()).await;
             assert_eq!(asked.elapsed(), Duration::ZERO, "{talker:?} {stopper:?}");
             drop(clock);
             for client in [&mut client, &mut other] {

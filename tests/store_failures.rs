@@ -142,7 +142,7 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     let log = history(&address, Transport::Grpc, &token).await;
     let users = log.iter().filter(|entry| entry.2 == "user").count();
-    assert_eq!(users, kept, "reads go on, and show what was acknowledged");
+    assert_eq!(users, kept, "reads continue, and show the acknowledged messages");
 
     fs::remove_file(&ballast).unwrap();
     soon("room", async { while client.say("again", None).await.is_err() {} }).await;

@@ -32,7 +32,7 @@ fn session(file: &Connection, number: u8, head: u32) -> SessionId {
     SessionId::from_bytes([number; 16])
 }
 
-/// A turn, and what its reply took if anybody knew.
+/// A turn, and the usage of its reply if it is known.
 fn turn(file: &Connection, session: u8, seq: u32, took: Option<(u32, u32, bool)>) {
     let id = |seq: u32| vec![u8::try_from(seq).unwrap(); 16];
     file.execute(

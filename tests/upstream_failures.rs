@@ -153,7 +153,7 @@ async fn retry_after_is_a_floor_in_each_form_and_for_every_reply() {
     for (header, floor) in [
         ("retry-after: 7\r\n".to_owned(), 7.0),
         ("retry-after-ms: 6500\r\nretry-after: 1\r\n".into(), 6.5),
-        // The date counts whole seconds of a clock that goes on.
+        // The date counts whole seconds, and the clock continues.
         (format!("retry-after: {in_ten}\r\n"), 5.0),
     ] {
         let mut pool = Pool::of(1, |_| {}).await;
@@ -275,7 +275,7 @@ async fn a_stop_lets_go_of_the_upstream_wherever_the_reply_is() {
         assert_eq!(client.reply().await.1.status(), MessageStatus::Stopped);
         match (at, held) {
             (At::Waiting, Some(served)) => {
-                // It was not the one that is served.
+                // Another reply is being served.
                 served.answer(&whole("a")).await;
                 clock.rest().await;
                 assert!(pool.upstreams[0].is_idle());

@@ -13,7 +13,7 @@ const page = Object.fromEntries(
   ["state", "log", "say", "text", "stop"].map((id) => [id, document.getElementById(id)]),
 );
 
-// What outlives the page: the token, and what nobody has acknowledged yet.
+// Kept when the page is closed: the token, and the messages that are not acknowledged.
 const session = JSON.parse(localStorage.getItem(kept)) ?? { token: null, unaccepted: [] };
 const keep = () => localStorage.setItem(kept, JSON.stringify(session));
 
@@ -44,7 +44,7 @@ async function rest(method, path) {
   return answer.json();
 }
 
-// The whole log, page by page; after it, the stream tells what is new.
+// Reads the whole log, page by page. The stream continues from there.
 async function readLog() {
   page.log.replaceChildren();
   let after = 0;
@@ -157,7 +157,7 @@ function over(code) {
   page.say.remove();
 }
 
-// A cut that nobody tells of looks like silence.
+// A connection that was lost without a close is silent.
 setInterval(() => {
   if (socket?.readyState === WebSocket.OPEN && Date.now() - lastHeard > SILENT_HEARTBEATS * heartbeat) lost();
 }, 1000);

@@ -122,7 +122,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Variable>, Problem> {
         let value = match value.chars().next() {
             Some(quote @ ('"' | '\'')) => {
                 let mut text = value[1..].to_owned();
-                // A quoted value may go on in the lines that follow.
+                // A quoted value may span lines.
                 while quoted_value(&text, quote).is_none() {
                     if rest.is_empty() {
                         return Err((first, "the closing quote is missing"));

@@ -1,7 +1,6 @@
 //! `google.protobuf.Timestamp`.
 //!
-//! Not that of a library: the one at hand writes `+00:00` where canonical proto-JSON
-//! asks for `Z`.
+//! `pbjson-types` is not used: it writes `+00:00` where canonical proto-JSON requires `Z`.
 
 use std::{
     fmt,

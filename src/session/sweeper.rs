@@ -115,7 +115,7 @@ async fn end_removed(core: &Core, sessions: &[SessionHandle]) -> Result<()> {
     let mut heads = heads.into_iter().peekable();
     for (session, known) in sessions.iter().zip(known) {
         let own = session.session();
-        // `heads` keeps the order of the ids and leaves out those that do not exist.
+        // `heads` has the order of the ids, without the ids of missing sessions.
         let head = heads.next_if(|head| head.session == own.id);
         let is_current = head.is_some_and(|head| head.epoch == own.epoch && head.seq >= known);
         // A session that has expired meanwhile is ended by `expire`.

@@ -83,8 +83,8 @@ pub struct Log {
 
 /// Starts to log to standard error.
 ///
-/// A thread of its own writes the lines, since standard error may be a pipe that nobody reads:
-/// serving, probes and signals must never wait for it.
+/// A separate thread writes the lines. Standard error may be a full pipe, and requests, probes and
+/// signals must not wait for it.
 ///
 /// # Errors
 /// Logging was started already.
@@ -154,7 +154,7 @@ impl LostLines {
         Self { counter, counted: 0, reported: 0 }
     }
 
-    /// Counts new losses; returns those that were not reported yet.
+    /// Counts new losses. Returns the number of unreported ones.
     fn update(&mut self, total: u64) -> u64 {
         self.counter.increment(total.saturating_sub(self.counted));
         self.counted = total;

@@ -292,7 +292,7 @@ mod tests {
         ] {
             assert!(same(hosts, host, origin), "{host}");
         }
-        // A name of somebody else's that leads to this address: DNS rebinding.
+        // DNS rebinding: a foreign name that resolves to this address.
         assert!(!same(hosts, "evil.example", "http://evil.example"));
     }
 

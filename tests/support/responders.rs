@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, mpsc};
 pub enum Step {
     /// Says this.
     Say(&'static str),
-    /// Waits until the test lets it go on.
+    /// Waits for the test.
     Gate,
     /// Leaves older messages out.
     Trim,

@@ -97,7 +97,7 @@ impl DelayedStore {
         }
     }
 
-    /// Waits until so many answers are held back.
+    /// Waits until this many answers are held back.
     pub async fn holds(&self, answers: usize) {
         super::soon("a call of the store", async {
             while self.waiting.load(Ordering::SeqCst) < answers {

@@ -1,5 +1,5 @@
-// A bot for Duologue, in Node: it repeats what it hears, word by word, and
-// remembers what was said before, because the gateway tells it with every call.
+// A bot for Duologue, in Node: it repeats each message, word by word, and
+// knows the earlier messages, which the gateway sends with every call.
 //
 //     BOT_ADDR      where it listens             127.0.0.1:50051
 //     BOT_TOKEN     what the gateway must bring  nothing
@@ -45,8 +45,8 @@ async function respond(call) {
     call.emit("error", { code: status.UNAUTHENTICATED, details: "the token is wrong" });
     return;
   }
-  // Somebody stopped the reply, or the gateway is gone: whatever works on it must end,
-  // here the loop below.
+  // The reply was stopped, or the gateway has disconnected: all work for the reply must
+  // end, here the loop below.
   const stopped = new AbortController();
   call.on("cancelled", () => stopped.abort());
   let said = 0;

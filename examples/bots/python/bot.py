@@ -1,5 +1,5 @@
-"""A bot for Duologue, in Python: it repeats what it hears, word by word, and
-remembers what was said before, because the gateway tells it with every call.
+"""A bot for Duologue, in Python: it repeats each message, word by word, and
+knows the earlier messages, which the gateway sends with every call.
 
     BOT_ADDR      where it listens             127.0.0.1:50051
     BOT_TOKEN     what the gateway must bring  nothing
@@ -54,8 +54,8 @@ class Bot(responder_pb2_grpc.ResponderServiceServicer):
             # Without it the gateway takes the reply for one that was cut short.
             yield responder_pb2.RespondResponse(outcome=outcome)
         finally:
-            # Somebody stopped the reply, or the gateway is gone: whatever works on
-            # it must end, here the loop above.
+            # The reply was stopped, or the gateway has disconnected: all work for the
+            # reply must end, here the loop above.
             if not over:
                 print(f"stopped {request.reply_id} after {said} words", flush=True)
 

@@ -53,7 +53,7 @@ const SETTINGS: &[Setting] = &[
         variable: "DUOLOGUE_MAX_BACKLOG_SIZE",
         field: field!(Size, session.max_backlog_size),
         summary: "Unread bytes per stream before the gateway closes it",
-        details: "The client is told to reconnect.",
+        details: "The client receives `slow_consumer` and can reconnect.",
         ..SETTING
     },
     Setting {

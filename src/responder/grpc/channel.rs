@@ -47,8 +47,8 @@ impl Channel {
     /// the call.
     pub(super) async fn connected(&self) -> Result<(Connection, Receiver<()>), UpstreamError> {
         let attempt = self.attempt();
-        let (taken, tells) = oneshot::channel();
-        Ok((Connection { sender: attempt.await?, taken: Some(taken) }, tells))
+        let (taken, receiver) = oneshot::channel();
+        Ok((Connection { sender: attempt.await?, taken: Some(taken) }, receiver))
     }
 
     fn attempt(&self) -> Attempt {

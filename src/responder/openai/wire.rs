@@ -1,7 +1,7 @@
 //! The events of a streamed chat completion.
 //!
 //! Servers differ, so reading is lenient: fields may be absent, null or repeated (the last one
-//! counts), and unknown fields are allowed. [`TextPiece::ignored`] tells whether a field that may
+//! counts), and unknown fields are allowed. [`TextPiece::ignored`] says whether a field that may
 //! hold content was not understood.
 
 use std::{borrow::Cow, fmt, sync::Arc};

@@ -1,10 +1,11 @@
 //! Redacts the text of an upstream's error for the log.
 //!
-//! Such a text helps the operator ("the model `x` does not exist"). But servers quote in it: the
-//! key, the user's name, parts of the conversation, in capitals, in nested JSON, as percent escapes
-//! or as token numbers. So only two kinds of words are kept: those of a fixed list of words that
-//! errors use, and those that the operator chose, such as the names of the model and of the
-//! upstream. Removing the secrets instead would require knowing every form that they can have.
+//! The text helps the operator ("the model `x` does not exist"). But servers quote secrets in it:
+//! the key, the user's name, parts of the conversation. A quote may be in capitals, in nested JSON,
+//! in percent escapes or in token numbers, so a list of forbidden texts cannot be complete.
+//!
+//! Therefore only two kinds of words are kept: a fixed list of words that errors use, and the
+//! operator's own words, such as the names of the model and of the upstream.
 
 use std::{collections::HashSet, sync::LazyLock};
 

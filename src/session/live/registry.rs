@@ -247,9 +247,9 @@ mod tests {
         Ok(())
     }
 
-    /// A sweep at the same moment must not find one that nobody can look at yet.
+    /// A sweep during the load must not miss the session.
     #[test]
-    fn one_that_has_expired_when_it_is_loaded_is_looked_at() {
+    fn a_session_that_expires_during_its_load_is_found_by_a_sweep() {
         const SESSIONS: usize = 50_000;
         let registry = Arc::new(Registry::default());
         let loading = AtomicBool::new(true);

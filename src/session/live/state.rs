@@ -351,7 +351,7 @@ impl State {
         self.close_if_idle();
     }
 
-    /// User messages without a reply, including those that are not published yet.
+    /// Returns the user messages without a reply, including unpublished ones.
     fn unanswered(&self) -> Vec<MessageId> {
         let replying = self.reply.as_ref().map(|reply| reply.started.in_reply_to);
         let queued = self.turns.iter().map(|turn| turn.message.id);

@@ -98,7 +98,7 @@ impl TurnRunner {
                 Work::Turn(turn, id, cancel) => {
                     let answer = self.answer(turn, id, &cancel).map(Ok);
                     // Panics are caught where the turn can still be answered. If another one
-                    // gets here, subscribers are told instead of waiting forever.
+                    // gets here, subscribers get an error instead of waiting forever.
                     if let Err(error) = caught(answer).await {
                         self.abandon(error);
                     }

@@ -124,7 +124,7 @@ fn reply_to(
     tx.prepare_cached(&sql)?.query_row(params![Id(id), Id(user)], rows::message).optional()
 }
 
-/// Inserts a message as it is.
+/// Inserts a message under its own number.
 pub(super) fn insert(
     tx: &Transaction<'_>,
     id: SessionId,

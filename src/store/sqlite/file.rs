@@ -1,9 +1,9 @@
 //! The file as operator commands use it, beside a running gateway or without one.
 //!
-//! A command that reads opens a connection of its own and delays nobody. A command that writes
-//! takes SQLite's write lock for a moment, and the writer of the gateway waits. The gateway notices
-//! such changes (`Store::written_elsewhere`). Commands do not take the lock of the gateway: it
-//! excludes a second gateway, not the operator.
+//! A command that reads uses its own connection and does not delay the gateway. A command that
+//! writes holds SQLite's write lock for a short time, and the gateway's writer waits for it. The
+//! gateway detects such changes (`Store::written_elsewhere`). Commands do not take the `FileLock`,
+//! which only excludes a second gateway.
 
 use std::{
     fs,

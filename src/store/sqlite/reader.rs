@@ -162,7 +162,7 @@ pub(super) fn messages(
         rows::MESSAGE
     );
     let mut statement = db.prepare_cached(&sql)?;
-    // One more row tells whether there are more messages.
+    // Reads one more row to see whether there are more messages.
     let limit = i64::from(page.limit) + 1;
     let after = page.after.unwrap_or(0);
     let found = statement.query_map(

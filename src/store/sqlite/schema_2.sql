@@ -1,5 +1,5 @@
--- What the replies of a session took together, so that nobody has to read all of them.
--- At most 4294967295 each, and an estimate as soon as one reply's is, or was not counted.
+-- Tokens of all replies of a session, so that a read of the session needs no read of its messages.
+-- Each sum is at most 4294967295. It is an estimate if one reply is an estimate or was not counted.
 
 ALTER TABLE sessions ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE sessions ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;

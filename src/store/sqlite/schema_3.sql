@@ -1,5 +1,5 @@
--- How many sessions there are: a new one is refused beyond a limit, and need not count
--- the others for it. By triggers, so that it holds whoever writes to the file.
+-- The number of sessions, so that the check of the limit does not count rows. Triggers maintain it
+-- for every program that writes to the file.
 CREATE TABLE totals (
     only_row INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),
     sessions INTEGER NOT NULL

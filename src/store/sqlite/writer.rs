@@ -42,7 +42,7 @@ type Write = Box<dyn FnOnce(Option<&Transaction<'_>>) -> WriteDone + Send>;
 type Answer = Box<dyn FnOnce(Option<&rusqlite::Error>) + Send>;
 
 struct WriteDone {
-    /// The transaction cannot go on.
+    /// The error that ends the transaction.
     broken: Option<rusqlite::Error>,
     answer: Answer,
 }

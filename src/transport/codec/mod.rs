@@ -68,7 +68,7 @@ impl Codec {
     ///
     /// # Errors
     /// `WrongFrameType` and `FrameTooLarge`, after which the stream must end;
-    /// `BadFrame`, after which it may go on.
+    /// `BadFrame`, after which it may continue.
     pub(super) fn decode(self, frame: &Message, max_text: usize) -> Result<ClientRequest> {
         match self {
             Self::Plain => {

@@ -99,7 +99,7 @@ test("WebSocket, plain: a message, and the reply to it", async () => {
   assert.equal(reply, REPLY);
 });
 
-test("WebSocket: an unknown token is told why, for a page sees no status", async () => {
+test("WebSocket: an unknown token gets an error frame, since a page sees no status", async () => {
   const seen = await page.evaluate(
     (url) =>
       new Promise((resolve) => {

@@ -1,4 +1,4 @@
-// Chromium: the documentation renders, and needs nobody else for it.
+// Chromium: the documentation renders without another server.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";

@@ -1,4 +1,4 @@
-// A bot of one's own: the example in Node, behind the gateway.
+// The example bot in Node, behind the gateway.
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
@@ -217,10 +217,10 @@ test("the token opens the bot", async () => {
   await closed.stop();
 });
 
-test("TLS with an authority of one's own", async () => {
+test("TLS with a private CA", async () => {
   const folder = await mkdtemp(join(tmpdir(), "duologue-"));
   const [cert, key] = [join(folder, "cert.pem"), join(folder, "key.pem")];
-  // Its own authority, so that the file is trusted as it is.
+  // Self-signed, so that the file itself is trusted.
   const request = [
     ...["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"],
     ...["-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost"],

@@ -81,7 +81,7 @@ test("grpc: Chat in one line", async () => {
   assert.equal(events.filter((event) => event.message).at(-1).message.text, REPLY);
 });
 
-test("grpcweb: HTTP/1.1 serves it too, with the contract at hand", async () => {
+test("grpcweb: over HTTP/1.1, with the contract from a file", async () => {
   const flags = ["--protocol", "grpcweb", "--schema", "proto", "-d", '{"name":"Ada"}'];
   const [made] = documents(await curl(`/${service}/CreateToken`, ...flags));
   assert.equal(made.session.name, "Ada");

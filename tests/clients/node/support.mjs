@@ -19,8 +19,8 @@ const modules = await realpath(new URL("../node_modules", import.meta.url));
 export const generated = join(dirname(modules), "generated", "duologue", "v1", "chat_pb.js");
 export const contract = await import(pathToFileURL(generated).href);
 
-// What the simulated responder says unless it is told otherwise, and what the
-// tests tell it to say where a reply has to take a while.
+// The default reply of the simulated responder, and a longer one for tests that need
+// time during a reply.
 export const REPLY = "Response: Simulating response from the GPT service";
 export const SLOW_REPLY = Array.from({ length: 30 }, (_, n) => `word${n}`).join(" ");
 export const SLOWLY = ["--simulated-delay", "25ms", "--simulated-reply", SLOW_REPLY];

@@ -72,7 +72,7 @@ test("twenty turns on one connection are a matter of milliseconds", async () => 
     socket.send("lo Bot", { fin: true });
     assert.equal(await frames.next(), REPLY);
   }
-  // Delayed acknowledgements, where nobody switched them off, cost 40 ms a turn.
+  // With Nagle's algorithm, delayed acknowledgements cost 40 ms per turn.
   assert(performance.now() - began < 400, `took ${performance.now() - began} ms`);
   socket.terminate();
 });

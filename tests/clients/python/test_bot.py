@@ -1,4 +1,4 @@
-"""A bot of one's own: the example in Python, behind the gateway, asked through
+"""The example bot in Python, behind the gateway, asked through
 every protocol."""
 
 import subprocess

@@ -118,7 +118,7 @@ def test_every_protocol_shows_the_same_events(slow: Gateway) -> None:
 
     assert len(live[0]) == 1 + 1 + len(SLOW_REPLY.split()) + 1  # asked, started, deltas, answered
     for protocol, events in zip(PROTOCOLS[1:], live[1:], strict=True):
-        assert events == live[0], f"{protocol.name} is told something else"
+        assert events == live[0], f"{protocol.name} receives other events"
 
 
 def test_every_protocol_replays_the_same_log(gateway: Gateway) -> None:

@@ -49,6 +49,6 @@ def test_a_watch_says_serving_and_ends_with_the_gateway(start, service: str) -> 
         threading.Thread(target=read, daemon=True).start()
         assert statuses.get(timeout=5) == SERVING
         assert statuses.empty(), "a second status without a change"
-        gateway.stop()  # an open watch holds nobody up
+        gateway.stop()  # an open watch does not delay the end
         after = list(iter(lambda: statuses.get(timeout=5), None))
         assert SERVING not in after

@@ -168,7 +168,7 @@ def test_a_compressed_call_is_refused_by_name(stub) -> None:
     request = pb.CreateTokenRequest(name="Ada" * 40)
     with pytest.raises(grpc.RpcError) as refused:
         stub.CreateToken(request, compression=grpc.Compression.Gzip)
-    # The code from which a client learns to send it again as it is.
+    # The code that tells a client to send the same message again.
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -141,7 +141,7 @@ async def test_a_stop_reaches_a_reply_that_waits_for_its_next_word(start) -> Non
         assert ended.in_reply_to == asked.id
         assert ended.status == pb.MESSAGE_STATUS_STOPPED
         assert "never to be heard".startswith(ended.text)
-        # The session goes on with the next turn.
+        # The session continues with the next turn.
         assert (await next_of(call, "reply_started")).in_reply_to != asked.id
         await call.write(pb.ChatRequest(stop=pb.Stop()))
         assert (await next_of(call, "message")).status == pb.MESSAGE_STATUS_STOPPED

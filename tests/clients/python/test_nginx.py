@@ -65,7 +65,7 @@ def nginx(slow: Gateway, tmp_path: Path) -> Iterator[str]:
 def test_streams_are_not_held_back_and_codes_are_kept(slow: Gateway, nginx: str) -> None:
     http, grpc = nginx.split()
     token = slow.new_token()
-    # Server-sent events: the first delta is there while the reply goes on.
+    # Server-sent events: the first delta arrives while the reply runs.
     with subprocess.Popen(
         ["curl", "-sN", "--max-time", "20", f"http://{http}/events?token={token}"],
         stdout=subprocess.PIPE,

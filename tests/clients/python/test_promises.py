@@ -20,7 +20,7 @@ def test_a_reply_finishes_with_nobody_attached(slow: Gateway, protocol: type[Cli
         client.send("Hello Bot", "m1")
         client.next_of("delta")
 
-    # Reading the history attaches nobody.
+    # Reading the history does not attach.
     deadline = time.monotonic() + 10
     while len(history := slow.history(token)) < 2:
         assert time.monotonic() < deadline, "the reply never came"
@@ -67,7 +67,7 @@ def test_a_full_queue_refuses_the_next_message(slow: Gateway, protocol: type[Cli
         with pytest.raises(Refused):
             for n in range(room + 2):  # the first may have left the queue already
                 client.send(f"message {n}", f"m{n}")
-        client.next_of("delta")  # and nobody was cut off
+        client.next_of("delta")  # the stream is still open
     assert slow.request("DELETE", f"/token?token={token}").status == 204
 
 

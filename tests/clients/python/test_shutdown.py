@@ -1,6 +1,6 @@
-"""SIGTERM, seen from outside: running replies finish, everyone is told to come
-back, and the process leaves with 0. (Every gateway of this suite is stopped
-like that; these are the ones that are in the middle of something.)"""
+"""SIGTERM, seen from outside: running replies finish, every stream gets
+`go_away`, and the process exits with 0. (Every gateway of this suite is stopped by SIGTERM;
+these have work in progress.)"""
 
 import signal
 import time

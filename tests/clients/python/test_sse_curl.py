@@ -1,4 +1,4 @@
-"""curl -N: server-sent events as anyone can read them."""
+"""curl -N: server-sent events in a shell."""
 
 import subprocess
 from collections.abc import Iterator

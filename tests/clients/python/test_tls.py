@@ -1,4 +1,4 @@
-"""Clients over TLS, with an authority of one's own: HTTPS, wss and gRPC on one port."""
+"""Clients over TLS with a private CA: HTTPS, wss and gRPC on one port."""
 
 import asyncio
 import json

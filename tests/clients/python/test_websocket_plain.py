@@ -81,7 +81,7 @@ def test_a_client_far_ahead_of_its_replies_is_not_taken_for_dead(start) -> None:
         for n in range(70):
             socket.send(f"message {n}")
         assert socket.recv(timeout=10) == "at last"
-        # Nobody has to wait for the rest.
+        # The next message need not wait for the rest.
         assert gateway.request("DELETE", f"/token?token={token}").status == 204
         assert close_code(socket) == 4002
 

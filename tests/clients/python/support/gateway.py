@@ -16,8 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
 BINARY = Path(os.environ.get("DUOLOGUE_BIN", TARGET / "release" / "duologue"))
 
-# What the simulated responder says unless it is told otherwise, and what the
-# tests tell it to say where a reply has to take a while.
+# The default reply of the simulated responder, and a longer one for tests that need
+# time during a reply.
 REPLY = "Response: Simulating response from the GPT service"
 SLOW_REPLY = " ".join(f"word{n}" for n in range(30))
 

@@ -36,7 +36,7 @@ class Connection:
         self.h2.initiate_connection()
         self._events: list[Event] = []
         self.flush()
-        # Whoever wants extended CONNECT has to read the gateway's settings first.
+        # Extended CONNECT requires the gateway's settings first.
         while not any(isinstance(event, RemoteSettingsChanged) for event in self._events):
             self._receive()
 

@@ -4,10 +4,15 @@
 // The lints are not for generated code.
 #![expect(clippy::all, clippy::allow_attributes, reason = "generated")]
 
-mod message;
+pub mod frame;
+pub mod messages;
+pub mod parts;
 pub mod timestamp;
 
 tonic::include_proto!("duologue.v1");
+
+// The servers.
+include!(concat!(env!("OUT_DIR"), "/servers/duologue.v1.rs"));
 
 // The proto-JSON form.
 include!(concat!(env!("OUT_DIR"), "/duologue.v1.serde.rs"));

@@ -25,7 +25,7 @@ async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
     place.print(&["sessions", "export", "--output", &file]).await;
     let exported = fs::read_to_string(&file).unwrap();
     let header = &json_lines(&exported)[0]["export"];
-    assert_eq!((&header["format"], &header["sessions"]), (&1.into(), &2.into()));
+    assert_eq!((&header["format"], &header["sessions"]), (&2.into(), &2.into()));
     for secret in [&waiting, &answered] {
         assert!(!exported.contains(secret.as_str()), "a token, where its hash is enough");
     }
@@ -143,10 +143,14 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
     let empty = json_lines(&export)[6]["session"]["id"].to_string();
     let full = json_lines(&export)[1]["session"]["id"].to_string();
     let message = json_lines(&export)[2]["message"]["id"].to_string();
+    let token = &lines[1][lines[1].find("[{").unwrap() + 1..lines[1].find("}]").unwrap() + 1];
+    let tokens = format!("[{token}]");
+    let reply = format!("\"text\":{}", json_lines(&export)[3]["message"]["text"]);
     for (what, input, line) in [
         ("nothing", String::new(), 1),
         ("no header", without(1), 1),
-        ("a format of the future", with(1, "\"format\":1", "\"format\":2"), 1),
+        ("a format of the future", with(1, "\"format\":2", "\"format\":3"), 1),
+        ("a format of nobody", with(1, "\"format\":2", "\"format\":0"), 1),
         ("an unknown field", with(2, "{\"id\"", "{\"mood\":1,\"id\""), 2),
         ("a blank name", with(2, "\"Ada\"", "\" \""), 2),
         ("a name that hides", with(2, "\"Ada\"", "\"A\\u202eda\""), 2),
@@ -164,7 +168,18 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
             with(3, "\"role\"", "\"waiting\":{\"attempt\":3,\"text\":\"\"},\"role\""),
             3,
         ),
-        ("a hash that is none", with(2, "\"token_sha256\":\"", "\"token_sha256\":\"0"), 2),
+        ("a hash that is none", with(2, "\"sha256\":\"", "\"sha256\":\"0"), 2),
+        ("no token", with(2, &tokens, "[]"), 2),
+        ("a token twice", with(2, &tokens, &format!("[{token},{token}]")), 2),
+        ("a token of both formats", with(2, "\"tokens\"", "\"token_sha256\":\"0\",\"tokens\""), 2),
+        ("an unknown scope", with(2, "\"write\"", "\"admin\""), 2),
+        (
+            "a token with one deadline of two",
+            with(2, "\"scope\"", "\"ends_at\":\"2030-01-01T00:00:00Z\",\"scope\""),
+            2,
+        ),
+        ("a title that hides", with(2, "\"name\"", "\"title\":\"A\\u202eda\",\"name\""), 2),
+        ("a blank key", with(2, "\"name\"", "\"metadata\":{\"\":\"x\"},\"name\""), 2),
         ("no time", with(2, "Z\"", "\""), 2),
         ("too many messages", with(2, "\"messages\":4", "\"messages\":10001"), 2),
         ("a gap", without(3), 3),
@@ -188,6 +203,27 @@ async fn a_wrong_import_names_the_line_and_stores_no_part_of_a_session() {
         ("a status of a user's", with(3, "\"role\"", "\"status\":\"complete\",\"role\""), 3),
         ("a reply to itself", with(4, "\"in_reply_to\":\"0", "\"in_reply_to\":\"1"), 4),
         ("a message of another's", with(3, &full, &empty), 3),
+        ("a parent that is a reply", with(5, "\"parent_seq\":1", "\"parent_seq\":2"), 5),
+        ("a parent that comes later", with(5, "\"parent_seq\":1", "\"parent_seq\":3"), 5),
+        ("a parent of a reply", with(4, "\"role\"", "\"parent_seq\":1,\"role\""), 4),
+        (
+            "the question of nothing",
+            with(5, "\"parent_seq\"", "\"regenerates_seq\":2,\"parent_seq\""),
+            5,
+        ),
+        ("text and parts", with(3, "\"text\"", "\"parts\":[{\"text\":\"a\"}],\"text\""), 3),
+        ("a part of two", with(4, &reply, "\"parts\":[{\"text\":\"a\",\"reasoning\":\"b\"}]"), 4),
+        ("a part of nothing", with(4, &reply, "\"parts\":[{}]"), 4),
+        ("an unknown part", with(4, &reply, "\"parts\":[{\"poem\":\"a\"}]"), 4),
+        (
+            "a part that no user may send",
+            with(3, "\"text\":\"one\"", "\"parts\":[{\"reasoning\":\"a\"}]"),
+            3,
+        ),
+        ("an unknown option", with(3, "\"role\"", "\"options\":{\"mood\":1},\"role\""), 3),
+        ("a wrong option", with(3, "\"role\"", "\"options\":{\"temperature\":9},\"role\""), 3),
+        ("options of a reply", with(4, "\"role\"", "\"options\":{\"model\":\"m\"},\"role\""), 4),
+        ("a model of a user's", with(3, "\"role\"", "\"model\":\"m\",\"role\""), 3),
         ("an end in a session", lines[..4].join("\n"), 5),
         ("a session twice", [&lines[..], &lines[6..]].concat().join("\n"), 8),
         ("no JSON", with(5, "{", "("), 5),

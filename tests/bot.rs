@@ -19,7 +19,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::{
     process::Process,
     support::{
-        Act, Attached, Running, Setup, TestBot, Transport, answering, calls, create,
+        Act, Attached, Running, Setup, TestBot, Transport, answering, calls, create, piece_of,
         proto::{self, MessageStatus},
         stub,
     },
@@ -77,9 +77,9 @@ async fn a_bot_answers_through_every_transport_word_by_word() {
     for transport in Transport::ALL {
         let mut client = attached(&server, transport).await;
         client.say("Hi", None).await.unwrap();
-        assert_eq!(client.delta().await.text, "Hello ", "{transport:?}");
+        assert_eq!(piece_of(&client.delta().await), "Hello ", "{transport:?}");
         bot.gate.add_permits(1);
-        assert_eq!(client.delta().await.text, "Ada", "{transport:?}");
+        assert_eq!(piece_of(&client.delta().await), "Ada", "{transport:?}");
         let reply = client.reply().await.1;
         assert_eq!((reply.status(), reply.text.as_str()), (MessageStatus::Complete, "Hello Ada"));
         assert_eq!(reply.finish_reason.as_deref(), Some("stop"));
@@ -370,8 +370,11 @@ async fn a_reply_that_would_be_over_before_the_bot_may_be_called_fails_at_once()
 
 #[tokio::test]
 async fn the_usage_that_a_bot_reports_is_summed_up() {
-    let usage =
-        |input_tokens, estimated| proto::Usage { input_tokens, output_tokens: 5, estimated };
+    let tokens = |input_tokens, output_tokens, estimated| {
+        let counts = proto::Usage { input_tokens, output_tokens, ..Default::default() };
+        proto::Usage { estimated, ..counts }
+    };
+    let usage = |input_tokens, estimated| tokens(input_tokens, 5, estimated);
     let outcome = |usage| Act::Outcome(ReplyOutcome { usage: Some(usage), ..Default::default() });
     let (exact, rough) = ([outcome(usage(100, false))], [outcome(usage(7, true))]);
     let bot = TestBot::start(&[&exact, &rough, &[Act::Say("12345678"), Act::done()]]).await;
@@ -384,12 +387,11 @@ async fn the_usage_that_a_bot_reports_is_summed_up() {
         replies.push(client.reply().await.1.usage.unwrap());
     }
     // Three messages of one token each, and the two empty replies between them.
-    let own = proto::Usage { input_tokens: 3, output_tokens: 2, estimated: true };
+    let own = tokens(3, 2, true);
     assert_eq!(replies, [usage(100, false), usage(7, true), own]);
     let request = proto::RefreshTokenRequest { token, ..Default::default() };
     let session = stub(&server).await.refresh_token(request).await.unwrap().into_inner();
-    let sum = proto::Usage { input_tokens: 110, output_tokens: 12, estimated: true };
-    assert_eq!(session.usage, Some(sum));
+    assert_eq!(session.usage, Some(tokens(110, 12, true)));
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ use duologue::{
 use tonic::Status;
 
 use crate::bot::{attached, complete, ending, failed, gateway, turn};
-use crate::support::{Act, Clock, Setup, TestBot, Transport, calls, proto::MessageStatus};
+use crate::support::{
+    Act, Clock, Setup, TestBot, Transport, calls, piece_of, proto::MessageStatus,
+};
 
 #[tokio::test]
 async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
@@ -122,7 +124,7 @@ async fn signs_of_life_keep_a_bot_that_thinks_in_the_middle_of_a_reply() {
     let server = gateway(grpc::Settings { chunk_timeout, ..calls(bot.addr) }).await;
     let mut client = attached(&server, Transport::Grpc).await;
     client.say("go", None).await.unwrap();
-    assert_eq!(client.delta().await.text, "a");
+    assert_eq!(piece_of(&client.delta().await), "a");
     let clock = Clock::hold();
     for _ in 0..12 {
         clock.pass(chunk_timeout / 8).await;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Event, PATIENCE, Rest, Scripted, Setup, Socket, Step, Transport, create, history, proto, soon,
-    stub,
+    Event, PATIENCE, Rest, Scripted, Setup, Socket, Step, Transport, create, history, named,
+    piece_of, proto, send_text, soon, stub,
 };
 
 #[tokio::test]
@@ -23,11 +23,7 @@ async fn a_full_queue_refuses_names_when_to_retry_and_loses_nothing() {
         let refusal = client.say("too much", Some("m1")).await.unwrap_err();
         assert_eq!(refusal.code, if transport == Transport::Sse { "429" } else { "queue_full" });
         assert_eq!(refusal.retry_after_ms, Some(1000), "{transport:?}");
-        let send = proto::SendMessageRequest {
-            token: token.clone(),
-            text: "x".into(),
-            client_message_id: None,
-        };
+        let send = send_text(&token, "x", None);
         let status = stub(&server).await.send_message(send).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::ResourceExhausted);
         assert_eq!(status.metadata().get("grpc-retry-pushback-ms").unwrap(), "1000");
@@ -53,6 +49,7 @@ async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
         let gate = responder.gate.clone();
         let mut setup = Setup::answering(responder);
         setup.session.max_reply_size = 64 << 20;
+        setup.session.max_reply_text_size = 64 << 20;
         setup.session.max_backlog_size = 1 << 20;
         setup.session.max_backlog_events = 1 << 20;
         // It reads again before its connection is given up, and so sees the farewell.
@@ -78,16 +75,16 @@ async fn a_stalled_reader_is_dropped_at_its_cap_and_the_others_do_not_notice() {
         // One who keeps up gets every delta and the whole message, larger than the cap
         // of a backlog that only laggards need.
         let kept_up = async {
-            let mut deltas = 0;
+            let (mut deltas, mut end) = (0, 0);
             loop {
                 match watcher.next().await {
-                    Ok(duologue::session::Event::Delta { index, .. }) => {
-                        assert_eq!(index as usize, deltas);
-                        deltas += 1;
+                    Ok(duologue::session::Event::Delta(delta)) => {
+                        assert_eq!(delta.offset, end);
+                        (deltas, end) = (deltas + 1, delta.end);
                         gate.add_permits(1);
                     }
-                    Ok(duologue::session::Event::Message(message))
-                        if message.in_reply_to().is_some() =>
+                    Ok(duologue::session::Event::Message(event))
+                        if event.message.in_reply_to().is_some() =>
                     {
                         break;
                     }
@@ -179,7 +176,7 @@ async fn a_full_conversation_ends_with_a_reply_and_refuses_more() {
 #[tokio::test]
 async fn texts_have_one_byte_to_the_limit_through_every_transport() {
     let mut setup = Setup::default();
-    setup.session.max_message_size = 1000;
+    setup.session.messages.content.max_text_size = 1000;
     let server = setup.start().await;
     for transport in Transport::ALL {
         let token = create(&server).await;
@@ -231,7 +228,9 @@ async fn names_are_checked_alike_by_both_families() {
         ("A\u{202e}da", None),
         ("A\tda", None),
     ] {
-        let created = grpc.create_token(proto::CreateTokenRequest { name: name.into() }).await;
+        let created = grpc
+            .create_token(proto::CreateTokenRequest { name: name.into(), ..Default::default() })
+            .await;
         let shown = created.ok().map(|created| created.into_inner().session.unwrap().name);
         assert_eq!(shown.as_deref(), kept, "{name:?} by gRPC");
         let query: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
@@ -245,13 +244,17 @@ async fn a_store_without_room_refuses_new_sessions_and_keeps_the_old() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     for _ in 1..1000 {
-        server.gateway.create_token(&duologue::session::Caller::default(), "Ada").await.unwrap();
+        server
+            .gateway
+            .create_token(&duologue::session::Caller::default(), named("Ada"))
+            .await
+            .unwrap();
     }
     let answer = Rest::call(&server, "POST", "/token?name=Ada").await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
     let status = stub(&server)
         .await
-        .create_token(proto::CreateTokenRequest { name: "Ada".into() })
+        .create_token(proto::CreateTokenRequest { name: "Ada".into(), ..Default::default() })
         .await
         .unwrap_err();
     assert_eq!(status.code(), tonic::Code::Unavailable);
@@ -309,7 +312,11 @@ async fn a_slow_consumer_reconnects_and_misses_nothing() {
         .open(
             &server,
             &token,
-            Some(&proto::Position { epoch: opened.position.epoch.as_str().into(), seq: 0 }),
+            Some(&proto::Position {
+                epoch: opened.position.epoch.as_str().into(),
+                seq: 0,
+                reply: None,
+            }),
         )
         .await;
     assert!(back.opened.recovered);
@@ -369,14 +376,14 @@ async fn a_slow_reader_gets_larger_deltas_and_the_whole_text() {
             Event::Delta(delta) => Some(delta),
             _ => None,
         });
-        let (mut told, mut text) = (0, String::new());
+        let (mut told, mut end, mut text) = (0, 0, String::new());
         for delta in deltas {
-            assert_eq!(delta.index, told, "{transport:?}");
-            told += 1;
-            text.push_str(&delta.text);
+            assert_eq!(delta.offset, end, "{transport:?}");
+            (told, end) = (told + 1, delta.end);
+            text.push_str(piece_of(delta));
         }
         assert_eq!(text, reply.text, "{transport:?}");
         assert_eq!(text.len(), WORDS * "word ".len(), "{transport:?}");
-        assert!((told as usize) < WORDS / 10, "{told} pieces on {transport:?}");
+        assert!(told < WORDS / 10, "{told} pieces on {transport:?}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duologue::session::{Caller, Drained, NewMessage, Store as _, Timestamp, Token};
+use duologue::session::{Caller, Drained, NewMessage, PageRequest, Store as _, Timestamp, Token};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
@@ -211,7 +211,11 @@ async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_bef
     store.release();
     sending.await.unwrap().unwrap();
     assert_eq!(ended.await.unwrap(), Drained::Finished);
-    let log = gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap().messages;
+    let log = gateway
+        .refresh_token(&Caller::default(), &token, PageRequest::default())
+        .await
+        .unwrap()
+        .messages;
     assert_eq!(log.len(), 2, "accepted, and not answered: {log:?}");
 }
 
@@ -230,7 +234,11 @@ async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_p
     store.release();
     assert_eq!(sending.end().await.unwrap().message.seq, 1);
     assert_eq!(draining.await.unwrap(), Drained::Interrupted);
-    let log = gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap().messages;
+    let log = gateway
+        .refresh_token(&Caller::default(), &token, PageRequest::default())
+        .await
+        .unwrap()
+        .messages;
     assert_eq!(log.len(), 1, "answered after all: {log:?}");
     let left = store.unfinished(Timestamp::of_wall_clock(), None, 2).await.unwrap();
     assert_eq!(left.iter().map(|turn| turn.attempt).collect::<Vec<_>>(), [1]);

@@ -4,12 +4,15 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     responder::Simulated,
-    session::{Caller, Created, ErrorKind, Event, Gateway, NewMessage, Settings, Subscription},
+    session::{
+        Caller, Created, ErrorKind, Event, Gateway, NewMessage, PageRequest, Revocation, Settings,
+        Subscription,
+    },
     store::MemoryStore,
 };
 use tokio::time::{Instant, advance, sleep};
 
-use crate::support::{Call, DelayedStore};
+use crate::support::{Call, DelayedStore, named};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -17,7 +20,7 @@ async fn gateway() -> (Gateway, Created) {
     let store = Arc::new(MemoryStore::new(10, 1 << 20));
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
-    let created = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
+    let created = gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     (gateway, created)
 }
 
@@ -60,7 +63,11 @@ async fn at_its_deadline_a_session_is_gone_for_every_call_before_it_is_swept() {
         ErrorKind::SessionExpired
     );
     assert_eq!(
-        gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap_err().kind(),
+        gateway
+            .refresh_token(&Caller::default(), &token, PageRequest::default())
+            .await
+            .unwrap_err()
+            .kind(),
         ErrorKind::SessionExpired
     );
     assert_eq!(
@@ -76,26 +83,32 @@ async fn at_its_deadline_a_session_is_gone_for_every_call_before_it_is_swept() {
         ErrorKind::SessionExpired
     );
     assert_eq!(
-        gateway.stop(&Caller::default(), &token).await.unwrap_err().kind(),
+        gateway.stop(&Caller::default(), &token, None).await.unwrap_err().kind(),
         ErrorKind::SessionExpired
     );
     assert_eq!(
-        gateway.revoke_token(&Caller::default(), &token).await.unwrap_err().kind(),
+        gateway
+            .revoke_token(&Caller::default(), &token, Revocation::Session)
+            .await
+            .unwrap_err()
+            .kind(),
         ErrorKind::SessionExpired
     );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_message_and_a_refresh_renew_it_but_never_past_its_age() {
-    let (gateway, Created { token, session }) = gateway().await;
+    let (gateway, Created { token, session, .. }) = gateway().await;
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     for hour in 0..23 {
         advance(HOUR - Duration::from_secs(60)).await;
         if hour % 2 == 0 {
             attachment.send(new_message("still here")).end().await.unwrap();
         } else {
-            let snapshot =
-                gateway.refresh_token(&Caller::default(), &token, None, None).await.unwrap();
+            let snapshot = gateway
+                .refresh_token(&Caller::default(), &token, PageRequest::default())
+                .await
+                .unwrap();
             assert!(snapshot.session.expires_at <= session.ends_at);
         }
     }
@@ -131,7 +144,8 @@ async fn a_message_accepted_just_before_the_deadline_is_answered_even_by_a_slow_
     let store = DelayedStore::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
-    let Created { token, .. } = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
+    let Created { token, .. } =
+        gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     sleep(HOUR - Duration::from_millis(100)).await;
     store.hold(Call::Append);
@@ -157,11 +171,11 @@ async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
     for _ in 0..MANY {
-        gateway.create_token(&Caller::default(), "Ada").await.unwrap();
+        gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     }
     sleep(HOUR + Duration::from_secs(1)).await;
     for made in 0..MANY {
-        let created = gateway.create_token(&Caller::default(), "Ada").await;
+        let created = gateway.create_token(&Caller::default(), named("Ada")).await;
         assert!(created.is_ok(), "after {made}: {created:?}");
     }
 }
@@ -171,7 +185,8 @@ async fn a_store_that_is_slow_to_report_changes_delays_no_expiry() {
     let store = DelayedStore::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
     let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
-    let Created { token, .. } = gateway.create_token(&Caller::default(), "Ada").await.unwrap();
+    let Created { token, .. } =
+        gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     let (mut subscription, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     store.hold(Call::Heads);
     store.written_elsewhere.store(true, std::sync::atomic::Ordering::SeqCst);

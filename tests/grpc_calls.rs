@@ -8,7 +8,8 @@ use tonic_health::pb::{
 use tonic_types::StatusExt as _;
 
 use crate::support::{
-    Call, DelayedStore, Event, Rest, Scripted, Setup, Step, Transport, create, proto, soon, stub,
+    Call, DelayedStore, Event, Rest, Scripted, Setup, Step, Transport, create, proto, send_text,
+    soon, stub,
 };
 use proto::{ChatRequest, chat_request::Request as Ask};
 
@@ -17,11 +18,15 @@ fn ask(request: Ask) -> ChatRequest {
 }
 
 fn open(token: &str) -> ChatRequest {
-    ask(Ask::Open(proto::Open { token: Some(token.into()), position: None }))
+    ask(Ask::Open(proto::Open { token: Some(token.into()), position: None, ..Default::default() }))
 }
 
 fn send(text: &str, id: Option<&str>) -> ChatRequest {
-    ask(Ask::Send(proto::Send { text: text.into(), client_message_id: id.map(Into::into) }))
+    ask(Ask::Send(proto::Send {
+        text: text.into(),
+        client_message_id: id.map(Into::into),
+        ..Default::default()
+    }))
 }
 
 /// All events of a call whose requests are all sent at once, then half-closed.
@@ -92,7 +97,8 @@ async fn a_half_close_without_a_turn_ends_at_once() {
     let token = create(&server).await;
     assert_eq!(chat(&server, vec![]).await.unwrap().len(), 0);
     assert!(matches!(&chat(&server, vec![open(&token)]).await.unwrap()[..], [Event::Opened(_)]));
-    let stop = chat(&server, vec![open(&token), ask(Ask::Stop(proto::Stop {}))]).await.unwrap();
+    let stop =
+        chat(&server, vec![open(&token), ask(Ask::Stop(proto::Stop::default()))]).await.unwrap();
     assert_eq!(stop.len(), 1);
 }
 
@@ -135,21 +141,16 @@ async fn a_token_in_the_metadata_makes_the_open_frame_unnecessary() {
 async fn failures_have_the_codes_of_the_table_and_details_for_programs() {
     let server = Setup::default().start().await;
     let mut grpc = stub(&server).await;
-    let name = proto::CreateTokenRequest { name: "A\u{202e}da".into() };
+    let name = proto::CreateTokenRequest { name: "A\u{202e}da".into(), ..Default::default() };
     let status = grpc.create_token(name).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "Enter a valid name"));
     assert_eq!(status.get_details_error_info().unwrap().reason, "invalid_name");
     let status = grpc.refresh_token(proto::RefreshTokenRequest::default()).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "A token is required"));
     let token = create(&server).await;
-    let large = proto::SendMessageRequest {
-        token: token.clone(),
-        text: "x".repeat((64 << 10) + 1),
-        client_message_id: None,
-    };
+    let large = send_text(&token, &"x".repeat((64 << 10) + 1), None);
     assert_eq!(grpc.send_message(large).await.unwrap_err().code(), Code::InvalidArgument);
-    let huge =
-        proto::SendMessageRequest { token, text: "x".repeat(1 << 20), client_message_id: None };
+    let huge = send_text(&token, &"x".repeat(4 << 20), None);
     assert_eq!(grpc.send_message(huge).await.unwrap_err().code(), Code::OutOfRange);
 }
 
@@ -169,7 +170,8 @@ async fn the_clients_deadline_ends_calls_and_streams() {
     };
     assert_eq!(status.code(), Code::DeadlineExceeded);
 
-    let mut call = Request::new(proto::CreateTokenRequest { name: "Ada".into() });
+    let mut call =
+        Request::new(proto::CreateTokenRequest { name: "Ada".into(), ..Default::default() });
     call.metadata_mut().insert("grpc-timeout", "soon".parse().unwrap());
     assert_eq!(
         stub(&server).await.create_token(call).await.unwrap_err().code(),
@@ -266,7 +268,11 @@ async fn a_half_closed_stream_that_asked_for_a_replay_gets_it() {
     client.reply().await;
     for round in 0..20 {
         let position = Some(client.at(0));
-        let open = ask(Ask::Open(proto::Open { token: Some(token.clone()), position }));
+        let open = ask(Ask::Open(proto::Open {
+            token: Some(token.clone()),
+            position,
+            ..Default::default()
+        }));
         let events = chat(&server, vec![open]).await.unwrap();
         assert_eq!(replies(&events), ["Echo: a"], "round {round}");
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use duologue::session::{Caller, ErrorKind, Position, Store as _, Timestamp, Token};
+use duologue::session::{Caller, ErrorKind, Position, Revocation, Store as _, Timestamp, Token};
 
 use crate::support::{
     Call, DelayedStore, Log, Rest, Scripted, Setup, Step, Transport, core, create, handshake,
-    new_message, proto, soon, stub, watched,
+    new_message, proto, send_text, soon, stub, watched,
 };
 
 /// The answer of each transport to a wrong token.
@@ -35,11 +35,7 @@ async fn assert_refused(server: &crate::support::Running, token: &str) {
     let token = token.to_owned();
     let refresh = proto::RefreshTokenRequest { token: token.clone(), ..Default::default() };
     assert_eq!(grpc.refresh_token(refresh).await.unwrap_err().code(), tonic::Code::Unauthenticated);
-    let send = proto::SendMessageRequest {
-        token: token.clone(),
-        text: "x".into(),
-        client_message_id: None,
-    };
+    let send = send_text(&token, "x", None);
     assert_eq!(grpc.send_message(send).await.unwrap_err().code(), tonic::Code::Unauthenticated);
     let subscribe = proto::SubscribeRequest { token, position: None };
     assert_eq!(grpc.subscribe(subscribe).await.unwrap_err().code(), tonic::Code::Unauthenticated);
@@ -59,7 +55,7 @@ async fn tokens_that_open_nothing_are_refused_by_every_transport() {
         "nonsense".into(),
         token[1..].into(),
         // An id may be logged: it must not open anything.
-        session.id.to_string(),
+        session.session.id.to_string(),
     ] {
         assert_refused(&server, &wrong).await;
     }
@@ -75,7 +71,9 @@ async fn a_revoked_session_closes_its_live_streams_and_opens_no_more() {
     }
     let mut plain = handshake(&server, &format!("?token={token}"), &[]).await.unwrap();
     let mut grpc = stub(&server).await;
-    grpc.revoke_token(proto::RevokeTokenRequest { token: token.clone() }).await.unwrap();
+    grpc.revoke_token(proto::RevokeTokenRequest { token: token.clone(), ..Default::default() })
+        .await
+        .unwrap();
     for (transport, stream) in streams {
         let ended = tokio::time::timeout(Duration::from_secs(1), stream.ended()).await;
         let (code, end) = ended.unwrap_or_else(|_| panic!("{transport:?} lives on"));
@@ -182,7 +180,7 @@ async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
     store.holds(1).await;
     let revoking = tokio::spawn({
         let gateway = server.gateway.clone();
-        async move { gateway.revoke_token(&Caller::default(), &token).await }
+        async move { gateway.revoke_token(&Caller::default(), &token, Revocation::Session).await }
     });
     // The revocation may wait for the attach. It has begun once all tasks wait.
     for _ in 0..100 {
@@ -206,12 +204,13 @@ async fn a_replay_under_way_ends_with_its_session() {
         client.reply().await;
     }
     let token = Token::parse(&token).unwrap();
-    let epoch = server.gateway.authenticate(&Caller::default(), &token).await.unwrap().epoch;
-    let start = Position { epoch, seq: 0 };
+    let epoch =
+        server.gateway.authenticate(&Caller::default(), &token).await.unwrap().session.epoch;
+    let start = Position::new(epoch, 0);
     let (mut attachment, _) =
         server.gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
     attachment.next().await.unwrap();
-    server.gateway.revoke_token(&Caller::default(), &token).await.unwrap();
+    server.gateway.revoke_token(&Caller::default(), &token, Revocation::Session).await.unwrap();
     let next = attachment.next().await.map_err(|error| error.kind());
     assert!(matches!(next, Err(ErrorKind::SessionRevoked)), "read after the end: {next:?}");
 }

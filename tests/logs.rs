@@ -58,11 +58,7 @@ async fn talk(port: u16) -> String {
 
     let channel = tonic::transport::Channel::from_shared(url).unwrap().connect().await.unwrap();
     let mut grpc = ChatServiceClient::new(channel);
-    let send = proto::SendMessageRequest {
-        token: token.clone(),
-        text: CANARY.into(),
-        client_message_id: None,
-    };
+    let send = crate::support::send_text(&token, CANARY, None);
     grpc.send_message(send).await.unwrap();
     let mut call = tonic::Request::new(proto::RevokeTokenRequest::default());
     call.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

@@ -49,7 +49,7 @@ fn open_streams(page: &str) -> f64 {
 
 #[tokio::test]
 async fn what_happens_is_counted_through_every_transport_and_names_nobody() {
-    let flags = ["--simulated-reply", "canary-reply-7391", "--max-message-size", "1KiB"];
+    let flags = ["--simulated-reply", "canary-reply-7391", "--max-text-size", "1KiB"];
     let (gateway, operations) = start(&flags).await;
     let address = gateway.address();
     let token = create(&address).await;

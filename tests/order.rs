@@ -71,7 +71,7 @@ async fn two_codecs_on_one_session_see_the_same_events() {
     sender.say("hello", Some("m1")).await.unwrap();
     let seen = join_all(clients.into_iter().map(async |mut client| {
         let (mut before, reply) = client.reply().await;
-        before.push(crate::support::Event::Message(reply));
+        before.push(crate::support::Event::Message(Box::new(reply)));
         before
     }))
     .await;
@@ -90,20 +90,24 @@ async fn a_history_can_be_read_in_pages_forward_and_the_newest_part_at_once() {
     }
     let mut stub = crate::support::stub(&server).await;
     let mut read = async |after, limit| {
-        let request =
-            crate::support::proto::RefreshTokenRequest { token: token.clone(), after, limit };
+        let request = crate::support::proto::RefreshTokenRequest {
+            token: token.clone(),
+            after,
+            limit,
+            ..Default::default()
+        };
         let page = stub.refresh_token(request).await.unwrap().into_inner();
         let seqs: Vec<_> = page.messages.iter().map(|message| message.seq).collect();
         (seqs, page.has_more, page.position.unwrap().seq)
     };
-    assert_eq!(read(Some(0), Some(4)).await, (vec![1, 2, 3, 4], true, 4));
-    assert_eq!(read(Some(4), Some(4)).await, (vec![5, 6, 7, 8], true, 8));
+    assert_eq!(read(Some(0), Some(4)).await, (vec![1, 2, 3, 4], true, 10));
+    assert_eq!(read(Some(4), Some(4)).await, (vec![5, 6, 7, 8], true, 10));
     assert_eq!(read(Some(8), Some(4)).await, (vec![9, 10], false, 10));
     assert_eq!(read(Some(10), None).await, (vec![], false, 10));
     assert_eq!(read(Some(99), None).await, (vec![], false, 10));
     assert_eq!(read(None, Some(3)).await, (vec![8, 9, 10], true, 10));
     assert_eq!(read(None, Some(0)).await, (vec![], true, 10));
-    assert_eq!(read(Some(3), Some(0)).await, (vec![], true, 3));
+    assert_eq!(read(Some(3), Some(0)).await, (vec![], true, 10));
     assert_eq!(read(None, None).await.0.len(), 10);
 }
 
@@ -137,15 +141,20 @@ async fn numbers_of_whole_replies(attachment: &mut Subscription, text: &str) -> 
     let (mut said, mut numbers) = (String::new(), Vec::new());
     while numbers.len() < 6 {
         match soon("an event", attachment.next()).await.unwrap() {
-            session::Event::Message(message) => {
+            session::Event::Message(event) => {
+                let message = event.message;
                 numbers.push(message.seq);
                 if message.in_reply_to().is_some() {
-                    assert_eq!((std::mem::take(&mut said).as_str(), &*message.text), (text, text));
+                    assert_eq!(
+                        (std::mem::take(&mut said).as_str(), &**message.text()),
+                        (text, text)
+                    );
                 }
             }
-            session::Event::Delta { text, .. } => said.push_str(&text),
+            session::Event::Delta(delta) => said.push_str(delta.piece.text()),
+            session::Event::ReplyPart(part) => panic!("{part:?}"),
             session::Event::ReplyStarted(started) => {
-                assert_eq!((said.as_str(), started.text.as_str()), ("", ""));
+                assert_eq!((said.as_str(), started.offset), ("", 0));
             }
             session::Event::GoAway(_) => {}
         }
@@ -164,13 +173,13 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
         let token = create(&server).await;
         let mut client = transport.open(&server, &token, None).await;
         client.say("one", None).await.unwrap();
-        assert_eq!(client.delta().await.text, "a");
+        assert_eq!(crate::support::piece_of(&client.delta().await), "a");
         store.hold(Call::Append);
         let text = "two".into();
-        client.ask(Request::Send(proto::Send { text, client_message_id: None })).await;
+        client.ask(Request::Send(proto::Send { text, ..Default::default() })).await;
         store.holds(1).await;
         gate.add_permits(1);
-        assert_eq!(client.delta().await.text, "b", "{transport:?}");
+        assert_eq!(crate::support::piece_of(&client.delta().await), "b", "{transport:?}");
         store.release();
         gate.add_permits(3);
         let mut replies = 0;
@@ -190,7 +199,7 @@ async fn accepted_precedes_the_message_itself() {
         let mut client = transport.open(&server, &token, None).await;
         store.hold(Call::Append);
         let text = "hello".into();
-        client.ask(Request::Send(proto::Send { text, client_message_id: None })).await;
+        client.ask(Request::Send(proto::Send { text, ..Default::default() })).await;
         store.holds(1).await;
         let other = transport.open(&server, &token, Some(&client.at(1))).await;
         assert!(other.opened.recovered, "{transport:?}");

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Caller, Chunk, Gateway, History, Outcome, Prompt, Reply, Responder, Status, Subscription, Token,
+    Caller, Chunk, Gateway, History, Outcome, Piece, Prompt, Reply, Responder, Status,
+    Subscription, Token,
 };
 use futures_util::{StreamExt as _, stream};
 
@@ -36,13 +37,13 @@ impl Responder for Panics {
     }
 
     fn respond(&self, prompt: Prompt) -> Reply {
-        let place = Some(self.0).filter(|_| &*prompt.message.text == "panic");
+        let place = Some(self.0).filter(|_| &**prompt.message.text() == "panic");
         assert!(place != Some(Place::Respond), "as the test wants it");
         let guard = place.filter(|place| *place == Place::Drop).map(|_| PanicsWhenDropped);
         let chunks = stream::unfold((0, guard), move |(said, guard)| async move {
             assert!(said == 0 || place != Some(Place::Poll), "as the test wants it");
             let chunk = match said {
-                0 => Chunk::Delta("said".into()),
+                0 => Chunk::Delta(Piece::Text("said".into())),
                 _ => Chunk::End(Outcome::complete(None, None)),
             };
             Some((chunk, (said + 1, guard)))
@@ -58,7 +59,7 @@ async fn reply_to(
 ) -> (Status, String) {
     gateway.send(&Caller::default(), token, new_message(text)).await.unwrap();
     let reply = soon("the reply", next_reply(attachment)).await;
-    (status(&reply).clone(), reply.text.as_ref().into())
+    (status(&reply).clone(), reply.text().as_ref().into())
 }
 
 #[tokio::test]

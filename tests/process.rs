@@ -277,6 +277,10 @@ async fn the_effective_configuration_can_be_read_again() {
         "90m",
         "--max-message-size",
         "1000",
+        "--max-text-size",
+        "500",
+        "--max-inline-file-size",
+        "500",
         "--simulated-reply",
         "say \"{text}\"",
     ];

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use duologue::{
     responder::Simulated,
     session::{
-        Caller, Chunk, Event, History, Outcome, Prompt, Reply, Responder, Status, Subscription,
+        Caller, Chunk, Event, History, Outcome, Piece, Prompt, Reply, Responder, Status,
+        Subscription,
     },
 };
 use futures_util::{StreamExt as _, stream};
@@ -30,8 +31,8 @@ async fn until_text(attachment: &mut Subscription, size: usize) {
     let mut said = 0;
     let reading = async {
         while said < size {
-            if let Event::Delta { text, .. } = attachment.next().await.unwrap() {
-                said += text.len();
+            if let Event::Delta(delta) = attachment.next().await.unwrap() {
+                said += delta.piece.text().len();
             }
         }
     };
@@ -82,7 +83,7 @@ impl Responder for SlowResponder {
             let pause = if said == 0 { 3 * INTERVAL } else { INTERVAL / 20 };
             sleep(pause).await;
             let chunk = match said {
-                0..30 => Chunk::Delta("word ".into()),
+                0..30 => Chunk::Delta(Piece::Text("word ".into())),
                 30 => Chunk::End(Outcome::complete(None, None)),
                 _ => return None,
             };
@@ -128,7 +129,7 @@ async fn a_store_that_is_slow_to_keep_progress_does_not_hold_up_the_reply() {
     soon("the rest to be kept", caught_up).await;
     gate.add_permits(1);
     let reply = next_reply(&mut attachment).await;
-    assert_eq!((status(&reply), reply.text.len()), (&Status::Complete, 3 * SIZE));
+    assert_eq!((status(&reply), reply.text().len()), (&Status::Complete, 3 * SIZE));
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,5 +144,5 @@ async fn a_reply_is_committed_while_its_progress_is_still_being_kept() {
     store.holds(1).await;
     gate.add_permits(1);
     let reply = soon("the reply", next_reply(&mut attachment)).await;
-    assert_eq!((status(&reply), reply.text.len()), (&Status::Complete, SIZE));
+    assert_eq!((status(&reply), reply.text().len()), (&Status::Complete, SIZE));
 }

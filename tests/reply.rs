@@ -5,14 +5,15 @@ use std::time::Duration;
 use duologue::{
     responder::Simulated,
     session::{
-        Caller, Checkpoint, Created, ErrorKind, History, NewMessage, Position, Prompt, Reply,
-        Responder, Status, Store as _,
+        Caller, Checkpoint, Content, Created, ErrorKind, History, NewMessage, Position, Prompt,
+        Reply, Responder, Status, Store as _,
     },
 };
 use tokio::time::Instant;
 
 use crate::support::{
-    DelayedStore, Event, Log, Scripted, Setup, Step, Transport, core, create, next_reply,
+    DelayedStore, Event, Log, Scripted, Setup, Step, Transport, core, create, named, next_reply,
+    piece_of,
     proto::{self, MessageStatus},
     soon, status, stub,
 };
@@ -100,7 +101,7 @@ async fn without_a_delay_the_reply_is_one_delta_and_with_one_it_streams_word_by_
             let texts: Vec<_> = events
                 .iter()
                 .filter_map(|event| match event {
-                    Event::Delta(delta) => Some(delta.text.as_str()),
+                    Event::Delta(delta) => Some(piece_of(delta)),
                     _ => None,
                 })
                 .collect();
@@ -126,13 +127,13 @@ async fn a_trimmed_context_is_announced_before_the_first_delta_and_to_late_subsc
         assert!(!started.context_trimmed, "{early:?}");
         gate.add_permits(1);
         let again = client.reply_started().await;
-        assert_eq!((again.context_trimmed, again.next_index), (true, 0), "{early:?}");
+        assert_eq!((again.context_trimmed, again.offset), (true, 0), "{early:?}");
         assert_eq!(again.reply_id, started.reply_id);
         let mut other = late.open(&server, &token, None).await;
         assert!(other.reply_started().await.context_trimmed, "{late:?}");
         gate.add_permits(2);
         for client in [&mut client, &mut other] {
-            assert_eq!(client.delta().await.text, "x");
+            assert_eq!(piece_of(&client.delta().await), "x");
             assert_eq!(client.reply().await.1.text, "x");
         }
     }
@@ -161,7 +162,7 @@ async fn a_stopped_reply_has_estimated_usage() {
 async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
     let store = DelayedStore::new();
     let gateway = core(&store, Simulated::new("{text}", Duration::from_secs(1))).await;
-    let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
+    let token = gateway.create_token(&Caller::default(), named("Ada")).await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     gateway.send(&Caller::default(), &token, NewMessage::new("hello", None)).await.unwrap();
     let began = Instant::now();
@@ -176,21 +177,22 @@ async fn a_reply_is_committed_in_the_end_however_often_the_store_fails() {
 async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
     let (store, log) = (DelayedStore::new(), Log::begin());
     let before = core(&store, Scripted::new(&[Step::Hang]).0).await;
-    let Created { token, session } = before.create_token(&Caller::default(), "Ada").await.unwrap();
+    let Created { token, session, .. } =
+        before.create_token(&Caller::default(), named("Ada")).await.unwrap();
     before.send(&Caller::default(), &token, NewMessage::new("hello", None)).await.unwrap();
-    let died = Checkpoint { seq: 1, attempt: 2, text: "seen".into() };
+    let died = Checkpoint { seq: 1, attempt: 2, content: Content::of_text("seen") };
     store.checkpoint(session.id, session.created_at, died).await.unwrap();
     store.refuse_appends.lock().unwrap().extend([ErrorKind::StoreFull; 3]);
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
-    let start = Position { epoch: session.epoch, seq: 1 };
+    let start = Position::new(session.epoch, 1);
     let (mut attachment, _) =
         gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
     assert!(
-        !gateway.stop(&Caller::default(), &token).await.unwrap(),
+        !gateway.stop(&Caller::default(), &token, None).await.unwrap(),
         "it is interrupted, and will not be stopped"
     );
     let reply = next_reply(&mut attachment).await;
-    assert_eq!((status(&reply), &*reply.text), (&Status::Interrupted, "seen"));
+    assert_eq!((status(&reply), &**reply.text()), (&Status::Interrupted, "seen"));
     let told = log.text().matches("the store is full; a reply waits to be committed").count();
     assert_eq!(told, 1, "once, however long it waits");
 }
@@ -203,7 +205,7 @@ impl Responder for MalformedResponder {
     }
 
     fn respond(&self, prompt: Prompt) -> Reply {
-        let text = &*prompt.message.text;
+        let text = &**prompt.message.text();
         panic!("tripped over {text}")
     }
 }
@@ -212,7 +214,7 @@ impl Responder for MalformedResponder {
 async fn a_panic_of_the_responder_is_logged_and_quotes_no_text() {
     let log = Log::begin();
     let gateway = core(&DelayedStore::new(), MalformedResponder).await;
-    let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
+    let token = gateway.create_token(&Caller::default(), named("Ada")).await.unwrap().token;
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
     gateway.send(&Caller::default(), &token, NewMessage::new("a canary", None)).await.unwrap();
     let reply = next_reply(&mut attachment).await;

@@ -160,6 +160,7 @@ async fn a_refreshed_session_shows_its_log_by_both_methods_and_both_places_of_th
             "\"expires_at\":",
             "\"messages\":",
             "\"position\":",
+            "\"has_more\":",
         ];
         let places: Vec<_> = order.iter().map(|field| answer.body.find(field).unwrap()).collect();
         assert!(places.is_sorted(), "{}", answer.body);
@@ -195,7 +196,7 @@ async fn a_revoked_token_answers_204_and_then_opens_nothing() {
 #[tokio::test]
 async fn messages_are_taken_from_a_body_or_the_query_and_refused_in_words() {
     let mut setup = Setup::default();
-    setup.session.max_message_size = 1000;
+    setup.session.messages.content.max_text_size = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
     let path = format!("/messages?token={token}");

@@ -7,13 +7,13 @@ use std::{
 
 use duologue::{
     responder::Simulated,
-    session::{self, Caller, ErrorKind, Gateway, Settings},
+    session::{self, Caller, ErrorKind, Gateway, PageRequest, Settings},
 };
 use tokio::time::{Instant, timeout};
 
 use crate::support::{
-    Call, DelayedStore, Event, Scripted, Setup, Step, Transport, core, create, new_message, proto,
-    soon, stub, watched,
+    Call, DelayedStore, Event, Scripted, Setup, Step, Transport, core, create, new_message,
+    piece_of, proto, soon, stub, watched,
 };
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn a_reply_that_was_left_in_the_middle_is_completed_on_the_other_protocol(
         // As two pieces or as one.
         let mut seen = String::new();
         while seen.len() < "one two ".len() {
-            seen.push_str(&client.delta().await.text);
+            seen.push_str(piece_of(&client.delta().await));
         }
         assert_eq!(seen, "one two ");
         let at = client.at(1);
@@ -89,15 +89,16 @@ async fn a_reply_that_was_left_in_the_middle_is_completed_on_the_other_protocol(
 
         let mut client = back.open(&server, &token, Some(&at)).await;
         let Event::ReplyStarted(started) = client.next().await else { panic!("{left:?} {back:?}") };
-        let mut text = started.text;
-        let mut next_index = started.next_index;
+        assert_eq!(started.offset, 0, "the position names no reply");
+        let (mut text, mut end) = (String::new(), 0);
         gate.add_permits(1);
         let (events, reply) = client.reply().await;
         for event in events {
             let Event::Delta(delta) = event else { panic!("{left:?} {back:?}: {event:?}") };
-            assert_eq!((delta.index, &delta.reply_id), (next_index, &started.reply_id));
-            next_index += 1;
-            text.push_str(&delta.text);
+            assert_eq!((delta.index, delta.offset), (0, end));
+            assert_eq!(delta.reply_id, started.reply_id);
+            end = delta.end;
+            text.push_str(piece_of(&delta));
         }
         assert_eq!(text, "one two three four", "{left:?} {back:?}");
         assert_eq!((reply.text, reply.id), (text, started.reply_id));
@@ -116,7 +117,8 @@ async fn positions_that_cannot_be_honored_give_recovered_false_and_start_at_the_
         let mut client = Transport::Json.open(&server, &token, None).await;
         client.say("hello", None).await.unwrap();
         client.reply().await;
-        let position = proto::Position { epoch: epoch.unwrap_or(client.at(0).epoch), seq };
+        let position =
+            proto::Position { epoch: epoch.unwrap_or(client.at(0).epoch), seq, reply: None };
         let mut back = transport.open(&server, &token, Some(&position)).await;
         assert!(!back.opened.recovered, "{transport:?} {position:?}");
         assert_eq!(back.opened.position, Some(client.at(2)));
@@ -130,7 +132,7 @@ async fn positions_that_cannot_be_honored_give_recovered_false_and_start_at_the_
 async fn a_malformed_position_is_an_error_and_not_a_fresh_start() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
-    let malformed = proto::Position { epoch: "e".repeat(65), seq: 0 };
+    let malformed = proto::Position { epoch: "e".repeat(65), ..Default::default() };
     for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
         let mut client = transport.connect(&server, &token, Some(&malformed)).await;
         let Event::Error(error) = client.next().await else { panic!("{transport:?}") };
@@ -140,7 +142,7 @@ async fn a_malformed_position_is_an_error_and_not_a_fresh_start() {
     let answer = crate::support::Rest::call(&server, "GET", &path).await;
     assert_eq!(
         (answer.status, answer.body.as_str()),
-        (400, r#"{"detail":"A position has the form EPOCH:SEQ"}"#)
+        (400, r#"{"detail":"A position has the form EPOCH:SEQ or EPOCH:SEQ:REPLY:OFFSET"}"#)
     );
 }
 
@@ -152,7 +154,7 @@ async fn an_open_on_an_open_stream_attaches_anew() {
         let mut client = transport.open(&server, &token, None).await;
         client.say("hello", None).await.unwrap();
         client.reply().await;
-        let open = proto::Open { token: None, position: Some(client.at(0)) };
+        let open = proto::Open { token: None, position: Some(client.at(0)), ..Default::default() };
         client.ask(proto::chat_request::Request::Open(open)).await;
         let Event::Opened(opened) = client.next().await else { panic!("{transport:?}") };
         assert!(opened.recovered);
@@ -219,8 +221,15 @@ async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
     store.hold(Call::Append);
     let sending = first.send(new_message("hello"));
     store.holds(1).await;
-    let read = gateway.refresh_token(&Caller::default(), &token, Some(0), None).await.unwrap();
-    let at = read.position(Some(0));
+    let read = gateway
+        .refresh_token(
+            &Caller::default(),
+            &token,
+            PageRequest { after: Some(0), ..PageRequest::default() },
+        )
+        .await
+        .unwrap();
+    let at = read.position();
     assert_eq!(at.seq, 1);
 
     store.refuse_reads.lock().unwrap().push(ErrorKind::Internal);
@@ -234,7 +243,8 @@ async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
     for (attachment, expected) in [(&mut first, vec![1, 2]), (&mut second, vec![2])] {
         let mut seen = Vec::new();
         while seen.last() != Some(&2) {
-            if let session::Event::Message(message) = soon("it", attachment.next()).await.unwrap() {
+            if let session::Event::Message(event) = soon("it", attachment.next()).await.unwrap() {
+                let message = event.message;
                 seen.push(message.seq);
             }
         }
@@ -259,12 +269,16 @@ async fn a_half_closed_stream_that_was_opened_anew_ends_wherever_its_answers_are
         let open = |seq| {
             let position = Some(proto::Position { seq, ..start.clone() });
             let token = Some(token.clone());
-            proto::chat_request::Request::Open(proto::Open { token, position })
+            proto::chat_request::Request::Open(proto::Open {
+                token,
+                position,
+                ..Default::default()
+            })
         };
         // Its replay waits for the store, and everything behind it waits, too.
         store.hold(Call::Read);
         ask(open(0));
-        let send = proto::Send { text: "second".into(), client_message_id: None };
+        let send = proto::Send { text: "second".into(), ..Default::default() };
         ask(proto::chat_request::Request::Send(send));
         let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing);
         let mut stream = stub(&server).await.chat(outgoing).await.unwrap().into_inner();

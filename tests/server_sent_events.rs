@@ -36,7 +36,7 @@ async fn the_stream_has_the_headers_that_keep_proxies_from_holding_it_back() {
 }
 
 #[tokio::test]
-async fn committed_messages_carry_positions_and_deltas_do_not() {
+async fn every_event_of_the_log_and_of_a_reply_carries_its_position() {
     let server = Setup::default().start().await;
     let token = create(&server).await;
     let response =
@@ -50,12 +50,20 @@ async fn committed_messages_carry_positions_and_deltas_do_not() {
         .take(5)
         .map(|event| event.lines().find_map(|line| line.strip_prefix("id: ")))
         .collect();
-    let at = |seq| format!("{epoch}:{seq}");
-    assert_eq!(
-        ids,
-        [Some(at(0).as_str()), Some(at(1).as_str()), None, None, Some(at(2).as_str())],
-        "{text}"
-    );
+    let events = text.split("\n\n").filter_map(|event| event.split_once("data: "));
+    let started = events.filter_map(|(_, data)| {
+        let event: serde_json::Value = serde_json::from_str(data).unwrap();
+        Some(event["replyStarted"]["replyId"].as_str()?.to_owned())
+    });
+    let reply = started.last().unwrap();
+    let expected = [
+        format!("{epoch}:0"),
+        format!("{epoch}:1"),
+        format!("{epoch}:1:{reply}:0"),
+        format!("{epoch}:1:{reply}:11"),
+        format!("{epoch}:2"),
+    ];
+    assert_eq!(ids, expected.each_ref().map(|id| Some(id.as_str())), "{text}");
 }
 
 #[tokio::test]

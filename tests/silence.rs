@@ -155,7 +155,15 @@ async fn server_sent_events_that_nobody_reads_are_ended() {
     // A connection that ends with something unread is reset, and one learns of a reset
     // without reading.
     stream.write_all(&b"GET /test HTTP/1.1\r\nhost: x\r\n\r\n".repeat(4096)).await.unwrap();
-    server.gateway.revoke_token(&duologue::session::Caller::default(), &secret).await.unwrap();
+    server
+        .gateway
+        .revoke_token(
+            &duologue::session::Caller::default(),
+            &secret,
+            duologue::session::Revocation::Session,
+        )
+        .await
+        .unwrap();
     let end = soon("the end of the connection", stream.ready(Interest::ERROR)).await.unwrap();
     assert!(end.is_error());
 }

@@ -73,7 +73,8 @@ async fn a_stop_without_a_reply_returns_false() {
     let token = create(&server).await;
     let answer = Rest::call(&server, "POST", &format!("/stop?token={token}")).await;
     assert_eq!((answer.status, answer.body.as_str()), (200, r#"{"stopped":false}"#));
-    let request = crate::support::proto::StopReplyRequest { token: token.clone() };
+    let request =
+        crate::support::proto::StopReplyRequest { token: token.clone(), ..Default::default() };
     assert!(
         !crate::support::stub(&server)
             .await

@@ -4,9 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Epoch, ErrorKind, Failure, Head, MessageId, Name,
-        NewEntry, NewSession, Page, Result, Session, SessionId, Status, Store, Swept, Timestamp,
-        Token, Usage,
+        AppendLimits, Appended, Checkpoint, Content, Epoch, ErrorKind, Failure, Head, MessageId,
+        Metadata, Name, NewReply, NewSession, NewTurn, Page, Question, ReplyFields, Result, Scope,
+        Session, SessionId, Status, Store, Swept, Timestamp, Token, TokenId, TokenRecord, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -45,8 +45,17 @@ pub(crate) fn new_session() -> (NewSession, Token) {
         created_at: NOW,
         expires_at: later(60),
         ends_at: later(200),
+        delete_at: Some(later(200)),
+        title: None,
+        metadata: Metadata::default(),
+        subject: None,
     };
-    (NewSession { session, token: token.hash() }, token)
+    (NewSession { session, token: record(&token) }, token)
+}
+
+pub(crate) fn record(token: &Token) -> TokenRecord {
+    let (id, hash) = (TokenId::generate(), token.hash());
+    TokenRecord { id, hash, scope: Scope::Write, label: None, deadlines: None }
 }
 
 pub(crate) async fn created(store: &dyn Store) -> (Session, Token) {
@@ -55,22 +64,25 @@ pub(crate) async fn created(store: &dyn Store) -> (Session, Token) {
     (new.session, token)
 }
 
-pub(crate) fn user(text: &str, key: Option<&str>) -> NewEntry {
-    NewEntry::User {
+pub(crate) fn user(text: &str, key: Option<&str>) -> NewTurn {
+    NewTurn {
         id: MessageId::generate(),
-        text: text.into(),
         client_message_id: key.map(Into::into),
+        metadata: Metadata::default(),
+        options: None,
+        question: Question::New { content: Content::of_text(text), parent_seq: None },
     }
 }
 
-pub(crate) fn reply(to: &Appended) -> NewEntry {
-    NewEntry::Reply {
+pub(crate) fn reply(to: &Appended) -> NewReply {
+    NewReply {
         id: MessageId::generate(),
-        text: "reply".into(),
-        in_reply_to: to.message.id,
-        status: Status::Complete,
-        finish_reason: Some("stop".into()),
-        usage: None,
+        content: Content::of_text("reply"),
+        metadata: Metadata::default(),
+        fields: ReplyFields {
+            finish_reason: Some("stop".into()),
+            ..ReplyFields::new(to.message.id, to.message.seq, Status::Complete)
+        },
     }
 }
 
@@ -82,7 +94,7 @@ pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
 async fn a_session_is_found_by_its_token_and_no_other() {
     for store in stores() {
         let (session, token) = created(&*store).await;
-        assert_eq!(store.find(&token.hash(), NOW).await.unwrap(), session);
+        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().session, session);
         assert_eq!(
             kind(store.find(&Token::generate().hash(), NOW).await),
             ErrorKind::SessionExpired
@@ -187,7 +199,7 @@ async fn numbers_are_gapless_and_a_read_is_one_consistent_look() {
                 (turn * 2 + 1, false, None)
             );
             assert_eq!(
-                store.append(session.id, reply(&asked), terms()).await.unwrap().message.seq,
+                store.answer(session.id, reply(&asked), NOW).await.unwrap().message.seq,
                 turn * 2 + 2
             );
         }
@@ -227,9 +239,9 @@ async fn an_entry_is_appended_once_whatever_the_terms() {
             ErrorKind::MessageIdReused
         );
 
-        let answered = store.append(session.id, reply(&first), full).await.unwrap();
+        let answered = store.answer(session.id, reply(&first), NOW).await.unwrap();
         assert!(!answered.duplicate, "a reply is never refused by the terms");
-        let twice = store.append(session.id, reply(&first), terms()).await.unwrap();
+        let twice = store.answer(session.id, reply(&first), NOW).await.unwrap();
         assert!(twice.duplicate && twice.message == answered.message);
         let again = store.append(session.id, user("x", Some("k")), terms()).await.unwrap();
         assert_eq!((again.duplicate, again.reply_seq), (true, Some(2)));
@@ -244,19 +256,19 @@ async fn an_entry_is_appended_once_whatever_the_terms() {
 
 #[tokio::test]
 async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
-    let took =
-        |input_tokens, output_tokens, estimated| Usage { input_tokens, output_tokens, estimated };
+    let took = |input_tokens, output_tokens, estimated| Usage {
+        estimated,
+        ..Usage::exact(input_tokens, output_tokens)
+    };
     for store in stores() {
         let (session, _) = created(&*store).await;
         let usage = async |page| store.read(session.id, NOW, page).await.unwrap().usage;
         let turn = async |usage, status| {
             let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
-            let NewEntry::Reply { id, text, in_reply_to, finish_reason, .. } = reply(&asked) else {
-                unreachable!("a reply")
-            };
-            let reply = NewEntry::Reply { id, text, in_reply_to, status, finish_reason, usage };
+            let mut reply = reply(&asked);
+            (reply.fields.status, reply.fields.usage) = (status, usage);
             for again in [false, true] {
-                let appended = store.append(session.id, reply.clone(), terms()).await.unwrap();
+                let appended = store.answer(session.id, reply.clone(), NOW).await.unwrap();
                 assert_eq!(appended.duplicate, again);
             }
         };
@@ -274,7 +286,7 @@ async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
 
         let (other, _) = created(&*store).await;
         let asked = store.append(other.id, user("x", None), terms()).await.unwrap();
-        store.append(other.id, reply(&asked), terms()).await.unwrap();
+        store.answer(other.id, reply(&asked), NOW).await.unwrap();
         let uncounted = store.read(other.id, NOW, ALL).await.unwrap().usage;
         assert_eq!(uncounted, took(0, 0, true), "a session's own, and not all was counted");
     }
@@ -308,12 +320,12 @@ async fn terms_refuse_a_full_queue_and_a_full_log() {
             kind(store.append(session.id, user("3", None), narrow).await),
             ErrorKind::QueueFull
         );
-        store.append(session.id, reply(&first), narrow).await.unwrap();
+        store.answer(session.id, reply(&first), NOW).await.unwrap();
         assert_eq!(
             kind(store.append(session.id, user("3", None), narrow).await),
             ErrorKind::SessionFull
         );
-        store.append(session.id, reply(&second), narrow).await.unwrap();
+        store.answer(session.id, reply(&second), NOW).await.unwrap();
         assert_eq!(
             kind(store.append(session.id, user("3", None), narrow).await),
             ErrorKind::SessionFull
@@ -328,10 +340,10 @@ async fn a_user_message_renews_the_session_and_a_refused_one_does_not() {
         let (session, token) = created(&*store).await;
         let none = AppendLimits { max_queued_turns: 0, ..terms() };
         assert!(store.append(session.id, user("x", None), none).await.is_err());
-        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().expires_at, later(60));
+        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().session.expires_at, later(60));
         let appended = store.append(session.id, user("x", None), terms()).await.unwrap();
         assert_eq!(appended.expires_at, later(100));
-        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().expires_at, later(100));
+        assert_eq!(store.find(&token.hash(), NOW).await.unwrap().session.expires_at, later(100));
     }
 }
 
@@ -342,7 +354,7 @@ async fn unfinished_turns_are_listed_in_order_page_by_page() {
         for _ in 0..3 {
             let (session, _) = created(&*store).await;
             let done = store.append(session.id, user("done", None), terms()).await.unwrap();
-            store.append(session.id, reply(&done), terms()).await.unwrap();
+            store.answer(session.id, reply(&done), NOW).await.unwrap();
             for _ in 0..2 {
                 let open = store.append(session.id, user("open", None), terms()).await.unwrap();
                 expected.push((session.id, open.message.seq));
@@ -371,12 +383,16 @@ async fn a_note_of_progress_that_comes_after_the_reply_changes_nothing() {
         let (session, _) = created(&*store).await;
         let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
         let note = |text: &str| {
-            let at = Checkpoint { seq: asked.message.seq, attempt: 1, text: text.into() };
+            let at =
+                Checkpoint { seq: asked.message.seq, attempt: 1, content: Content::of_text(text) };
             store.checkpoint(session.id, NOW, at)
         };
         note("early").await.unwrap();
-        assert_eq!(store.unfinished(NOW, None, 10).await.unwrap()[0].text, "early");
-        let reply = store.append(session.id, reply(&asked), terms()).await.unwrap();
+        assert_eq!(
+            store.unfinished(NOW, None, 10).await.unwrap()[0].partial,
+            Content::of_text("early")
+        );
+        let reply = store.answer(session.id, reply(&asked), NOW).await.unwrap();
         note("late").await.unwrap();
         assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
         let log = store.read(session.id, NOW, ALL).await.unwrap().messages;
@@ -390,6 +406,6 @@ async fn a_reply_to_nothing_is_a_fault() {
         let (one, _) = created(&*store).await;
         let (other, _) = created(&*store).await;
         let asked = store.append(one.id, user("x", None), terms()).await.unwrap();
-        assert_eq!(kind(store.append(other.id, reply(&asked), terms()).await), ErrorKind::Internal);
+        assert_eq!(kind(store.answer(other.id, reply(&asked), NOW).await), ErrorKind::Internal);
     }
 }

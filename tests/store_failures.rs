@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command, time::Duration};
 
 use crate::{
     process::{self, Process},
-    support::{Event, Transport, create, history, proto, soon},
+    support::{Event, Transport, create, history, soon},
 };
 
 async fn refused(path: &Path) -> String {
@@ -133,11 +133,7 @@ async fn a_full_disk_refuses_messages_keeps_the_rest_and_recovers() {
         let mut other = transport.open(&address, &token, None).await;
         assert_eq!(other.say(&text, None).await.unwrap_err().code, code);
     }
-    let send = proto::SendMessageRequest {
-        token: token.clone(),
-        text: text.clone(),
-        client_message_id: None,
-    };
+    let send = crate::support::send_text(&token, &text, None);
     let status = crate::support::stub(&address).await.send_message(send).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::ResourceExhausted);
     let log = history(&address, Transport::Grpc, &token).await;

@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use duologue::{
-    session::{
-        AppendLimits, Caller, ErrorKind, MessageId, NewEntry, Status, Store, Swept, Timestamp,
-    },
+    session::{AppendLimits, Caller, Content, ErrorKind, NewReply, Store, Swept, Timestamp},
     store::{Durability, MemoryStore, SqliteStore},
 };
 
-use crate::store_contract::{ALL, NOW, created, kind, later, new_session, stores, terms, user};
+use crate::store_contract::{
+    ALL, NOW, created, kind, later, new_session, reply, stores, terms, user,
+};
 
 #[tokio::test]
 async fn a_store_keeps_no_more_sessions_than_it_may_and_has_room_again() {
@@ -99,15 +99,8 @@ async fn a_full_store_refuses_sessions_until_a_sweep() {
         ErrorKind::StoreFull
     );
     let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
-    let long = NewEntry::Reply {
-        id: MessageId::generate(),
-        text: "y".repeat(2000).into(),
-        in_reply_to: asked.message.id,
-        status: Status::Complete,
-        finish_reason: None,
-        usage: None,
-    };
-    store.append(session.id, long, terms()).await.unwrap();
+    let long = NewReply { content: Content::of_text("y".repeat(2000)), ..reply(&asked) };
+    store.answer(session.id, long, NOW).await.unwrap();
     assert_eq!(
         kind(store.append(session.id, user("x", None), terms()).await),
         ErrorKind::StoreFull
@@ -138,15 +131,15 @@ async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
         let responder = Arc::new(Simulated::new("{text}!", Duration::ZERO));
         let gateway =
             Gateway::start(Settings::default(), Arc::clone(&store), responder).await.unwrap();
-        let start = Position { epoch, seq: 0 };
+        let start = Position::new(epoch, 0);
         let (mut attachment, _) =
             gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();
         let (mut texts, mut attempts) = (Vec::new(), Vec::new());
         while texts.len() < 4 {
             match attachment.next().await.unwrap() {
-                Event::Message(message) => texts.push(message.text.to_string()),
+                Event::Message(event) => texts.push(event.message.text().to_string()),
                 Event::ReplyStarted(started) => attempts.push(started.attempt),
-                Event::Delta { .. } | Event::GoAway(_) => {}
+                Event::Delta(_) | Event::ReplyPart(_) | Event::GoAway(_) => {}
             }
         }
         assert_eq!(texts, ["one", "two", "one!", "two!"]);

@@ -30,8 +30,8 @@ async fn until_noted(client: &mut Attached, path: &Path) -> String {
     let mut text = String::new();
     while noted(path) < NOTED {
         match client.next().await {
-            Event::ReplyStarted(started) => text = started.text,
-            Event::Delta(delta) => text += &delta.text,
+            Event::ReplyStarted(started) if started.offset == 0 => text.clear(),
+            Event::Delta(delta) => text += crate::support::piece_of(&delta),
             _ => {}
         }
     }
@@ -184,7 +184,7 @@ async fn a_revoked_session_stays_revoked_after_a_death_in_the_same_moment() {
             (create(&address).await, create(&address).await, create(&address).await);
         let mut client = Transport::Json.open(&address, &by_rest, None).await;
         client.say("secret", None).await.unwrap();
-        let revoke = proto::RevokeTokenRequest { token: by_grpc.clone() };
+        let revoke = proto::RevokeTokenRequest { token: by_grpc.clone(), ..Default::default() };
         crate::support::stub(&address).await.revoke_token(revoke).await.unwrap();
         let path_of = format!("/token?token={by_rest}");
         assert_eq!(Rest::call(&address, "DELETE", &path_of).await.status, 204);

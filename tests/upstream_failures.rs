@@ -87,14 +87,14 @@ async fn what_passes_is_tried_again_later_each_time_and_not_for_ever() {
 
 #[tokio::test]
 async fn every_transient_failure_before_the_first_text_is_retried() {
-    let reasoning = "data: {\"choices\":[{\"delta\":{\"reasoning\":\"Hm\"}}]}\n\n";
+    let role = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\"}}]}\n\n";
     for failing in [
         refusal(BUSY, "", ""),
         refusal("429 Too Many Requests", "", ""),
         refusal("500 Internal Server Error", "", "{\"error\":\"x\"}"),
         "HTTP/1.1 200".into(),
         HEAD.into(),
-        format!("{HEAD}{reasoning}"),
+        format!("{HEAD}{role}"),
         format!("{HEAD}data: nonsense\n\n"),
         format!("{HEAD}data: {{\"error\":{{\"message\":\"x\"}}}}\n\n"),
         String::new(),
@@ -137,13 +137,16 @@ async fn what_does_not_pass_is_not_tried_again_there() {
 }
 
 #[tokio::test]
-async fn nothing_is_tried_again_after_the_first_text() {
-    let mut pool = Pool::of(2, |_| {}).await;
-    let mut client = pool.talk().await;
-    pool.upstreams[0].asked().await.answer(&format!("{HEAD}{}", delta("a"))).await;
-    let reply = client.reply().await.1;
-    assert_eq!((reply.text.as_str(), failure(&reply)), ("a", "upstream_truncated"));
-    assert!(pool.upstreams.iter_mut().all(Upstream::is_idle));
+async fn nothing_is_tried_again_after_the_first_content() {
+    let reasoning = "data: {\"choices\":[{\"delta\":{\"reasoning\":\"Hm\"}}]}\n\n";
+    for (content, text) in [(delta("a"), "a"), (reasoning.to_owned(), "")] {
+        let mut pool = Pool::of(2, |_| {}).await;
+        let mut client = pool.talk().await;
+        pool.upstreams[0].asked().await.answer(&format!("{HEAD}{content}")).await;
+        let reply = client.reply().await.1;
+        assert_eq!((reply.text.as_str(), failure(&reply)), (text, "upstream_truncated"));
+        assert!(pool.upstreams.iter_mut().all(Upstream::is_idle));
+    }
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::{
     support::{
-        Attached, Authority, Clock, Running, Setup, Transport, create,
+        Attached, Authority, Clock, Running, Setup, Transport, create, piece_of,
         proto::MessageStatus,
         soon,
         upstream::{answer, delta},
@@ -112,7 +112,7 @@ async fn a_stop_resets_its_stream_and_leaves_the_connection_to_the_others() {
     client.say("one", None).await.unwrap();
     let (first, mut stream) = upstream.asked().await;
     send(&mut stream, delta("so far"), false);
-    assert_eq!(client.delta().await.text, "so far");
+    assert_eq!(piece_of(&client.delta().await), "so far");
     client.stop().await;
     let reset = soon("a reset", std::future::poll_fn(|cx| stream.poll_reset(cx))).await;
     assert_eq!(reset.unwrap(), Reason::CANCEL);
@@ -133,7 +133,7 @@ async fn a_stream_that_is_reset_is_a_truncated_reply() {
     client.say("one", None).await.unwrap();
     let (_, mut stream) = upstream.asked().await;
     send(&mut stream, delta("so far"), false);
-    assert_eq!(client.delta().await.text, "so far");
+    assert_eq!(piece_of(&client.delta().await), "so far");
     stream.send_reset(Reason::INTERNAL_ERROR);
     let reply = client.reply().await.1;
     assert_eq!((failure(&reply), reply.text.as_str()), ("upstream_truncated", "so far"));
@@ -145,7 +145,7 @@ async fn a_server_that_goes_away_ends_what_it_began_and_is_connected_to_anew() {
     client.say("one", None).await.unwrap();
     let (first, mut stream) = upstream.asked().await;
     send(&mut stream, delta("be"), false);
-    assert_eq!(client.delta().await.text, "be");
+    assert_eq!(piece_of(&client.delta().await), "be");
     upstream.away.send(()).unwrap();
     send(&mut stream, answer("gun"), true);
     let reply = client.reply().await.1;

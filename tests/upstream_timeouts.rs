@@ -19,6 +19,7 @@ const CHUNK: Duration = Duration::from_secs(2);
 const TOTAL: Duration = Duration::from_secs(9);
 
 const ROLE: &str = "data: {\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\"}}]}\n\n";
+const CALL: &str = "data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"name\":\"f\",\"arguments\":\"1\"}}]}}]}\n\n";
 const THOUGHT: &str = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"Hm\"}}]}\n\n";
 
 struct Conversation {
@@ -75,7 +76,11 @@ async fn silence_ends_a_reply_in_each_phase_with_its_own_failure() {
         (&format!("{HEAD}{ROLE}"), "", "upstream_chunk_timeout", "", CHUNK),
         (HEAD, ": wait\n\n", "upstream_first_content_timeout", "", FIRST_CONTENT),
         (HEAD, ROLE, "upstream_first_content_timeout", "", FIRST_CONTENT),
-        (HEAD, THOUGHT, "upstream_first_content_timeout", "", FIRST_CONTENT),
+        // Reasoning is content.
+        (HEAD, THOUGHT, "upstream_total_timeout", "", TOTAL),
+        (&format!("{HEAD}{THOUGHT}"), "", "upstream_chunk_timeout", "", CHUNK),
+        (&format!("{HEAD}{THOUGHT}"), ": wait\n\n", "upstream_chunk_timeout", "", CHUNK),
+        (&format!("{HEAD}{THOUGHT}"), CALL, "upstream_total_timeout", "", TOTAL),
         // After text only more of the answer counts.
         (&format!("{HEAD}{a}"), "", "upstream_chunk_timeout", "a", CHUNK),
         (&format!("{HEAD}{a}"), ": wait\n\n", "upstream_chunk_timeout", "a", CHUNK),
@@ -112,7 +117,8 @@ async fn an_answer_that_goes_on_may_take_its_time() {
     }
     asked.chunk(&[&finish("stop"), DONE].concat()).await;
     let reply = talk.client.reply().await.1;
-    assert_eq!((failure(&reply), reply.text.as_str()), ("", "ab"));
+    // Two text parts with reasoning between.
+    assert_eq!((failure(&reply), reply.text.as_str()), ("", "a\n\nb"));
 }
 
 #[tokio::test]

@@ -237,7 +237,8 @@ async fn pings_are_answered_with_their_payload() {
 #[tokio::test]
 async fn frames_beyond_the_limit_close_1009_with_a_close_frame_really_sent() {
     let mut setup = Setup::default();
-    setup.session.max_message_size = 1000;
+    setup.session.messages.content.max_text_size = 1000;
+    setup.session.messages.content.max_size = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
     for (protocol, size) in [("", 1003), ("", 1 << 20), (JSON, 1 << 20), (PROTO, 1 << 20)] {
@@ -266,7 +267,7 @@ async fn frames_beyond_the_limit_close_1009_with_a_close_frame_really_sent() {
 #[tokio::test]
 async fn a_bad_frame_is_answered_with_an_error_and_the_stream_continues() {
     let mut setup = Setup::default();
-    setup.session.max_message_size = 1000;
+    setup.session.messages.content.max_text_size = 1000;
     let server = setup.start().await;
     let token = create(&server).await;
     let mut socket = Socket::open(&server, &format!("?token={token}"), JSON).await;

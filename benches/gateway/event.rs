@@ -1,6 +1,6 @@
 //! The parts of the gateway's events that are checked, from both encodings.
 
-use duologue::proto::{self, chat_response::Event as Proto};
+use duologue::proto::{self, chat_response::Event as Proto, delta::Piece};
 use serde::Deserialize;
 
 use crate::Result;
@@ -43,8 +43,11 @@ impl<'a> Event<'a> {
                 in_reply_to: message.in_reply_to.as_deref().unwrap_or_default(),
                 complete: message.status() == proto::MessageStatus::Complete,
             },
-            Proto::Delta(delta) => Self::Delta(&delta.text),
-            Proto::ReplyStarted(_) | Proto::Pong(_) => Self::Other,
+            Proto::Delta(delta) => match &delta.piece {
+                Some(Piece::Text(text)) => Self::Delta(text),
+                _ => return Err("a delta without text".into()),
+            },
+            Proto::ReplyStarted(_) | Proto::ReplyPart(_) | Proto::Pong(_) => Self::Other,
             Proto::Error(error) => Self::Failure(&error.message),
             Proto::GoAway(go_away) => Self::Failure(&go_away.reason),
         })
@@ -65,7 +68,7 @@ impl<'a> Event<'a> {
                 seq: message.seq,
                 text: message.text,
                 in_reply_to: message.in_reply_to.unwrap_or_default(),
-                complete: message.status == "MESSAGE_STATUS_COMPLETE",
+                complete: message.status == Some("MESSAGE_STATUS_COMPLETE"),
             },
             (.., Some(delta)) => Self::Delta(delta.text),
             _ if opened.is_some() => Self::Opened,
@@ -104,7 +107,7 @@ struct Message<'a> {
     id: &'a str,
     role: &'a str,
     text: &'a str,
-    status: &'a str,
+    status: Option<&'a str>,
     in_reply_to: Option<&'a str>,
     client_message_id: Option<&'a str>,
 }

@@ -27,7 +27,7 @@ impl Client {
     pub(crate) async fn connect(address: SocketAddr, token: &str) -> Result<Self> {
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
         let (requests, outbox) = mpsc::channel(OUTBOX);
-        let open = Open { token: Some(token.to_owned()), position: None };
+        let open = Open { token: Some(token.to_owned()), ..Open::default() };
         requests.send(request(Request::Open(open))).await?;
         let outbox = stream::unfold(outbox, |mut outbox| async {
             outbox.recv().await.map(|request| (request, outbox))
@@ -42,8 +42,11 @@ impl Client {
     /// Sends messages.
     pub(crate) async fn send(&mut self, count: usize) -> Result<()> {
         for _ in 0..count {
-            let send =
-                Send { text: MESSAGE.to_owned(), client_message_id: Some(self.ledger.send()) };
+            let send = Send {
+                text: MESSAGE.to_owned(),
+                client_message_id: Some(self.ledger.send()),
+                ..Send::default()
+            };
             self.requests.send(request(Request::Send(send))).await?;
         }
         Ok(())

@@ -141,6 +141,7 @@ impl Client {
             Codec::Proto => encode(Request::Send(Send {
                 text: MESSAGE.to_owned(),
                 client_message_id: Some(name),
+                ..Send::default()
             })),
         }
     }

@@ -29,7 +29,7 @@ impl Client {
         let token = http::create_session(address).await?;
         let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
         let (requests, outbox) = mpsc::channel(4);
-        let open = Request::Open(Open { token: Some(token), position: None });
+        let open = Request::Open(Open { token: Some(token), ..Open::default() });
         requests.send(ChatRequest { request: Some(open) }).await?;
         let outbox = stream::unfold(outbox, |mut outbox| async {
             outbox.recv().await.map(|request| (request, outbox))
@@ -44,7 +44,11 @@ impl Client {
     /// Sends a message and reads the reply.
     pub(crate) async fn reply(&mut self, timer: &mut ReplyTimer) -> Result<()> {
         timer.message_sent();
-        let send = Send { text: MESSAGE.to_owned(), client_message_id: Some("1".to_owned()) };
+        let send = Send {
+            text: MESSAGE.to_owned(),
+            client_message_id: Some("1".to_owned()),
+            ..Send::default()
+        };
         self.requests.send(ChatRequest { request: Some(Request::Send(send)) }).await?;
         while !matches!(self.next(timer).await?, EventMeaning::Ended) {}
         Ok(())

@@ -10,8 +10,9 @@ use std::{
 
 use duologue::{
     session::{
-        AppendLimits, Epoch, MessageId, Name, NewEntry, NewSession, Session, SessionId, Status,
-        Store, Timestamp, Token,
+        AppendLimits, Content, Epoch, MessageId, Metadata, Name, NewReply, NewSession, NewTurn,
+        Question, ReplyFields, Scope, Session, SessionId, Status, Store, Timestamp, Token, TokenId,
+        TokenRecord,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -79,9 +80,25 @@ impl Keeper {
                 let later = now.plus(Duration::from_secs(3600));
                 let name = Name::trusted("Ada");
                 let epoch = Epoch::generate();
-                let session =
-                    Session { id, name, epoch, created_at: now, expires_at: later, ends_at: later };
-                let token = Token::generate().hash();
+                let session = Session {
+                    id,
+                    name,
+                    epoch,
+                    created_at: now,
+                    expires_at: later,
+                    ends_at: later,
+                    delete_at: Some(later),
+                    title: None,
+                    metadata: Metadata::default(),
+                    subject: None,
+                };
+                let token = TokenRecord {
+                    id: TokenId::generate(),
+                    hash: Token::generate().hash(),
+                    scope: Scope::Write,
+                    label: None,
+                    deadlines: None,
+                };
                 Ok(store.create(NewSession { session, token }).await?)
             }
         }
@@ -107,17 +124,19 @@ impl Keeper {
                     max_session_messages: u32::MAX,
                 };
                 let client_message_id = Some(key.into());
-                let entry = NewEntry::User { id: user, text: MESSAGE.into(), client_message_id };
-                store.append(session, entry, terms).await?;
-                let entry = NewEntry::Reply {
+                let content = Content::of_text(MESSAGE);
+                let question = Question::New { content, parent_seq: None };
+                let (metadata, options) = (Metadata::default(), None);
+                let turn_of_user =
+                    NewTurn { id: user, client_message_id, metadata, options, question };
+                let asked = store.append(session, turn_of_user, terms).await?.message.seq;
+                let reply = NewReply {
                     id: reply,
-                    text: REPLY.into(),
-                    in_reply_to: user,
-                    status: Status::Complete,
-                    finish_reason: None,
-                    usage: None,
+                    content: Content::of_text(REPLY),
+                    metadata: Metadata::default(),
+                    fields: ReplyFields::new(user, asked, Status::Complete),
                 };
-                let appended = store.append(session, entry, terms).await?;
+                let appended = store.answer(session, reply, now).await?;
                 if appended.message.seq != turn * 2 + 2 || appended.duplicate {
                     return Err("a wrong number".into());
                 }

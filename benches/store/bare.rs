@@ -77,8 +77,11 @@ fn write(
     mut waiting: mpsc::Receiver<(Row, oneshot::Sender<()>)>,
 ) -> rusqlite::Result<()> {
     let mut session = connection.prepare(
-        "INSERT INTO sessions (id, token, name, epoch, created_at, expires_at, ends_at)
-         VALUES (?1, randomblob(32), 'Ada', '', 0, 4000000000000, 4000000000000)",
+        "INSERT INTO sessions (id, name, epoch, created_at, expires_at, ends_at)
+         VALUES (?1, 'Ada', '', 0, 4000000000000, 4000000000000)",
+    )?;
+    let mut token = connection.prepare(
+        "INSERT INTO tokens (hash, id, session, scope) VALUES (randomblob(32), ?1, ?1, 'write')",
     )?;
     let mut message = connection.prepare(
         "INSERT INTO messages
@@ -102,6 +105,7 @@ fn write(
             match &kind {
                 Kind::User { .. } if seq == 0 => {
                     session.execute([of])?;
+                    token.execute([of])?;
                 }
                 Kind::User { key } => {
                     begin.execute(params![of, seq, id])?;

@@ -110,17 +110,21 @@ fn fill(path: &Path, sessions: u64) -> Result<()> {
          BEGIN IMMEDIATE;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {sessions})
          INSERT INTO sessions
-             (id, token, name, epoch, created_at, expires_at, ends_at, head_seq)
-         SELECT unhex(printf('%016x%016x', i, i)), randomblob(32), 'Ada', hex(randomblob(8)),
-                0, 4000000000000 + i, 4100000000000, 2 FROM n;
+             (id, name, epoch, created_at, expires_at, ends_at, head_seq, newest_turn)
+         SELECT unhex(printf('%016x%016x', i, i)), 'Ada', hex(randomblob(8)),
+                0, 4000000000000 + i, 4100000000000, 2, 1 FROM n;
+         INSERT INTO tokens (hash, id, session, scope)
+         SELECT randomblob(32), id, id, 'write' FROM sessions;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {sessions})
          INSERT INTO messages
-             (session, seq, id, text, created_at, client_message_id, in_reply_to, status)
+             (session, seq, id, text, created_at, client_message_id, parent_seq, in_reply_to,
+              turn_seq, status)
          SELECT unhex(printf('%016x%016x', i, i)), seq, unhex(printf('%016x%016x', i, seq)),
                 CASE seq WHEN 1 THEN 'Hello Bot'
                          ELSE 'Response: Simulating response from the GPT service' END, 0,
-                CASE seq WHEN 1 THEN 'm1' END,
+                CASE seq WHEN 1 THEN 'm1' END, CASE seq WHEN 1 THEN 0 END,
                 CASE seq WHEN 2 THEN unhex(printf('%016x%016x', i, 1)) END,
+                CASE seq WHEN 2 THEN 1 END,
                 CASE seq WHEN 2 THEN 'complete' END
          FROM n, (SELECT 1 AS seq UNION ALL SELECT 2);
          COMMIT;

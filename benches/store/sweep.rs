@@ -56,13 +56,14 @@ async fn sweep(options: &Options, load: &Load) -> Result<Vec<Duration>> {
     let file = rusqlite::Connection::open(&path)?;
     file.execute_batch(&format!(
         "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {sessions})
-         INSERT INTO sessions
-             (id, token, name, epoch, created_at, expires_at, ends_at, head_seq)
-         SELECT randomblob(16), randomblob(32), 'Ada', hex(randomblob(8)), 0, 1, 1, {messages}
+         INSERT INTO sessions (id, name, epoch, created_at, expires_at, ends_at, head_seq)
+         SELECT randomblob(16), 'Ada', hex(randomblob(8)), 0, 1, 1, {messages}
          FROM n WHERE {sessions} > 0;
+         INSERT INTO tokens (hash, id, session, scope)
+         SELECT randomblob(32), id, id, 'write' FROM sessions;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {messages})
-         INSERT INTO messages (session, seq, id, text, created_at, client_message_id)
-         SELECT sessions.id, i, randomblob(16), hex(zeroblob({size} / 2)), 0, 'm' || i
+         INSERT INTO messages (session, seq, id, text, created_at, client_message_id, parent_seq)
+         SELECT sessions.id, i, randomblob(16), hex(zeroblob({size} / 2)), 0, 'm' || i, i - 1
          FROM sessions, n WHERE {messages} > 0;"
     ))?;
     drop(file);

@@ -19,7 +19,7 @@ const keep = () => localStorage.setItem(kept, JSON.stringify(session));
 
 let socket;
 let position = null; // "I have everything up to here"
-let reply = null; // the one under way: { id, text, nextIndex }
+let reply = null; // the one under way: { id, parts, end }
 let backOff = 500;
 let comeBackAfter = null;
 let lastHeard = 0;
@@ -50,13 +50,14 @@ async function readLog() {
   let after = 0;
   for (;;) {
     const read = await rest("GET", `/refresh_token?after=${after}`);
-    for (const { id, seq, msg, role, status, failure, client_message_id } of read.messages) {
-      show({ id, seq, text: msg, user: role === "user", note: note(status, failure) });
+    for (const { id, seq, msg, parts, role, status, failure, client_message_id } of read.messages) {
+      const text = shown(msg, parts?.map(camelCase));
+      show({ id, seq, text, user: role === "user", note: note(status, failure) });
       accepted(client_message_id);
       after = seq;
     }
     position = { epoch: read.position.epoch, seq: after };
-    if (after >= read.position.seq) return;
+    if (!read.has_more) return;
   }
 }
 
@@ -76,7 +77,9 @@ async function connect() {
   const mine = (act) => (event) => own === socket && act(event);
   socket.onopen = mine(() => {
     lastHeard = Date.now();
-    write({ open: { position } });
+    // Inside a reply it continues where this page has it.
+    const inside = reply && { reply: { replyId: reply.id, offset: reply.end } };
+    write({ open: { position: { ...position, ...inside } } });
     session.unaccepted.forEach(send);
   });
   socket.onmessage = mine(({ data }) => hear(JSON.parse(data)));
@@ -92,45 +95,84 @@ function hear(event) {
   else if (event.accepted) accepted(event.accepted.clientMessageId);
   else if (event.message) said(event.message);
   else if (event.replyStarted) began(event.replyStarted);
-  else if (event.delta) grew(event.delta);
+  else if (event.delta) grew(event.delta, appendPiece);
+  else if (event.replyPart) grew(event.replyPart, replacePart);
   else if (event.error) failed(event.error);
   else if (event.goAway) comeBackAfter = event.goAway.reconnectAfterMs;
 }
 
 async function opened({ recovered, heartbeatIntervalMs }) {
-  [backOff, comeBackAfter, heartbeat, reply] = [500, null, heartbeatIntervalMs, null];
+  [backOff, comeBackAfter, heartbeat] = [500, null, heartbeatIntervalMs];
   page.state.textContent = "connected";
+  if (recovered) return;
   // The log is another one than that which this page knows: nothing of it is worth keeping.
-  if (!recovered) await readLog();
+  reply = null;
+  await readLog();
 }
 
-function said({ id, seq, role, text, status, failure, clientMessageId }) {
+function said({ id, seq, role, text, parts, status, failure, clientMessageId }) {
   if (seq <= position.seq) return;
   position.seq = seq;
   const user = role === "ROLE_USER";
   accepted(clientMessageId);
-  show({ id, seq, text, user, note: note(status?.replace("MESSAGE_STATUS_", "").toLowerCase(), failure) });
+  const remark = note(status?.replace("MESSAGE_STATUS_", "").toLowerCase(), failure);
+  show({ id, seq, text: shown(text, parts), user, note: remark });
   if (!user) {
     reply = null;
     page.stop.disabled = true;
   }
 }
 
-function began({ replyId, text = "", nextIndex = 0 }) {
+function began({ replyId, offset = 0 }) {
   // Another attempt, after one that died with the gateway, has another id.
   document.querySelectorAll("li.assistant.pending").forEach((item) => item.id === replyId || item.remove());
-  reply = { id: replyId, text, nextIndex };
+  if (offset === 0 || reply?.id !== replyId) reply = { id: replyId, parts: [], end: 0 };
   page.stop.disabled = false;
-  show({ id: replyId, text, pending: true });
+  if (reply.end !== offset) return lost();
+  show({ id: replyId, text: shown("", reply.parts), pending: true });
 }
 
-function grew({ replyId, index = 0, text }) {
-  if (reply?.id !== replyId || index < reply.nextIndex) return;
-  if (index > reply.nextIndex) return lost();
-  reply.text += text;
-  reply.nextIndex += 1;
-  show({ id: replyId, text: reply.text, pending: true });
+// A frame covers the reply from `offset` to `end`. One number says whether it is the next one.
+function grew(frame, apply) {
+  if (reply?.id !== frame.replyId || frame.end <= reply.end) return;
+  if (frame.offset !== reply.end) return lost();
+  apply(reply.parts, frame);
+  reply.end = frame.end;
+  show({ id: reply.id, text: shown("", reply.parts), pending: true });
 }
+
+function appendPiece(parts, { index, text, reasoning, toolCall }) {
+  const part = (parts[index] ??= toolCall ? { toolCall: { ...toolCall, arguments: "" } } : {});
+  if (text) part.text = (part.text ?? "") + text;
+  if (reasoning) part.reasoning = (part.reasoning ?? "") + reasoning;
+  if (toolCall) part.toolCall.arguments += toolCall.arguments;
+}
+
+function replacePart(parts, { index, content }) {
+  parts[index] = content;
+}
+
+// The parts as lines of text. This page shows no part that it does not know.
+function shown(text, parts) {
+  if (!parts?.length) return text;
+  const line = ({ text, reasoning, toolCall, toolResult, file, source }) => {
+    if (reasoning) return `(${reasoning})`;
+    if (toolCall) return `[calls ${toolCall.name} ${toolCall.arguments}]`;
+    if (toolResult) return `[result ${toolResult.output}]`;
+    if (file) return `[file ${file.name ?? file.mediaType}]`;
+    if (source) return `[source ${source.title ?? source.url ?? source.id}]`;
+    return text;
+  };
+  return parts.map(line).filter(Boolean).join("\n");
+}
+
+// REST names the fields in snake case.
+const camelCase = (value) => {
+  if (typeof value !== "object" || value === null) return value;
+  if (Array.isArray(value)) return value.map(camelCase);
+  const name = (key) => key.replace(/_(\w)/g, (_, letter) => letter.toUpperCase());
+  return Object.fromEntries(Object.entries(value).map(([key, inner]) => [name(key), camelCase(inner)]));
+};
 
 function failed({ code, message, retryAfterMs, clientMessageId, final }) {
   if (final) return lost({ code, retryAfterMs });

@@ -55,13 +55,18 @@ impl Config {
     /// One line that names the settings.
     pub fn validate(&self) -> Result<(), String> {
         let serve::Settings { session, transport, server, responder, .. } = &self.serve;
+        let content = &session.messages.content;
         server.tls.as_ref().map_or(Ok(()), TlsFiles::check)?;
         let zero_is_impossible = [
             ("--session-ttl", session.session_ttl.is_zero()),
-            ("--max-message-size", session.max_message_size == 0),
+            ("--max-text-size", content.max_text_size == 0),
+            ("--max-message-size", content.max_size == 0),
+            ("--max-message-parts", content.max_parts == 0),
+            ("--max-session-tokens", session.max_session_tokens == 0),
             ("--max-queued-turns", session.max_queued_turns == 0),
             ("--max-session-streams", session.max_session_streams == 0),
             ("--max-reply-size", session.max_reply_size == 0),
+            ("--max-reply-text-size", session.max_reply_text_size == 0),
             ("--max-connections", server.max_connections == 0),
             ("--max-connection-streams", server.max_connection_streams == 0),
             ("--heartbeat", transport.heartbeat.is_zero()),
@@ -98,8 +103,27 @@ impl Config {
         if session.max_session_messages < 2 {
             return Err("--max-session-messages must be at least 2, a message and its reply".into());
         }
-        let turn =
-            session.max_message_size.saturating_add(session.max_reply_size.saturating_mul(2));
+        // The limits follow from each other: a message at its limit reaches every subscriber.
+        for (part, part_size, whole, whole_size) in [
+            ("--max-text-size", content.max_text_size, "--max-message-size", content.max_size),
+            (
+                "--max-inline-file-size",
+                content.max_inline_file_size,
+                "--max-message-size",
+                content.max_size,
+            ),
+            (
+                "--max-reply-text-size",
+                session.max_reply_text_size,
+                "--max-reply-size",
+                session.max_reply_size,
+            ),
+        ] {
+            if part_size > whole_size {
+                return Err(format!("{part} must not be larger than {whole}"));
+            }
+        }
+        let turn = content.max_size.saturating_add(session.max_reply_size.saturating_mul(2));
         if session.max_backlog_size < turn.saturating_add(4096) {
             return Err(
                 "--max-backlog-size must hold a message and two replies: raise it, or lower \
@@ -108,7 +132,7 @@ impl Config {
             );
         }
         // tokio's semaphore counts no further, and sizes travel as 32 bits.
-        if server.max_connections > u32::MAX as usize || session.max_message_size > (256 << 20) {
+        if server.max_connections > u32::MAX as usize || content.max_size > (256 << 20) {
             return Err("--max-connections or --max-message-size is too large".into());
         }
         Ok(())

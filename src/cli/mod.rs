@@ -9,6 +9,7 @@ mod config;
 mod config_file;
 mod env_file;
 mod generate;
+mod lists;
 mod resolve;
 mod setting;
 mod settings;

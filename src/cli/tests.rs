@@ -143,12 +143,46 @@ fn wrong_values_and_contradictions_are_reported_in_one_line() {
         ["--app-env", "staging"],
         ["--log", "duologue=loud"],
         ["--heartbeat", "0s"],
+        ["--file-types", "images"],
+        ["--turn-options", "speed"],
+        ["--max-session-tokens", "0"],
     ] {
         match parse(&flags) {
             Ok(command) => panic!("{flags:?} gave {command:?}"),
             Err(line) => assert!(!line.contains('\n') && line.len() > 10, "{flags:?}: {line}"),
         }
     }
+}
+
+#[test]
+fn limits_that_contradict_each_other_are_named() {
+    for (flags, told) in [
+        (["--max-text-size", "3MiB"], "--max-text-size must not be larger than --max-message-size"),
+        (["--max-inline-file-size", "3MiB"], "than --max-message-size"),
+        (["--max-reply-text-size", "3MiB"], "than --max-reply-size"),
+        (["--max-reply-size", "512KiB"], "--max-reply-text-size must not be larger"),
+        (["--max-reply-size", "4MiB"], "--max-backlog-size must hold"),
+        (["--max-backlog-size", "4MiB"], "--max-backlog-size must hold"),
+    ] {
+        let Err(line) = parse(&flags) else { panic!("{flags:?}") };
+        assert!(line.contains(told) && !line.contains('\n'), "{flags:?}: {line}");
+    }
+}
+
+#[test]
+fn lists_of_types_and_options_are_read_from_every_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.toml");
+    fs::write(&path, "file_types = [\"image/png\", \"text/*\"]\nturn_options = \"none\"\n")
+        .unwrap();
+    let shown = checked(&["--config", path.to_str().unwrap()], &[("DUOLOGUE_FILE_TYPES", " ")]);
+    assert!(shown.contains("\nDUOLOGUE_FILE_TYPES=image/png,text/*\n"), "{shown}");
+    assert!(shown.contains("\nDUOLOGUE_TURN_OPTIONS=none\n"), "{shown}");
+    let variables =
+        [("DUOLOGUE_FILE_TYPES", "none"), ("DUOLOGUE_TURN_OPTIONS", "model, max-output-tokens")];
+    let shown = checked(&[], &variables);
+    assert!(shown.contains("\nDUOLOGUE_FILE_TYPES=none\n"), "{shown}");
+    assert!(shown.contains("\nDUOLOGUE_TURN_OPTIONS=model,max_output_tokens\n"), "{shown}");
 }
 
 #[test]

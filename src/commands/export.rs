@@ -126,7 +126,8 @@ impl<W: Write> Exporting<'_, W> {
 
     fn one(&mut self, stored: &StoredSession) -> Result<(), CommandFailure> {
         let id = stored.session.id;
-        print::json(self.out, &Record::session(stored, Some(&stored.token)))?;
+        let tokens = self.file.tokens(id)?;
+        print::json(self.out, &Record::session(stored, &tokens))?;
         let waiting = self.file.waiting(id)?;
         let mut after = 0;
         loop {

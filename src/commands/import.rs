@@ -1,11 +1,10 @@
 //! The command `sessions import`.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use clap::Args;
@@ -14,15 +13,13 @@ use serde::de::DeserializeOwned;
 
 use super::{
     failure::CommandFailure,
+    imported_log::{ImportedLog, stored_session, tokens},
     print::{self, Printable, count},
-    record::{self, Announcement, MessageRecord, Record, RoleName, SessionRecord, StatusName},
+    record::{self, Announcement, Record},
 };
 use crate::{
-    session::{
-        self, Epoch, Message, MessageId, Name, NewMessage, Role, Session, SessionId, Status,
-        Timestamp,
-    },
-    store::{Import, SqliteFile, StoredLog, StoredSession, UnansweredTurn},
+    session::{self, SessionId, Timestamp},
+    store::{Import, SqliteFile, StoredLog},
 };
 
 /// Most sessions and messages of one transaction. A gateway waits for it.
@@ -164,9 +161,11 @@ struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     fn new(input: R, limits: &session::Settings) -> Self {
-        // JSON escapes a byte with six at most. A message without a reply has a second text.
-        let texts = limits.max_message_size.saturating_add(limits.max_reply_size);
-        let longest = (texts as u64).saturating_mul(6).saturating_add(64 << 10);
+        /// Names of fields, metadata, options, and the tokens of a session.
+        const ENVELOPE: u64 = 1 << 20;
+        // JSON escapes a byte with six at most. A message without a reply has a second content.
+        let texts = limits.messages.content.max_size.saturating_add(limits.max_reply_size);
+        let longest = (texts as u64).saturating_mul(6).saturating_add(ENVELOPE);
         Self { input, number: 0, longest, seen: HashSet::new() }
     }
 
@@ -212,9 +211,10 @@ impl<R: BufRead> Lines<R> {
         let announcement =
             announcement.map_err(|_| self.wrong("not the header of an export of sessions"))?;
         let format = announcement.export.format;
-        if format != record::FORMAT {
-            let known = record::FORMAT;
-            return Err(self.wrong(format!("the export's format is {format}, known is {known}")));
+        let (oldest, newest) = (record::OLDEST_FORMAT, record::FORMAT);
+        if !(oldest..=newest).contains(&format) {
+            let known = format!("known are {oldest} to {newest}");
+            return Err(self.wrong(format!("the export's format is {format}, {known}")));
         }
         match self.parse(&line)? {
             Record::Export(header) => Ok(header.sessions),
@@ -229,11 +229,12 @@ impl<R: BufRead> Lines<R> {
             return Err(self.wrong("a session is expected here"));
         };
         let stored = stored_session(&record, limits).map_err(|problem| self.wrong(problem))?;
+        let tokens = tokens(&record).map_err(|problem| self.wrong(problem))?;
         let id = stored.session.id;
         if !self.seen.insert(id) {
             return Err(self.wrong("the session was there already"));
         }
-        let mut log = Log::of(stored);
+        let mut log = ImportedLog::of(stored, tokens);
         while log.messages.len() < record.messages as usize {
             let missing = || format!("{} of {} messages", log.messages.len(), record.messages);
             let Some(line) = self.next()? else {
@@ -242,170 +243,8 @@ impl<R: BufRead> Lines<R> {
             let Record::Message(message) = self.parse(&line)? else {
                 return Err(self.wrong(format!("session {id} ends after {}", missing())));
             };
-            log.add(message, limits).map_err(|problem| self.wrong(problem))?;
+            log.add(*message, limits).map_err(|problem| self.wrong(problem))?;
         }
         Ok(Some(log.finish()))
-    }
-}
-
-fn stored_session(
-    record: &SessionRecord,
-    limits: &session::Settings,
-) -> Result<StoredSession, String> {
-    let id: SessionId = record.id.parse().map_err(|_| "the session's id is no UUID")?;
-    // Sessions are listed in the order of their ids, which must be the order of their creation.
-    if !id.is_version_7() {
-        return Err("the session's id is no UUID of version 7".into());
-    }
-    let name = Name::parse(&record.name).map_err(|_| "the name is not valid")?;
-    if name.as_str() != record.name {
-        return Err("the name begins or ends with a space".into());
-    }
-    let epoch = Epoch::parse(&record.epoch).ok().filter(|epoch| !epoch.as_str().is_empty());
-    let epoch = epoch.ok_or("the epoch is not valid")?;
-    let token = record.token_sha256.as_deref().ok_or("token_sha256 is missing")?;
-    let token = record::token_hash(token).ok_or("token_sha256 must be 64 hexadecimal digits")?;
-    let (created_at, expires_at) = (record.created_at.0, record.expires_at.0);
-    let ends_at = record.ends_at.0;
-    if expires_at > ends_at {
-        return Err("it expires after its end".into());
-    }
-    if record.messages > limits.max_session_messages {
-        let max = limits.max_session_messages;
-        return Err(format!("more than {max} messages: see --max-session-messages"));
-    }
-    let session = Session { id, name, epoch, created_at, expires_at, ends_at };
-    Ok(StoredSession { session, token, messages: record.messages, last_activity: created_at })
-}
-
-/// The log of the session that is being read.
-struct Log {
-    stored: StoredSession,
-    messages: Vec<Arc<Message>>,
-    ids: HashSet<MessageId>,
-    client_ids: HashSet<Arc<str>>,
-    /// User messages without a reply so far, and the progress of their replies.
-    unanswered: HashMap<MessageId, UnansweredTurn>,
-    /// Messages that the export marks as having no reply.
-    expected: HashSet<MessageId>,
-}
-
-impl Log {
-    fn of(stored: StoredSession) -> Self {
-        Self {
-            stored,
-            messages: Vec::new(),
-            ids: HashSet::new(),
-            client_ids: HashSet::new(),
-            unanswered: HashMap::new(),
-            expected: HashSet::new(),
-        }
-    }
-
-    fn add(&mut self, record: MessageRecord, limits: &session::Settings) -> Result<(), String> {
-        if record.session.parse() != Ok(self.stored.session.id) {
-            return Err("a message of another session".into());
-        }
-        let seq = u32::try_from(self.messages.len() + 1).map_err(|_| "too many messages")?;
-        if record.seq != seq {
-            return Err(format!("message {} where {seq} is expected", record.seq));
-        }
-        let id: MessageId = record.id.parse().map_err(|_| "the message's id is no UUID")?;
-        if !id.is_version_7() {
-            return Err("the message's id is no UUID of version 7".into());
-        }
-        if !self.ids.insert(id) {
-            return Err("the message's id was there already".into());
-        }
-        let role = match record.role {
-            RoleName::User => self.user(id, &record, limits)?,
-            RoleName::Assistant => self.assistant(&record, limits)?,
-        };
-        let (text, created_at) = (record.text.into(), record.created_at.0);
-        self.messages.push(Arc::new(Message { seq, id, text, created_at, role }));
-        Ok(())
-    }
-
-    fn user(
-        &mut self,
-        id: MessageId,
-        record: &MessageRecord,
-        limits: &session::Settings,
-    ) -> Result<Role, String> {
-        let MessageRecord { in_reply_to, status, finish_reason, failure, usage, .. } = record;
-        let of_a_reply = in_reply_to.is_some() || status.is_some() || finish_reason.is_some();
-        if of_a_reply || failure.is_some() || usage.is_some() {
-            return Err("a user's message with a field of a reply's".into());
-        }
-        let key = record.client_message_id.as_deref();
-        if key == Some("") {
-            return Err("client_message_id is empty".into());
-        }
-        NewMessage::new(record.text.as_str(), key)
-            .check(limits.max_message_size)
-            .map_err(|error| error.message().to_owned())?;
-        let client_message_id: Option<Arc<str>> = key.map(Into::into);
-        if let Some(key) = &client_message_id
-            && !self.client_ids.insert(Arc::clone(key))
-        {
-            return Err("the client_message_id was there already".into());
-        }
-        let mut waiting = UnansweredTurn { seq: record.seq, attempt: 1, text: String::new() };
-        if let Some(recorded) = &record.waiting {
-            let is_attempt = (1..=session::MAX_ATTEMPTS).contains(&recorded.attempt);
-            if !is_attempt || recorded.text.len() > limits.max_reply_size {
-                return Err("how far the reply has come is not valid".into());
-            }
-            (waiting.attempt, waiting.text) = (recorded.attempt, recorded.text.clone());
-            self.expected.insert(id);
-        }
-        self.unanswered.insert(id, waiting);
-        Ok(Role::User { client_message_id })
-    }
-
-    fn assistant(
-        &mut self,
-        record: &MessageRecord,
-        limits: &session::Settings,
-    ) -> Result<Role, String> {
-        if record.client_message_id.is_some() || record.waiting.is_some() {
-            return Err("a reply with a field of a user's message".into());
-        }
-        if record.text.len() > limits.max_reply_size {
-            let max = limits.max_reply_size;
-            return Err(format!("the reply is larger than {max} bytes: see --max-reply-size"));
-        }
-        let in_reply_to = record.in_reply_to.as_deref().ok_or("in_reply_to is missing")?;
-        let in_reply_to = in_reply_to.parse().map_err(|_| "in_reply_to is no UUID")?;
-        if self.unanswered.remove(&in_reply_to).is_none() || self.expected.contains(&in_reply_to) {
-            return Err("a reply to no message before it that waits for one".into());
-        }
-        let status = match (record.status.ok_or("status is missing")?, &record.failure) {
-            (StatusName::Complete, None) => Status::Complete,
-            (StatusName::Stopped, None) => Status::Stopped,
-            (StatusName::Interrupted, None) => Status::Interrupted,
-            (StatusName::Failed, Some(failure)) => Status::Failed(session::Failure {
-                code: failure.code.as_str().into(),
-                message: failure.message.as_str().into(),
-            }),
-            (StatusName::Failed, None)
-            | (StatusName::Complete | StatusName::Stopped | StatusName::Interrupted, Some(_)) => {
-                return Err(
-                    "`failure` is required for the status `failed`, and for no other".into()
-                );
-            }
-        };
-        Ok(Role::Assistant {
-            in_reply_to,
-            status,
-            finish_reason: record.finish_reason.as_deref().map(Into::into),
-            usage: record.usage.as_ref().map(session::Usage::from),
-        })
-    }
-
-    fn finish(self) -> StoredLog {
-        let mut waiting: Vec<_> = self.unanswered.into_values().collect();
-        waiting.sort_unstable_by_key(|waiting| waiting.seq);
-        StoredLog { stored: self.stored, messages: self.messages, waiting }
     }
 }

@@ -7,11 +7,13 @@ mod backup;
 mod export;
 mod failure;
 mod import;
+mod imported_log;
 mod print;
 mod record;
 mod revoke;
 pub mod serve;
 mod sessions;
+mod transcript;
 
 use std::{io, path::Path};
 

@@ -4,25 +4,31 @@
 //! order. `docs/OPERATIONS.md` describes the format. An unknown field is refused: it may be of a
 //! later version, and would be lost.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 use super::print;
 use crate::{
-    session::{Message, Role, SessionId, Status, Timestamp, TokenHash, Usage},
+    session::{
+        Content, Message, Metadata, Part, Role, SessionId, Status, Timestamp, TokenHash,
+        TokenRecord as Token, TurnOptions, Usage,
+    },
     store::{StoredSession, UnansweredTurn},
 };
 
 /// The version of the format.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
+
+/// The oldest version that can be read. It has one token per session and no parts.
+pub(super) const OLDEST_FORMAT: u32 = 1;
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Record {
     Export(Header),
-    Session(SessionRecord),
-    Message(MessageRecord),
+    Session(Box<SessionRecord>),
+    Message(Box<MessageRecord>),
 }
 
 /// The part of the header that is read first.
@@ -51,14 +57,42 @@ pub(super) struct SessionRecord {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) epoch: String,
-    /// SHA-256 of the token, hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) title: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) metadata: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) subject: Option<String>,
+    /// Format 1: SHA-256 of the only token, hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token_sha256: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) tokens: Vec<TokenRecord>,
     pub(super) created_at: RecordTime,
     pub(super) expires_at: RecordTime,
     pub(super) ends_at: RecordTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) delete_at: Option<RecordTime>,
     /// Number of messages that follow.
     pub(super) messages: u32,
+}
+
+/// A token of a session, without its secret.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenRecord {
+    pub(super) id: String,
+    /// SHA-256 of the secret, hexadecimal.
+    pub(super) sha256: String,
+    /// `read` or `write`.
+    pub(super) scope: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) label: Option<String>,
+    /// Absent: the deadlines of the session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) expires_at: Option<RecordTime>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ends_at: Option<RecordTime>,
 }
 
 /// A message. Fields that do not apply to its role are absent.
@@ -70,9 +104,22 @@ pub(super) struct MessageRecord {
     pub(super) id: String,
     pub(super) created_at: RecordTime,
     pub(super) role: RoleName,
+    /// The whole content if it is one text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) text: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<Part>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) metadata: BTreeMap<String, String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) client_message_id: Option<String>,
+    /// Format 1 has none: the user message before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) parent_seq: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) regenerates_seq: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) options: Option<TurnOptions>,
     /// Present for a user message without a reply.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) waiting: Option<WaitingRecord>,
@@ -86,6 +133,14 @@ pub(super) struct MessageRecord {
     pub(super) failure: Option<FailureRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) usage: Option<UsageRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) model: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) first_content_ms: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) duration_ms: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) provider_data: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
@@ -109,7 +164,10 @@ pub(super) enum StatusName {
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitingRecord {
     pub(super) attempt: u32,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) text: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) parts: Vec<Part>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -125,6 +183,12 @@ pub(super) struct UsageRecord {
     pub(super) input_tokens: u32,
     pub(super) output_tokens: u32,
     pub(super) estimated: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cached_input_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cache_write_tokens: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reasoning_tokens: Option<u32>,
 }
 
 /// A time by RFC 3339, in UTC, with milliseconds.
@@ -152,18 +216,23 @@ impl Record {
         Self::Export(Header { format: FORMAT, exported_at, sessions })
     }
 
-    pub(super) fn session(stored: &StoredSession, token: Option<&TokenHash>) -> Self {
+    pub(super) fn session(stored: &StoredSession, tokens: &[Token]) -> Self {
         let StoredSession { session, messages, .. } = stored;
-        Self::Session(SessionRecord {
+        Self::Session(Box::new(SessionRecord {
             id: session.id.to_string(),
             name: session.name.as_str().into(),
             epoch: session.epoch.as_str().into(),
-            token_sha256: token.map(hexadecimal),
+            title: session.title.as_deref().map(Into::into),
+            metadata: pairs(&session.metadata),
+            subject: session.subject.as_deref().map(Into::into),
+            token_sha256: None,
+            tokens: tokens.iter().map(TokenRecord::of).collect(),
             created_at: RecordTime(session.created_at),
             expires_at: RecordTime(session.expires_at),
             ends_at: RecordTime(session.ends_at),
+            delete_at: session.delete_at.map(RecordTime),
             messages: *messages,
-        })
+        }))
     }
 
     pub(super) fn message(
@@ -171,44 +240,90 @@ impl Record {
         message: &Message,
         waiting: Option<&UnansweredTurn>,
     ) -> Self {
-        let mut record = MessageRecord {
+        let (text, parts) = content(&message.content);
+        let record = MessageRecord {
             session: id.to_string(),
             seq: message.seq,
             id: message.id.to_string(),
             created_at: RecordTime(message.created_at),
             role: RoleName::User,
-            text: message.text.as_ref().into(),
+            text,
+            parts,
+            metadata: pairs(&message.metadata),
             client_message_id: None,
+            parent_seq: None,
+            regenerates_seq: None,
+            options: None,
             waiting: waiting.map(WaitingRecord::of),
             in_reply_to: None,
             status: None,
             finish_reason: None,
             failure: None,
             usage: None,
+            model: None,
+            first_content_ms: None,
+            duration_ms: None,
+            provider_data: None,
         };
-        match &message.role {
-            Role::User { client_message_id } => {
-                record.client_message_id = client_message_id.as_deref().map(Into::into);
-            }
-            Role::Assistant { in_reply_to, status, finish_reason, usage } => {
-                record.role = RoleName::Assistant;
-                record.in_reply_to = Some(in_reply_to.to_string());
-                record.status = Some(status.into());
-                record.finish_reason = finish_reason.as_deref().map(Into::into);
-                record.failure = status.failure().map(|failure| FailureRecord {
+        let record = match &message.role {
+            Role::User(user) => MessageRecord {
+                client_message_id: user.client_message_id.as_deref().map(Into::into),
+                parent_seq: Some(user.parent_seq),
+                regenerates_seq: user.regenerates_seq,
+                options: user.options.as_deref().cloned(),
+                ..record
+            },
+            Role::Assistant(reply) => MessageRecord {
+                role: RoleName::Assistant,
+                in_reply_to: Some(reply.in_reply_to.to_string()),
+                status: Some((&reply.status).into()),
+                finish_reason: reply.finish_reason.as_deref().map(Into::into),
+                failure: reply.status.failure().map(|failure| FailureRecord {
                     code: failure.code.as_ref().into(),
                     message: failure.message.as_ref().into(),
-                });
-                record.usage = usage.map(Into::into);
-            }
+                }),
+                usage: reply.usage.map(Into::into),
+                model: reply.model.as_deref().map(Into::into),
+                first_content_ms: reply.first_content_ms,
+                duration_ms: reply.duration_ms,
+                provider_data: reply.provider_data.as_deref().map(Into::into),
+                ..record
+            },
+        };
+        Self::Message(Box::new(record))
+    }
+}
+
+/// Returns a content as the fields `text` and `parts`, of which one is empty.
+fn content(content: &Content) -> (String, Vec<Part>) {
+    match content.parts() {
+        [] => (content.text().as_ref().into(), Vec::new()),
+        parts => (String::new(), parts.to_vec()),
+    }
+}
+
+fn pairs(metadata: &Metadata) -> BTreeMap<String, String> {
+    metadata.iter().map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+impl TokenRecord {
+    fn of(token: &Token) -> Self {
+        let (expires_at, ends_at) = token.deadlines.unzip();
+        Self {
+            id: token.id.to_string(),
+            sha256: hexadecimal(&token.hash),
+            scope: token.scope.as_str().into(),
+            label: token.label.as_deref().map(Into::into),
+            expires_at: expires_at.map(RecordTime),
+            ends_at: ends_at.map(RecordTime),
         }
-        Self::Message(record)
     }
 }
 
 impl WaitingRecord {
     fn of(waiting: &UnansweredTurn) -> Self {
-        Self { attempt: waiting.attempt, text: waiting.text.clone() }
+        let (text, parts) = content(&waiting.partial);
+        Self { attempt: waiting.attempt, text, parts }
     }
 }
 
@@ -224,15 +339,28 @@ impl From<&Status> for StatusName {
 }
 
 impl From<Usage> for UsageRecord {
-    fn from(Usage { input_tokens, output_tokens, estimated }: Usage) -> Self {
-        Self { input_tokens, output_tokens, estimated }
+    fn from(usage: Usage) -> Self {
+        Self {
+            input_tokens: usage.input_tokens,
+            output_tokens: usage.output_tokens,
+            estimated: usage.estimated,
+            cached_input_tokens: usage.cached_input_tokens,
+            cache_write_tokens: usage.cache_write_tokens,
+            reasoning_tokens: usage.reasoning_tokens,
+        }
     }
 }
 
 impl From<&UsageRecord> for Usage {
     fn from(record: &UsageRecord) -> Self {
-        let UsageRecord { input_tokens, output_tokens, estimated } = *record;
-        Self { input_tokens, output_tokens, estimated }
+        Self {
+            input_tokens: record.input_tokens,
+            output_tokens: record.output_tokens,
+            estimated: record.estimated,
+            cached_input_tokens: record.cached_input_tokens,
+            cache_write_tokens: record.cache_write_tokens,
+            reasoning_tokens: record.reasoning_tokens,
+        }
     }
 }
 

@@ -10,11 +10,12 @@ use serde::Serialize;
 
 use super::{
     failure::{CommandFailure, no_session},
-    print::{self, Printable, TableField, count, time},
+    print::{self, Printable, TableField, time},
     record,
+    transcript::Transcript,
 };
 use crate::{
-    session::{Message, Role, SessionId, Status, Timestamp},
+    session::{SessionId, Timestamp, TokenRecord},
     store::{SessionFilter, SqliteFile, StoredSession},
 };
 
@@ -52,7 +53,7 @@ pub struct ShowArguments {
     #[arg(long)]
     limit: Option<u32>,
 
-    /// Print JSON Lines as in an export, without the hash of the token
+    /// Print JSON Lines as in an export, without its tokens
     #[arg(long)]
     json: bool,
 }
@@ -146,11 +147,12 @@ pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), Command
     let waiting = file.waiting(id)?;
     let mut out = BufWriter::new(io::stdout().lock());
     if arguments.json {
-        print::json(&mut out, &record::Record::session(&stored, None))?;
+        print::json(&mut out, &record::Record::session(&stored, &[]))?;
     } else {
-        head(&mut out, &stored, waiting.len() as u64)?;
+        head(&mut out, &stored, &file.tokens(id)?, waiting.len())?;
     }
     let mut after = stored.messages.saturating_sub(arguments.limit.unwrap_or(u32::MAX));
+    let mut transcript = Transcript::after(after);
     loop {
         let page = file.messages(id, after)?;
         let Some(last) = page.last() else { break };
@@ -160,18 +162,33 @@ pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), Command
             if arguments.json {
                 print::json(&mut out, &record::Record::message(id, message, waits))?;
             } else {
-                entry(&mut out, message, waits.is_some())?;
+                transcript.print(&mut out, message, waits.is_some())?;
             }
         }
     }
     Ok(out.flush()?)
 }
 
-fn head(out: &mut impl Write, stored: &StoredSession, waiting: u64) -> io::Result<()> {
+fn head(
+    out: &mut impl Write,
+    stored: &StoredSession,
+    tokens: &[TokenRecord],
+    waiting: usize,
+) -> io::Result<()> {
     let StoredSession { session, messages, last_activity, .. } = stored;
     let expired = session.expires_at <= Timestamp::of_wall_clock();
     writeln!(out, "session        {}", session.id)?;
     writeln!(out, "name           {}", Printable(session.name.as_str()))?;
+    if let Some(title) = &session.title {
+        writeln!(out, "title          {}", Printable(title))?;
+    }
+    if let Some(subject) = &session.subject {
+        writeln!(out, "subject        {}", Printable(subject))?;
+    }
+    for token in tokens {
+        let label = Printable(token.label.as_deref().unwrap_or_default());
+        writeln!(out, "token          {}  {:5}  {label}", token.id, token.scope.as_str())?;
+    }
     writeln!(out, "created        {}", time(session.created_at))?;
     writeln!(out, "last activity  {}", time(*last_activity))?;
     let word = if expired { "expired" } else { "expires" };
@@ -182,33 +199,4 @@ fn head(out: &mut impl Write, stored: &StoredSession, waiting: u64) -> io::Resul
         writeln!(out, "unanswered     {waiting}")?;
     }
     Ok(())
-}
-
-fn entry(out: &mut impl Write, message: &Message, waits: bool) -> io::Result<()> {
-    let Message { seq, created_at, text, .. } = message;
-    write!(out, "\n#{seq}  {}  ", time(*created_at))?;
-    match &message.role {
-        Role::User { client_message_id } => {
-            write!(out, "user")?;
-            if let Some(id) = client_message_id {
-                write!(out, "  {}", Printable(id))?;
-            }
-            if waits {
-                write!(out, "  (waits for its reply)")?;
-            }
-        }
-        Role::Assistant { status, usage, .. } => {
-            write!(out, "assistant  {}", status.as_str())?;
-            if let Status::Failed(failure) = status {
-                write!(out, ": {} ({})", Printable(&failure.message), Printable(&failure.code))?;
-            }
-            if let Some(usage) = usage {
-                let about = if usage.estimated { "about " } else { "" };
-                let tokens = count(usage.output_tokens.into(), "token");
-                write!(out, "  {about}{} + {tokens}", usage.input_tokens)?;
-            }
-        }
-    }
-    writeln!(out)?;
-    text.split('\n').try_for_each(|line| writeln!(out, "    {}", Printable(line)))
 }

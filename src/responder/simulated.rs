@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
-use crate::session::{Chunk, History, Outcome, Prompt, Reply, Responder, estimate_tokens};
+use crate::session::{Chunk, History, Outcome, Piece, Prompt, Reply, Responder, estimate_tokens};
 
 /// The simulated responder.
 #[derive(Debug)]
@@ -31,12 +31,15 @@ impl Simulated {
     }
 
     fn reply(&self, prompt: &Prompt) -> String {
-        let parts = self.template.iter().map(|part| match part {
-            TemplatePart::Fixed(text) => text.as_str(),
-            TemplatePart::Text => &prompt.message.text,
-            TemplatePart::Name => prompt.name.as_str(),
-        });
-        parts.collect()
+        let mut reply = String::new();
+        for part in &self.template {
+            reply.push_str(match part {
+                TemplatePart::Fixed(text) => text,
+                TemplatePart::Text => prompt.message.text(),
+                TemplatePart::Name => prompt.name.as_str(),
+            });
+        }
+        reply
     }
 }
 
@@ -49,17 +52,17 @@ impl Responder for Simulated {
         let text = self.reply(&prompt);
         let end = Chunk::End(Outcome::complete(Some(Arc::clone(&self.finish_reason)), None));
         let chunks = if self.delay.is_zero() {
-            stream::iter([Chunk::Delta(text), end]).boxed()
+            stream::iter([Chunk::Delta(Piece::Text(text)), end]).boxed()
         } else {
             let delay = self.delay;
-            let deltas: Vec<_> =
-                text.split_inclusive(' ').map(|word| Chunk::Delta(word.into())).collect();
+            let words = text.split_inclusive(' ');
+            let deltas: Vec<_> = words.map(|word| Chunk::Delta(Piece::Text(word.into()))).collect();
             stream::iter(deltas)
                 .then(move |delta| tokio::time::sleep(delay).map(|()| delta))
                 .chain(stream::iter([end]))
                 .boxed()
         };
-        let input_tokens = Some(estimate_tokens(&prompt.message.text));
+        let input_tokens = Some(estimate_tokens(prompt.message.text()));
         Reply { chunks, context_trimmed: false, input_tokens }
     }
 }
@@ -88,21 +91,26 @@ fn next_placeholder(text: &str) -> Option<(usize, usize, TemplatePart)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::{Message, MessageId, Name, Role, SessionId, Timestamp};
+    use crate::session::{
+        Content, Message, MessageId, Metadata, Name, Role, SessionId, Timestamp, UserFields,
+    };
 
     fn prompt(text: &str) -> Prompt {
         let message = Message {
             seq: 1,
             id: MessageId::generate(),
-            text: text.into(),
+            content: Content::of_text(text),
             created_at: Timestamp::default(),
-            role: Role::User { client_message_id: None },
+            metadata: Metadata::default(),
+            role: Role::User(UserFields::default()),
         };
         Prompt {
             session: SessionId::generate(),
             name: Name::trusted("Ada"),
             reply: MessageId::generate(),
             attempt: 1,
+            metadata: Metadata::default(),
+            is_trimmed: false,
             history: Vec::new(),
             message: Arc::new(message),
         }
@@ -111,8 +119,12 @@ mod tests {
     async fn deltas(template: &str, delay: Duration, text: &str) -> Vec<String> {
         let reply = Simulated::new(template, delay).respond(prompt(text));
         let deltas = reply.chunks.filter_map(async |chunk| match chunk {
-            Chunk::Delta(text) => Some(text),
-            Chunk::ContextTrimmed { .. } | Chunk::Finished { .. } | Chunk::End(_) => None,
+            Chunk::Delta(piece) => Some(piece.text().to_owned()),
+            Chunk::Part(_)
+            | Chunk::PartEnd { .. }
+            | Chunk::ContextTrimmed { .. }
+            | Chunk::Finished { .. }
+            | Chunk::End(_) => None,
         });
         deltas.collect().await
     }

@@ -12,8 +12,9 @@ use super::{
         registry::{Registry, SessionHandle},
     },
     metrics::Metrics,
-    model::{Clock, Error, ErrorKind, Result, Session, SessionId, TokenHash},
-    ports::{AppendLimits, Page, Responder, Store},
+    model::{Clock, Error, ErrorKind, Result, SessionId, TokenHash, TokenRecord},
+    ports::{AppendLimits, FoundSession, Page, Responder, Store},
+    revoked_tokens::RevokedTokens,
     settings::Settings,
 };
 
@@ -34,6 +35,7 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) registry: Arc<Registry>,
+    pub(super) revoked_tokens: RevokedTokens,
     /// Cancelled when the shutdown begins: no new work is accepted.
     pub(super) draining: CancellationToken,
     /// Cancelled before the store is closed: nothing is written any more.
@@ -67,8 +69,12 @@ impl Core {
         }
     }
 
-    /// Returns the session that a token opens for a caller.
-    pub(super) async fn authenticate(&self, caller: &Caller, token: &TokenHash) -> Result<Session> {
+    /// Returns the session that a token opens for a caller, and the token.
+    pub(super) async fn authenticate(
+        &self,
+        caller: &Caller,
+        token: &TokenHash,
+    ) -> Result<FoundSession> {
         let found = self.store.find(token, self.clock.now()).await;
         if let Err(error) = &found
             && error.kind() == ErrorKind::SessionExpired
@@ -80,13 +86,24 @@ impl Core {
         found
     }
 
-    /// Returns the active session that a token opens for a caller.
+    /// Returns the active session that a token opens for a caller, and the token.
     pub(super) async fn open_session(
         &self,
         caller: &Caller,
         token: &TokenHash,
+    ) -> Result<(SessionHandle, TokenRecord)> {
+        let FoundSession { session, token } = self.authenticate(caller, token).await?;
+        Ok((self.load_session(session.id).await?, token))
+    }
+
+    /// As [`Self::open_session`], for an operation that changes the session.
+    pub(super) async fn open_to_write(
+        &self,
+        caller: &Caller,
+        token: &TokenHash,
     ) -> Result<SessionHandle> {
-        let session = self.authenticate(caller, token).await?;
+        let FoundSession { session, token } = self.authenticate(caller, token).await?;
+        token.scope.check_write()?;
         self.load_session(session.id).await
     }
 

@@ -5,9 +5,10 @@
 
 use std::task::{Context, Poll, Waker};
 
-use tokio::task::JoinHandle;
-
-use super::model::{Error, Result};
+use super::{
+    model::{Error, Result},
+    sync::{JoinHandle, spawn},
+};
 
 /// Work that runs to its end even if its caller is dropped.
 #[derive(Debug)]
@@ -40,6 +41,6 @@ pub(super) fn spawn_eager<T: Send + 'static>(
     // The task polls it again: no waker is needed before that.
     match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => EagerTask::Done(done),
-        Poll::Pending => EagerTask::Running(tokio::spawn(work)),
+        Poll::Pending => EagerTask::Running(spawn(work)),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::model::{ErrorKind, Role, Status};
+use super::model::{ErrorKind, ReplyFields, Role, Status};
 
 /// Handles of the core's metrics.
 pub(super) struct Metrics {
@@ -89,7 +89,7 @@ impl Metrics {
     }
 
     pub(super) fn reply(&self, role: &Role) {
-        let Role::Assistant { status, usage, .. } = role else { return };
+        let Role::Assistant(ReplyFields { status, usage, .. }) = role else { return };
         match status {
             Status::Complete => &self.complete,
             Status::Stopped => &self.stopped,
@@ -152,8 +152,7 @@ mod tests {
 
     fn failed(code: &str) -> Role {
         let failure = Failure { code: code.into(), message: "".into() };
-        let (in_reply_to, status) = (MessageId::generate(), Status::Failed(failure));
-        Role::Assistant { in_reply_to, status, finish_reason: None, usage: None }
+        Role::Assistant(ReplyFields::new(MessageId::generate(), 1, Status::Failed(failure)))
     }
 
     /// Lines of the exposition that count failures of a code.

@@ -8,7 +8,7 @@
 //! - `live`: the sessions that are active in this process, their subscribers and events.
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
 //! - `service`: the operations, one file per group; `caller`: the origin of an operation. `lifecycle`: start and shutdown.
-//! - `sweeper`: ends expired and removed sessions.
+//! - `sweeper`: ends expired and removed sessions. `sync`: the lock whose schedules are tested.
 
 mod caller;
 mod core;
@@ -19,26 +19,39 @@ mod metrics;
 mod model;
 mod panic;
 mod ports;
+mod revoked_tokens;
+#[cfg(all(test, feature = "schedules"))]
+mod schedules;
 mod service;
 mod settings;
 mod sweeper;
+mod sync;
 mod turn;
 
 pub use caller::Caller;
 pub use eager_task::EagerTask;
 pub use lifecycle::Drained;
 pub use live::{
-    event::{Accepted, Event, Opened, ReplyStarted},
+    encoded::EncodedForms,
+    event::{
+        Accepted, Delta, DeltaPiece, Event, MessageEvent, Opened, ReplyPart, ReplyStarted,
+        ToolCallPiece,
+    },
     subscription::Subscription,
 };
 pub use model::{
-    Clock, Epoch, Error, ErrorKind, Failure, Message, MessageId, Name, NewMessage, Position,
-    Result, Role, Session, SessionId, Status, Timestamp, Token, TokenHash, Usage, estimate_tokens,
+    ApprovalRequest, ApprovalResponse, Citation, Clock, Content, ContentLimits, Data, Epoch, Error,
+    ErrorKind, Failure, File, Message, MessageId, MessageLimits, Metadata, Name, NewMessage, Part,
+    PartContent, Position, Regeneration, ReplyFields, ReplyPosition, Result, Role, Scope, Session,
+    SessionId, Source, Status, Timestamp, Token, TokenHash, TokenId, TokenRecord, Tool, ToolCall,
+    ToolResult, TurnOption, TurnOptions, Usage, UserFields, check_label, check_title,
+    estimate_tokens, given_id, parts_from_json, parts_to_json,
 };
 pub use ports::{
-    AppendLimits, Appended, Checkpoint, Chunk, Chunks, Head, History, NewEntry, NewSession,
-    Outcome, Page, Prompt, Reply, Responder, Snapshot, Store, Swept, Unfinished,
+    AppendLimits, Appended, Checkpoint, Chunk, Chunks, FoundSession, Head, History, NewReply,
+    NewSession, NewTurn, Outcome, Page, Piece, Prompt, Question, Reply, Responder, Snapshot, Store,
+    Swept, Unfinished,
 };
-pub use service::{Created, Gateway};
+pub use service::{Created, Gateway, NewToken, PageRequest, Revocation};
 pub use settings::Settings;
-pub use turn::MAX_ATTEMPTS;
+pub use turn::{LogView, MAX_ATTEMPTS, Placed, PlacedTurn, place};

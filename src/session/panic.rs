@@ -16,7 +16,9 @@ pub(super) fn cause(panic: &Panic) -> &'static str {
 }
 
 /// Runs a call, and converts a panic to an error.
-pub(super) async fn caught<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    let caught = AssertUnwindSafe(call).catch_unwind().await;
-    caught.unwrap_or_else(|panic| Err(Error::internal(format!("a panic: {}", cause(&panic)))))
+// Not an `async fn`: its future would hold the call twice, as an argument and as what it awaits.
+pub(super) fn caught<T>(call: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
+    AssertUnwindSafe(call).catch_unwind().map(|caught| {
+        caught.unwrap_or_else(|panic| Err(Error::internal(format!("a panic: {}", cause(&panic)))))
+    })
 }

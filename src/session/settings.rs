@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::model::{ContentLimits, MessageLimits, TurnOption};
+
 /// Deadlines and limits of sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -9,23 +11,29 @@ pub struct Settings {
     pub session_ttl: Duration,
     /// Age at which a session expires, active or not.
     pub session_max_age: Duration,
-    /// Longest user message, in bytes.
-    pub max_message_size: usize,
+    /// Limits of user messages.
+    pub messages: MessageLimits,
     /// Most user messages of a session without a reply, the one that is being answered included.
     pub max_queued_turns: u32,
     /// Most messages of a session.
     pub max_session_messages: u32,
     /// Most streams attached to a session.
     pub max_session_streams: usize,
-    /// Longest reply, in bytes. A longer one is cut and committed as interrupted.
+    /// Most tokens of a session.
+    pub max_session_tokens: u32,
+    /// Longest reply, in bytes of all its parts. A longer one is cut and committed as interrupted.
     pub max_reply_size: usize,
+    /// Most bytes of the text parts of a reply.
+    pub max_reply_text_size: usize,
+    /// Show `provider_data` to clients that ask for it.
+    pub show_provider_data: bool,
     /// Most unread events of a stream.
     pub max_backlog_events: usize,
-    /// Most unread bytes of text of a stream.
+    /// Most unread bytes of a stream.
     pub max_backlog_size: usize,
     /// Most messages of a page.
     pub max_page_messages: u32,
-    /// Most bytes of text of a page, as JSON. The default stays below the 4 MiB that gRPC clients
+    /// Most bytes of a page, as JSON. The default stays below the 4 MiB that gRPC clients
     /// accept.
     pub max_page_size: usize,
 }
@@ -35,13 +43,30 @@ impl Default for Settings {
         Self {
             session_ttl: Duration::from_secs(3600),
             session_max_age: Duration::from_secs(24 * 3600),
-            max_message_size: 64 << 10,
+            messages: MessageLimits {
+                content: ContentLimits {
+                    max_text_size: 64 << 10,
+                    max_size: 2 << 20,
+                    max_parts: 32,
+                    max_inline_file_size: 1 << 20,
+                    media_types: vec!["image/*".into(), "application/pdf".into()],
+                },
+                options: vec![
+                    TurnOption::Instructions,
+                    TurnOption::Tools,
+                    TurnOption::MaxOutputTokens,
+                    TurnOption::Temperature,
+                ],
+            },
             max_queued_turns: 16,
             max_session_messages: 10_000,
             max_session_streams: 64,
-            max_reply_size: 1 << 20,
+            max_session_tokens: 32,
+            max_reply_size: 2 << 20,
+            max_reply_text_size: 1 << 20,
+            show_provider_data: false,
             max_backlog_events: 4096,
-            max_backlog_size: 4 << 20,
+            max_backlog_size: 8 << 20,
             max_page_messages: 1000,
             max_page_size: 3 << 20,
         }

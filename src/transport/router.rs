@@ -23,6 +23,7 @@ pub fn router(context: &TransportContext) -> Router {
         .routes(routes!(token::create, token::revoke))
         .routes(routes!(token::refresh, token::refresh_by_get))
         .routes(routes!(message::send))
+        .routes(routes!(message::regenerate))
         .routes(routes!(message::stop))
         .routes(routes!(sse::events))
         .routes(routes!(probe::healthz))

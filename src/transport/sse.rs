@@ -1,8 +1,7 @@
 //! `GET /events`: server-sent events (WHATWG HTML, section 9.2), for clients without WebSocket.
 //!
 //! Each event is one frame of the contract as proto-JSON. Its `id:` is a position, so that a
-//! browser resumes with `Last-Event-ID` when it reconnects. Deltas have no id: a new stream gets
-//! the reply in progress from its start.
+//! browser resumes with `Last-Event-ID` when it reconnects, also inside a reply.
 
 use std::convert::Infallible;
 
@@ -15,18 +14,19 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    ConnectionContext, TransportContext, codec,
+    ConnectionContext, TransportContext,
+    codec::Form,
     http::{HttpError, HttpResult, Params},
     stream::{ClientStream, ListenOnly, Outbound, Protocol, StreamRecord},
 };
-use crate::session::{Epoch, Event, Position};
+use crate::session::{Event, Position};
 
 /// Attaches, and streams what happens.
 #[utoipa::path(
     get, path = "/events", tag = "conversation",
     params(
         ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
-        ("position" = Option<String>, Query, description = "EPOCH:SEQ; replay what came after it"),
+        ("position" = Option<String>, Query, description = "EPOCH:SEQ or EPOCH:SEQ:REPLY:OFFSET; replay what came after it"),
         ("Last-Event-ID" = Option<String>, Header, description = "As `position`, and before it"),
     ),
     security(("bearer" = []), ("token" = [])),
@@ -45,10 +45,9 @@ pub(super) async fn events(
     let position = position(&params, &request)?;
     let caller = ConnectionContext::caller(request.extensions());
     let (subscription, opened) = context.gateway.attach(&caller, &token, position.as_ref()).await?;
-    let epoch = opened.session.epoch.clone();
     let record = StreamRecord::new(Protocol::Sse, "json");
     let stream = ClientStream::attached(&context, caller, record, subscription, opened);
-    let feed = Feed { context, stream, epoch };
+    let feed = Feed { context, stream };
     Ok(response(Body::from_stream(futures_util::stream::unfold(Some(feed), |feed| async {
         feed?.next().await
     }))))
@@ -78,7 +77,6 @@ fn response(body: Body) -> Response {
 struct Feed {
     context: TransportContext,
     stream: ClientStream,
-    epoch: Epoch,
 }
 
 impl Feed {
@@ -95,22 +93,28 @@ impl Feed {
             return Some(Bytes::from_static(b": keep-alive\n\n"));
         }
         let limits = self.context.gateway.settings();
-        let frame = codec::response(outbound, limits, self.context.settings.heartbeat)?;
-        let data = codec::json(&frame).ok()?;
-        let fields = self.fields(outbound);
-        Some(Bytes::from(format!("{fields}data: {data}\n\n")))
+        let heartbeat = self.context.settings.heartbeat;
+        let data = Form::Json.encoded(outbound, limits, heartbeat).ok()??;
+        let mut event = self.fields(outbound).into_bytes();
+        event.reserve(data.len() + 8);
+        event.extend_from_slice(b"data: ");
+        event.extend_from_slice(&data);
+        event.extend_from_slice(b"\n\n");
+        Some(event.into())
     }
 
     fn fields(&self, outbound: &Outbound) -> String {
         match outbound {
             Outbound::Opened(opened) => format!("id: {}\n", opened.position),
-            Outbound::Event(Event::Message(message)) => {
-                let position = Position { epoch: self.epoch.clone(), seq: message.seq };
-                format!("id: {position}\n")
-            }
             Outbound::Event(Event::GoAway(after)) => format!("retry: {}\n", after.as_millis()),
-            Outbound::Event(Event::ReplyStarted(_) | Event::Delta { .. })
-            | Outbound::Accepted(_)
+            // The position after the event: the stream has delivered it.
+            Outbound::Event(
+                Event::Message(_) | Event::ReplyStarted(_) | Event::Delta(_) | Event::ReplyPart(_),
+            ) => match self.stream.position() {
+                Some(position) => format!("id: {position}\n"),
+                None => String::new(),
+            },
+            Outbound::Accepted(_)
             | Outbound::Refused { .. }
             | Outbound::Pong
             | Outbound::Heartbeat

@@ -54,6 +54,13 @@ pub(super) const fn row(kind: ErrorKind) -> StatusRow {
         K::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, Code::DeadlineExceeded, 1013, true),
         K::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, 1013, true),
         K::Draining => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, 1001, true),
+        K::Unauthenticated => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, 1008, false),
+        K::Forbidden => (StatusCode::FORBIDDEN, Code::PermissionDenied, 1008, false),
+        K::RateLimited => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, 1013, true),
+        K::BudgetExceeded => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, 1008, false),
+        // A newer credential opens the stream again.
+        K::CredentialExpired => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, 4007, true),
+        K::StoreUnavailable => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, 1013, true),
         K::Internal => (StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, 1011, true),
     };
     StatusRow { http, grpc, close, reconnect }

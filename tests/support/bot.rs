@@ -36,6 +36,8 @@ pub enum Act {
     Chatter(&'static str, usize),
     /// Sends a frame of an unknown kind.
     Babble,
+    /// Sends an event.
+    Send(Event),
     /// Sends an outcome.
     Outcome(proto::ReplyOutcome),
     /// Ends with a status. As the first step, before the head of the response.
@@ -56,6 +58,24 @@ impl Act {
             ..Default::default()
         })
     }
+}
+
+/// A piece of a tool call of the bot's own, which it runs itself.
+pub fn bot_call(id: &str, arguments: &str) -> Act {
+    let call = proto::ToolCall {
+        id: id.into(),
+        name: "clock".into(),
+        arguments: arguments.into(),
+        plain_text: false,
+        responder_executed: true,
+    };
+    let piece = Some(proto::reply_delta::Piece::ToolCall(call));
+    Act::Send(Event::Delta(proto::ReplyDelta { piece }))
+}
+
+/// A whole part.
+pub fn bot_part(content: proto::part::Content) -> Act {
+    Act::Send(Event::Part(proto::Part { content: Some(content), ..Default::default() }))
 }
 
 /// An event that a bot sees.
@@ -187,7 +207,10 @@ impl ResponderService for Player {
             std::future::pending::<()>().await;
         }
         let frame = |event| Some(Ok(RespondResponse { event: Some(event) }));
-        let said = move |text: String| frame(Event::Delta(proto::ReplyDelta { text }));
+        let said = move |text: String| {
+            let piece = Some(proto::reply_delta::Piece::Text(text));
+            frame(Event::Delta(proto::ReplyDelta { piece }))
+        };
         let gate = Arc::clone(&self.gate);
         let frames = stream::unfold((script, watched, gate), move |state| async move {
             let (mut script, mut watched, gate) = state;
@@ -201,6 +224,7 @@ impl ResponderService for Player {
                         said(text.into())
                     }
                     Some(Act::Babble) => Some(Ok(RespondResponse { event: None })),
+                    Some(Act::Send(event)) => frame(event),
                     Some(Act::Outcome(outcome)) => frame(Event::Outcome(outcome)),
                     Some(Act::Fail(status)) => {
                         watched.ended = true;

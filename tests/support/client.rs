@@ -4,7 +4,7 @@ use std::{collections::VecDeque, fmt};
 
 use duologue::proto::{
     self, ChatRequest, ChatResponse, chat_request::Request, chat_response::Event,
-    chat_service_client::ChatServiceClient,
+    chat_service_client::ChatServiceClient, delta::Piece,
 };
 use futures_util::{SinkExt as _, StreamExt as _};
 use prost::Message as _;
@@ -40,7 +40,7 @@ impl Transport {
     ) -> Attached {
         let mut client = self.connect(server, token, position).await;
         client.opened = match client.next().await {
-            Event::Opened(opened) => opened,
+            Event::Opened(opened) => *opened,
             other => panic!("{self:?}: not opened but {other:?}"),
         };
         client
@@ -53,7 +53,11 @@ impl Transport {
         token: &str,
         position: Option<&proto::Position>,
     ) -> Attached {
-        let open = proto::Open { token: Some(token.into()), position: position.cloned() };
+        let open = proto::Open {
+            token: Some(token.into()),
+            position: position.cloned(),
+            ..Default::default()
+        };
         let wire = match self {
             Self::Grpc => {
                 let (requests, outgoing) = mpsc::unbounded_channel();
@@ -75,7 +79,7 @@ impl Transport {
             Self::Sse => {
                 let mut request = Rest::request(server, "GET", &format!("/events?token={token}"));
                 if let Some(at) = position {
-                    request = request.header("last-event-id", format!("{}:{}", at.epoch, at.seq));
+                    request = request.header("last-event-id", text_of(at));
                 }
                 let response = request.send().await.unwrap();
                 assert_eq!(response.status(), 200);
@@ -105,6 +109,25 @@ impl Transport {
 pub async fn stub(server: &Address) -> ChatServiceClient<Channel> {
     let endpoint = Channel::from_shared(server.url("")).unwrap();
     ChatServiceClient::new(endpoint.connect().await.unwrap())
+}
+
+/// Returns the request that sends a text.
+pub fn send_text(token: &str, text: &str, id: Option<&str>) -> proto::SendMessageRequest {
+    let send = proto::Send {
+        text: text.into(),
+        client_message_id: id.map(Into::into),
+        ..Default::default()
+    };
+    proto::SendMessageRequest { token: token.into(), send: Some(send) }
+}
+
+/// Returns the text of a delta of any kind.
+pub fn piece_of(delta: &proto::Delta) -> &str {
+    match &delta.piece {
+        Some(Piece::Text(text) | Piece::Reasoning(text)) => text,
+        Some(Piece::ToolCall(call)) => &call.arguments,
+        None => "",
+    }
 }
 
 fn frame(request: Request) -> ChatRequest {
@@ -178,11 +201,39 @@ impl Attached {
         text: &str,
         id: Option<&str>,
     ) -> Result<Result<proto::Accepted, proto::Error>, String> {
+        let send = proto::Send {
+            text: text.into(),
+            client_message_id: id.map(Into::into),
+            ..Default::default()
+        };
+        self.try_send(Request::Send(send)).await
+    }
+
+    /// Sends a message with all its fields. Returns the acknowledgement or the refusal.
+    pub async fn send(&mut self, send: proto::Send) -> Result<proto::Accepted, proto::Error> {
+        let transport = self.transport;
+        let answer = self.try_send(Request::Send(send)).await;
+        answer.unwrap_or_else(|lost| panic!("{transport:?} lost: {lost}"))
+    }
+
+    /// Asks for another reply. Returns the acknowledgement or the refusal.
+    pub async fn regenerate(
+        &mut self,
+        again: proto::Regenerate,
+    ) -> Result<proto::Accepted, proto::Error> {
+        let transport = self.transport;
+        let answer = self.try_send(Request::Regenerate(again)).await;
+        answer.unwrap_or_else(|lost| panic!("{transport:?} lost: {lost}"))
+    }
+
+    async fn try_send(
+        &mut self,
+        request: Request,
+    ) -> Result<Result<proto::Accepted, proto::Error>, String> {
         if matches!(self.wire, Wire::Sse { .. }) {
-            return self.post(text, id).await.map_err(|error| error.to_string());
+            return self.post(request).await.map_err(|error| error.to_string());
         }
-        let send = proto::Send { text: text.into(), client_message_id: id.map(Into::into) };
-        self.try_ask(Request::Send(send)).await?;
+        self.try_ask(request).await?;
         loop {
             match self.read().await? {
                 Event::Accepted(accepted) => return Ok(Ok(accepted)),
@@ -209,14 +260,23 @@ impl Attached {
         }
     }
 
+    /// Stops the reply in progress, or the next one.
     pub async fn stop(&mut self) {
+        self.stop_turn(None).await;
+    }
+
+    /// Stops the turn of a message.
+    pub async fn stop_turn(&mut self, seq: Option<u32>) {
         match &self.wire {
             Wire::Sse { .. } => {
-                let url = format!("{}/stop?token={}", self.url, self.token);
+                let seq = seq.map_or(String::new(), |seq| format!("&seq={seq}"));
+                let url = format!("{}/stop?token={}{seq}", self.url, self.token);
                 let answer = Rest::send(reqwest::Client::new().post(url)).await;
                 assert_eq!(answer.status, 200, "{}", answer.body);
             }
-            Wire::Grpc { .. } | Wire::Socket(_) => self.ask(Request::Stop(proto::Stop {})).await,
+            Wire::Grpc { .. } | Wire::Socket(_) => {
+                self.ask(Request::Stop(proto::Stop { seq })).await;
+            }
         }
     }
 
@@ -226,7 +286,7 @@ impl Attached {
         loop {
             match self.next().await {
                 Event::Message(message) if message.role() == proto::Role::Assistant => {
-                    return (before, message);
+                    return (before, *message);
                 }
                 other => before.push(other),
             }
@@ -238,7 +298,7 @@ impl Attached {
         let mut messages = Vec::new();
         while messages.len() < count {
             if let Event::Message(message) = self.next().await {
-                messages.push(message);
+                messages.push(*message);
             }
         }
         messages
@@ -273,7 +333,7 @@ impl Attached {
     /// Returns the position after a message.
     pub fn at(&self, seq: u32) -> proto::Position {
         let position = self.opened.position.clone().unwrap();
-        proto::Position { seq, ..position }
+        proto::Position { seq, reply: None, ..position }
     }
 
     async fn read(&mut self) -> Result<Event, String> {
@@ -310,12 +370,15 @@ impl Attached {
 
     async fn post(
         &self,
-        text: &str,
-        id: Option<&str>,
+        request: Request,
     ) -> Result<Result<proto::Accepted, proto::Error>, reqwest::Error> {
-        let url = format!("{}/messages?token={}", self.url, self.token);
-        let body = serde_json::json!({"text": text, "client_message_id": id});
-        let answer = reqwest::Client::new().post(url).json(&body).send().await?;
+        let (path, body) = match &request {
+            Request::Send(send) => ("messages", serde_json::to_value(send)),
+            Request::Regenerate(again) => ("regenerate", serde_json::to_value(again)),
+            other => panic!("{other:?} has no answer"),
+        };
+        let url = format!("{}/{path}?token={}", self.url, self.token);
+        let answer = reqwest::Client::new().post(url).json(&body.unwrap()).send().await?;
         let status = answer.status().as_u16();
         let retry = answer
             .headers()
@@ -330,12 +393,23 @@ impl Attached {
                 ..Default::default()
             }));
         }
+        let number = |name: &str| json[name].as_u64().unwrap().try_into().unwrap();
         Ok(Ok(proto::Accepted {
             client_message_id: json["client_message_id"].as_str().map(Into::into),
             message_id: json["message_id"].as_str().unwrap().into(),
-            seq: json["seq"].as_u64().unwrap().try_into().unwrap(),
+            seq: number("seq"),
             duplicate: json["duplicate"].as_bool().unwrap(),
+            parent_seq: number("parent_seq"),
         }))
+    }
+}
+
+/// Returns a position as the id of a server-sent event.
+fn text_of(at: &proto::Position) -> String {
+    let place = format!("{}:{}", at.epoch, at.seq);
+    match &at.reply {
+        None => place,
+        Some(reply) => format!("{place}:{}:{}", reply.reply_id, reply.offset),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Caller, Event, Gateway, Message, NewMessage, Responder, Role, Settings, Status, Store,
+    Caller, Event, Gateway, Message, NewMessage, NewToken, Responder, Settings, Status, Store,
     Subscription, Token,
 };
 
@@ -13,9 +13,14 @@ pub async fn core<S: Store>(store: &Arc<S>, responder: impl Responder) -> Gatewa
     Gateway::start(Settings::default(), store, responder).await.unwrap()
 }
 
+/// Returns the request for a session of this user.
+pub fn named(name: &str) -> NewToken<'_> {
+    NewToken { name, ..NewToken::default() }
+}
+
 /// Creates a session. Returns a subscription and the token.
 pub async fn watched(gateway: &Gateway) -> (Subscription, Token) {
-    let token = gateway.create_token(&Caller::default(), "Ada").await.unwrap().token;
+    let token = gateway.create_token(&Caller::default(), named("Ada")).await.unwrap().token;
     (gateway.attach(&Caller::default(), &token, None).await.unwrap().0, token)
 }
 
@@ -27,18 +32,15 @@ pub fn new_message(text: &str) -> NewMessage {
 /// The next committed reply.
 pub async fn next_reply(attachment: &mut Subscription) -> Arc<Message> {
     loop {
-        if let Event::Message(message) = attachment.next().await.unwrap()
-            && message.in_reply_to().is_some()
+        if let Event::Message(event) = attachment.next().await.unwrap()
+            && event.message.in_reply_to().is_some()
         {
-            return message;
+            return event.message;
         }
     }
 }
 
 /// How a reply ended.
 pub fn status(message: &Message) -> &Status {
-    match &message.role {
-        Role::Assistant { status, .. } => status,
-        Role::User { .. } => panic!("a user has no status"),
-    }
+    &message.reply().expect("a user message has no status").status
 }

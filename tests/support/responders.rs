@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use duologue::session::{Chunk, History, Outcome, Prompt, Reply, Responder};
+use duologue::session::{Chunk, History, Outcome, Piece, Prompt, Reply, Responder};
 use futures_util::{StreamExt as _, stream};
 use tokio::sync::{Semaphore, mpsc};
 
@@ -65,10 +65,10 @@ impl Responder for Scripted {
             |(mut steps, gate, guard)| async move {
                 let chunk = loop {
                     match steps.next()? {
-                        Step::Say(text) => break Chunk::Delta(text.into()),
-                        Step::Flood(size) => break Chunk::Delta("x".repeat(size)),
+                        Step::Say(text) => break Chunk::Delta(Piece::Text(text.into())),
+                        Step::Flood(size) => break Chunk::Delta(Piece::Text("x".repeat(size))),
                         Step::Gate => gate.acquire().await.unwrap().forget(),
-                        Step::Trim => break Chunk::ContextTrimmed { input_tokens: 3 },
+                        Step::Trim => break Chunk::ContextTrimmed { input_tokens: Some(3) },
                         Step::Finish => {
                             break Chunk::Finished { finish_reason: Some("stop".into()) };
                         }
@@ -76,11 +76,7 @@ impl Responder for Scripted {
                         Step::Panic => panic!("as scripted"),
                         Step::End => {
                             let finish_reason = Some("stop".into());
-                            break Chunk::End(Outcome {
-                                failure: None,
-                                finish_reason,
-                                usage: None,
-                            });
+                            break Chunk::End(Outcome::complete(finish_reason, None));
                         }
                     }
                 };

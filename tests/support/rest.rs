@@ -66,7 +66,12 @@ pub async fn history(server: &Address, transport: Transport, token: &str) -> Vec
 
 async fn page_by_grpc(server: &Address, token: &str, after: u64) -> Vec<Entry> {
     let after = Some(after.try_into().unwrap());
-    let request = proto::RefreshTokenRequest { token: token.into(), after, limit: None };
+    let request = proto::RefreshTokenRequest {
+        token: token.into(),
+        after,
+        limit: None,
+        ..Default::default()
+    };
     let answer = super::client::stub(server).await.refresh_token(request).await.unwrap();
     let entry = |message: proto::Message| {
         let role = if message.role() == proto::Role::User { "user" } else { "assistant" };

@@ -11,8 +11,9 @@ use std::{
 use async_trait::async_trait;
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Error, ErrorKind, Head, NewEntry, NewSession, Page,
-        Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
+        AppendLimits, Appended, Checkpoint, Error, ErrorKind, FoundSession, Head, NewReply,
+        NewSession, NewTurn, Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp,
+        TokenHash, TokenId, TokenRecord, Unfinished,
     },
     store::MemoryStore,
 };
@@ -112,7 +113,7 @@ impl DelayedStore {
         assert!(panics.is_none(), "as the test wants it");
     }
 
-    async fn answer(&self, call: Call) {
+    async fn delay(&self, call: Call) {
         let gate = {
             let held = self.held.lock().unwrap();
             held.iter().find(|(held, _)| *held == call).map(|(_, gate)| Arc::clone(gate))
@@ -130,16 +131,47 @@ impl DelayedStore {
     }
 }
 
+impl DelayedStore {
+    /// Appends a message, unless the test wants it otherwise.
+    async fn appending(&self, append: impl Future<Output = Result<Appended>>) -> Result<Appended> {
+        self.may_panic(Call::Append);
+        let refusal = self.refuse_appends.lock().unwrap().pop();
+        if let Some(kind) = refusal {
+            return Err(kind.into());
+        }
+        let appended = append.await;
+        self.delay(Call::Append).await;
+        if self.lose_answer.swap(false, Ordering::SeqCst) {
+            return Err(Error::internal("the answer was lost"));
+        }
+        appended
+    }
+}
+
 #[async_trait]
 impl Store for DelayedStore {
     async fn create(&self, new: NewSession) -> Result<()> {
         self.inner.create(new).await
     }
 
-    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session> {
+    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
         let found = self.inner.find(token, now).await;
-        self.answer(Call::Find).await;
+        self.delay(Call::Find).await;
         found
+    }
+
+    async fn issue(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        token: TokenRecord,
+        max_tokens: u32,
+    ) -> Result<()> {
+        self.inner.issue(id, now, token, max_tokens).await
+    }
+
+    async fn revoke_token(&self, id: SessionId, now: Timestamp, token: TokenId) -> Result<u32> {
+        self.inner.revoke_token(id, now, token).await
     }
 
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
@@ -160,27 +192,16 @@ impl Store for DelayedStore {
 
     async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>> {
         let heads = self.inner.heads(sessions, now).await;
-        self.answer(Call::Heads).await;
+        self.delay(Call::Heads).await;
         heads
     }
 
-    async fn append(
-        &self,
-        id: SessionId,
-        entry: NewEntry,
-        terms: AppendLimits,
-    ) -> Result<Appended> {
-        self.may_panic(Call::Append);
-        let refusal = self.refuse_appends.lock().unwrap().pop();
-        if let Some(kind) = refusal {
-            return Err(kind.into());
-        }
-        let appended = self.inner.append(id, entry, terms).await;
-        self.answer(Call::Append).await;
-        if self.lose_answer.swap(false, Ordering::SeqCst) {
-            return Err(Error::internal("the answer was lost"));
-        }
-        appended
+    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
+        self.appending(self.inner.append(id, turn, limits)).await
+    }
+
+    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended> {
+        self.appending(self.inner.answer(id, reply, now)).await
     }
 
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
@@ -200,7 +221,7 @@ impl Store for DelayedStore {
         if self.reads_fail.load(Ordering::SeqCst) {
             return Err(ErrorKind::SessionExpired.into());
         }
-        self.answer(Call::Read).await;
+        self.delay(Call::Read).await;
         snapshot
     }
 
@@ -215,9 +236,9 @@ impl Store for DelayedStore {
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
         self.may_panic(Call::Checkpoint);
-        self.noted.lock().unwrap().push((Instant::now(), at.text.len()));
+        self.noted.lock().unwrap().push((Instant::now(), at.content.size()));
         let noted = self.inner.checkpoint(id, now, at).await;
-        self.answer(Call::Checkpoint).await;
+        self.delay(Call::Checkpoint).await;
         noted
     }
 

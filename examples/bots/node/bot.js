@@ -1,5 +1,6 @@
 // A bot for Duologue, in Node: it repeats each message, word by word, and
-// knows the earlier messages, which the gateway sends with every call.
+// knows the earlier messages, which the gateway sends with every call. Asked for
+// the time, it runs a tool of its own.
 //
 //     BOT_ADDR      where it listens             127.0.0.1:50051
 //     BOT_TOKEN     what the gateway must bring  nothing
@@ -34,6 +35,37 @@ function answerTo({ name, message, history }) {
   return before ? `${text} (and before that: ${before.text})` : text;
 }
 
+const asksForTime = ({ message }) => /^\/time|what time/i.test(message.text);
+
+// The tool: the time of day at an offset in hours, such as "2" or "-3.5".
+function clock(utcOffset) {
+  const there = new Date(Date.now() + Number(utcOffset) * 3_600_000);
+  return there.toISOString().slice(11, 16);
+}
+
+// The call of the tool, its result, and what to say about it.
+function runClock({ metadata }) {
+  // The client gave it to its session.
+  const utc_offset = metadata.utc_offset ?? "0";
+  const tool_call = {
+    id: "clock-1",
+    name: "clock",
+    arguments: JSON.stringify({ utc_offset }),
+    // This bot runs the tool. Without it the reply would end, and the client would run it.
+    responder_executed: true,
+  };
+  const finish = (output, text, is_error = false) => {
+    const tool_result = { tool_call_id: tool_call.id, output: JSON.stringify(output), is_error };
+    return [[{ tool_call }, { tool_result }], text];
+  };
+  try {
+    const time = clock(utc_offset);
+    return finish(time, `It is ${time}.`);
+  } catch (error) {
+    return finish(error.message, "My clock is broken.", true);
+  }
+}
+
 // Of equal length, and compared in constant time.
 function isToken(brought) {
   const hash = (text) => createHash("sha256").update(text).digest();
@@ -49,9 +81,15 @@ async function respond(call) {
   // end, here the loop below.
   const stopped = new AbortController();
   call.on("cancelled", () => stopped.abort());
+  const { request } = call;
+  const [parts, text] = asksForTime(request) ? runClock(request) : [[], answerTo(request)];
+  const words = text.split(" ");
+  // Options come from the client, as far as the operator allows them.
+  const limit = request.options?.max_output_tokens || words.length;
   let said = 0;
   try {
-    for (const word of answerTo(call.request).split(" ")) {
+    for (const part of parts) call.write({ part });
+    for (const word of words.slice(0, limit)) {
       const room = call.write({ delta: { text: said ? ` ${word}` : word } });
       said += 1;
       // Nothing is piled up for a gateway that reads slowly.
@@ -60,12 +98,14 @@ async function respond(call) {
     }
   } catch (error) {
     if (error.name !== "AbortError") throw error;
-    console.log(`stopped ${call.request.reply_id} after ${said} words`);
+    console.log(`stopped ${request.reply_id} after ${said} words`);
     return;
   }
-  const input_tokens = call.request.message.text.split(/\s+/).length;
+  const input_tokens = request.message.text.split(/\s+/).length;
+  const finish_reason = limit >= words.length ? "stop" : "length";
+  const usage = { input_tokens, output_tokens: said };
   // Without it the gateway takes the reply for one that was cut short.
-  call.write({ outcome: { finish_reason: "stop", usage: { input_tokens, output_tokens: said } } });
+  call.write({ outcome: { finish_reason, usage, model: "example-bot" } });
   call.end();
 }
 

@@ -1,6 +1,7 @@
 use crate::cli::{
+    lists::{MediaTypes, OptionNames},
     setting::{Group, SETTING, Setting, field},
-    value::{Number, Size},
+    value::{Number, Size, Switch},
 };
 
 pub(super) const GROUP: Group = Group {
@@ -12,18 +13,71 @@ pub(super) const GROUP: Group = Group {
 
 const SETTINGS: &[Setting] = &[
     Setting {
+        name: "max-text-size",
+        variable: "DUOLOGUE_MAX_TEXT_SIZE",
+        field: field!(Size, session.messages.content.max_text_size),
+        summary: "Text of a user message",
+        ..SETTING
+    },
+    Setting {
         name: "max-message-size",
         variable: "DUOLOGUE_MAX_MESSAGE_SIZE",
-        field: field!(Size, session.max_message_size),
-        summary: "Longest user message",
+        field: field!(Size, session.messages.content.max_size),
+        summary: "Longest user message, with all its parts",
+        ..SETTING
+    },
+    Setting {
+        name: "max-message-parts",
+        variable: "DUOLOGUE_MAX_MESSAGE_PARTS",
+        field: field!(Number<usize>, session.messages.content.max_parts),
+        summary: "Parts of a user message",
+        ..SETTING
+    },
+    Setting {
+        name: "max-inline-file-size",
+        variable: "DUOLOGUE_MAX_INLINE_FILE_SIZE",
+        field: field!(Size, session.messages.content.max_inline_file_size),
+        summary: "Longest `data:` URL of a file; 0 accepts none",
+        details: "A file of a reply with a longer URL is kept without its content.",
+        ..SETTING
+    },
+    Setting {
+        name: "file-types",
+        variable: "DUOLOGUE_FILE_TYPES",
+        field: field!(MediaTypes, session.messages.content.media_types),
+        summary: "Media types of files in user messages, comma-separated, or `none`",
+        ..SETTING
+    },
+    Setting {
+        name: "turn-options",
+        variable: "DUOLOGUE_TURN_OPTIONS",
+        field: field!(OptionNames, session.messages.options),
+        summary: "Options that clients may set for a turn, comma-separated, or `none`",
+        details: "Of `model`, `instructions`, `tools`, `max_output_tokens`, `temperature` and \
+            `extra`.",
         ..SETTING
     },
     Setting {
         name: "max-reply-size",
         variable: "DUOLOGUE_MAX_REPLY_SIZE",
         field: field!(Size, session.max_reply_size),
-        summary: "Longest reply",
+        summary: "Longest reply, with all its parts",
         details: "A longer reply is cut and committed as interrupted.",
+        ..SETTING
+    },
+    Setting {
+        name: "max-reply-text-size",
+        variable: "DUOLOGUE_MAX_REPLY_TEXT_SIZE",
+        field: field!(Size, session.max_reply_text_size),
+        summary: "Text of a reply",
+        details: "A longer reply is cut and committed as interrupted.",
+        ..SETTING
+    },
+    Setting {
+        name: "show-provider-data",
+        variable: "DUOLOGUE_SHOW_PROVIDER_DATA",
+        field: field!(Switch, session.show_provider_data),
+        summary: "Show clients that ask for it the data that model providers keep with messages",
         ..SETTING
     },
     Setting {
@@ -46,6 +100,13 @@ const SETTINGS: &[Setting] = &[
         variable: "DUOLOGUE_MAX_SESSION_STREAMS",
         field: field!(Number<usize>, session.max_session_streams),
         summary: "Streams attached to one session",
+        ..SETTING
+    },
+    Setting {
+        name: "max-session-tokens",
+        variable: "DUOLOGUE_MAX_SESSION_TOKENS",
+        field: field!(Number<u32>, session.max_session_tokens),
+        summary: "Tokens per session",
         ..SETTING
     },
     Setting {

@@ -6,7 +6,9 @@ use futures_util::{
     TryFutureExt as _,
     future::{Either, select},
 };
-use proto::{respond_response::Event, responder_service_client::ResponderServiceClient};
+use proto::{
+    reply_delta::Piece, respond_response::Event, responder_service_client::ResponderServiceClient,
+};
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Request, Streaming};
 
@@ -26,9 +28,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A call that the bot has accepted.
 pub(super) struct BotCall {
     frames: Frames,
-    /// Text has arrived.
-    has_text: bool,
-    /// Deadline of the next text.
+    /// Content has arrived.
+    has_content: bool,
+    /// Deadline of the next content.
     due: Instant,
     chunk_timeout: Duration,
     /// Deadline of the reply.
@@ -71,19 +73,20 @@ impl BotCall {
             None => Limit::first_content(due, total).within(answer).await?,
         };
         let chunk_timeout = settings.chunk_timeout;
-        Ok(Self { frames, has_text: false, due, chunk_timeout, total, _permit: permit })
+        Ok(Self { frames, has_content: false, due, chunk_timeout, total, _permit: permit })
     }
 
     /// Returns the next event of the bot. `None` is a keep-alive.
     pub(super) async fn next(&mut self) -> Result<Option<Event>, UpstreamError> {
-        let (limit, has_text) = (self.limit(), self.has_text);
+        let (limit, has_content) = (self.limit(), self.has_content);
         let frame =
-            self.frames.message().map_err(|status| UpstreamError::of_status(&status, has_text));
+            self.frames.message().map_err(|status| UpstreamError::of_status(&status, has_content));
         let Some(proto::RespondResponse { event }) = limit.within(frame).await? else {
             return Err(UpstreamError::new(Reason::Truncated, "the call ended without an outcome"));
         };
-        self.has_text |= matches!(&event, Some(Event::Delta(delta)) if !delta.text.is_empty());
-        if self.has_text {
+        self.has_content |= event.as_ref().is_some_and(is_content);
+        // An empty piece says that the bot works in the middle of a reply.
+        if self.has_content {
             self.due = Instant::now() + self.chunk_timeout;
         }
         Ok(event)
@@ -101,11 +104,24 @@ impl BotCall {
     }
 
     fn limit(&self) -> Limit {
-        if self.has_text {
+        if self.has_content {
             Limit { at: self.due, otherwise: Reason::ChunkTimeout }.until(self.total)
         } else {
             Limit::first_content(self.due, self.total)
         }
+    }
+}
+
+/// Returns true for an event that is a part of the reply.
+pub(super) fn is_content(event: &Event) -> bool {
+    match event {
+        Event::Delta(delta) => delta.piece.as_ref().is_some_and(|piece| match piece {
+            Piece::Text(text) | Piece::Reasoning(text) => !text.is_empty(),
+            // A call without arguments so far still begins.
+            Piece::ToolCall(_) => true,
+        }),
+        Event::Part(part) => part.content.is_some(),
+        Event::PartEnd(_) | Event::ContextTrimmed(_) | Event::Outcome(_) => false,
     }
 }
 

@@ -50,8 +50,8 @@ impl UpstreamError {
         Self::transient(reason, shorten(&error_chain(error)))
     }
 
-    /// The failure of a call that ended with a status, before or after its first text.
-    pub(super) fn of_status(status: &Status, has_text: bool) -> Self {
+    /// The failure of a call that ended with a status, before or after its first content.
+    pub(super) fn of_status(status: &Status, has_content: bool) -> Self {
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let retry_after = asked.map(|asked| asked.min(backoff::MAX_RETRY_AFTER));
         // A status that the library made for a lost connection has a source. A status of the bot
@@ -59,11 +59,11 @@ impl UpstreamError {
         let lost = status.source();
         // A bot may act on a call: only a call that it has not accepted is repeated.
         let (reason, is_repeated) = match status.code() {
-            _ if lost.is_some() && has_text => (Reason::Truncated, false),
+            _ if lost.is_some() && has_content => (Reason::Truncated, false),
             _ if lost.is_some() => (Reason::Unavailable, true),
             // A stream that ends with OK ends without a status.
             Code::Ok => (Reason::Truncated, false),
-            Code::Unavailable if has_text => (Reason::Truncated, false),
+            Code::Unavailable if has_content => (Reason::Truncated, false),
             Code::Unavailable => (Reason::Unavailable, true),
             Code::ResourceExhausted => (Reason::RateLimited, retry_after.is_some()),
             Code::DeadlineExceeded => (Reason::TotalTimeout, false),
@@ -83,7 +83,7 @@ impl UpstreamError {
         // The error of a lost connection may contain the server's own text.
         let causes = lost.map(|lost| format!(": {}", error_chain(lost))).unwrap_or_default();
         let upstream_text = format!("{}{causes}", status.message());
-        let is_transient = is_repeated && reason.effect() == Effect::Transient && !has_text;
+        let is_transient = is_repeated && reason.effect() == Effect::Transient && !has_content;
         Self {
             upstream_text,
             is_transient,

@@ -30,10 +30,10 @@ use bot_client::BotClient;
 use channel::Channel;
 use connect::Connector;
 use reply_stream::ReplyStream;
-use request::{is_trimmed, trim};
+use request::trim;
 pub use settings::{Endpoint, Settings};
 
-/// Most bytes of text in the history that a bot receives.
+/// Most bytes of the history that a bot receives.
 const HISTORY_SIZE: usize = 2 << 20;
 
 /// The responder that calls a bot.
@@ -69,11 +69,11 @@ impl Responder for Bot {
 
     fn respond(&self, mut prompt: Prompt) -> Reply {
         trim(&mut prompt);
-        let texts = prompt.history.iter().chain([&prompt.message]);
-        let tokens = texts.map(|message| estimate_tokens(&message.text));
+        let messages = prompt.history.iter().chain([&prompt.message]);
+        let tokens = messages.map(|message| estimate_tokens(message.text()));
         Reply {
             // A bot with `history` 0 remembers the conversation itself.
-            context_trimmed: is_trimmed(&prompt) && self.0.settings.history > 0,
+            context_trimmed: prompt.is_trimmed && self.0.settings.history > 0,
             input_tokens: Some(tokens.fold(0, u32::saturating_add)),
             chunks: ReplyStream::new(&self.0, prompt).chunks(),
         }

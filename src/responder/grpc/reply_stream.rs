@@ -1,14 +1,14 @@
-//! One reply: calls to the bot until one of them produces text.
+//! One reply: calls to the bot until one of them produces content.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{collections::HashSet, mem, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt as _, stream};
-use proto::respond_response::Event;
+use proto::{reply_delta, respond_response::Event};
 use tokio::time::Instant;
 
 use super::{
     bot_client::BotClient,
-    call::{BotCall, Limit},
+    call::{BotCall, Limit, is_content},
     failure::{self, UpstreamError},
     request::request,
 };
@@ -19,7 +19,7 @@ use crate::{
         limiter::{LimiterError, Permit},
         metrics, sanitize,
     },
-    session::{Chunk, Chunks, Outcome, Prompt},
+    session::{Chunk, Chunks, Metadata, Outcome, Part, Piece, Prompt},
 };
 
 /// Name of the bot in the metrics of upstreams.
@@ -28,8 +28,10 @@ const METER: &str = "bot";
 pub(super) struct ReplyStream {
     bot: Arc<BotClient>,
     prompt: Prompt,
-    /// Text has arrived.
-    has_text: bool,
+    /// Content has arrived.
+    has_content: bool,
+    /// The calls so far, by id.
+    calls: HashSet<String>,
     failures: u32,
     /// Delay before the next call.
     backoff: Duration,
@@ -43,7 +45,8 @@ impl ReplyStream {
         Self {
             bot: Arc::clone(bot),
             prompt,
-            has_text: false,
+            has_content: false,
+            calls: HashSet::new(),
             failures: 0,
             backoff: Duration::ZERO,
             total: Instant::now() + bot.settings.total_timeout,
@@ -71,7 +74,7 @@ impl ReplyStream {
             };
             self.call = None;
             self.failures += 1;
-            if !self.has_text {
+            if !self.has_content {
                 metrics::attempt(METER, failed.reason.code());
             }
             if let Some(asked) = failed.retry_after {
@@ -92,19 +95,29 @@ impl ReplyStream {
             self.call = Some(self.begin().await?);
             return Ok(None);
         };
-        match call.next().await? {
-            Some(Event::Delta(delta)) if !delta.text.is_empty() => {
-                self.drop_history();
-                Ok(Some(Chunk::Delta(delta.text)))
+        let Some(event) = call.next().await? else { return Ok(None) };
+        if is_content(&event) {
+            self.drop_history();
+        }
+        match event {
+            Event::Delta(delta) => {
+                Ok(delta.piece.and_then(|piece| self.piece(piece)).map(Chunk::Delta))
             }
-            Some(Event::Outcome(outcome)) => {
+            // A part of a kind that is not known here is a keep-alive.
+            Event::Part(part) => Ok(Part::try_from(part).ok().map(Chunk::Part)),
+            Event::PartEnd(end) => Ok(Some(Chunk::PartEnd {
+                citations: end.citations.into_iter().map(Into::into).collect(),
+                provider_data: end.provider_data.map(Into::into),
+            })),
+            Event::ContextTrimmed(_) if self.has_content => Ok(None),
+            Event::ContextTrimmed(_) => Ok(Some(Chunk::ContextTrimmed { input_tokens: None })),
+            Event::Outcome(outcome) => {
                 self.drop_history();
                 if let Some(call) = self.call.take() {
                     call.end();
                 }
-                Ok(Some(Chunk::End(ending(outcome))))
+                Ok(Some(Chunk::End(self.ending(outcome))))
             }
-            Some(Event::Delta(_)) | None => Ok(None),
         }
     }
 
@@ -147,11 +160,47 @@ impl ReplyStream {
         wait <= backoff::MAX_WAIT && Instant::now() + wait < self.total
     }
 
-    /// Frees the history: after the first text no call is repeated.
+    /// Frees the history: after the first content no call is repeated.
     fn drop_history(&mut self) {
-        if !mem::replace(&mut self.has_text, true) {
+        if !mem::replace(&mut self.has_content, true) {
             metrics::attempt(METER, "answered");
             self.prompt.history = Vec::new();
+        }
+    }
+
+    /// Converts a piece. `None` for an empty one, which is a keep-alive.
+    fn piece(&mut self, piece: reply_delta::Piece) -> Option<Piece> {
+        let (piece, begins) = match piece {
+            reply_delta::Piece::Text(text) => (Piece::Text(text), false),
+            reply_delta::Piece::Reasoning(text) => (Piece::Reasoning(text), false),
+            reply_delta::Piece::ToolCall(call) => {
+                let begins = self.calls.insert(call.id.clone());
+                (Piece::ToolCall(call.into()), begins)
+            }
+        };
+        (begins || !piece.text().is_empty()).then_some(piece)
+    }
+
+    /// Converts the outcome of the bot.
+    fn ending(&self, outcome: proto::ReplyOutcome) -> Outcome {
+        let proto::ReplyOutcome { finish_reason, usage, failure, model, metadata, provider_data } =
+            outcome;
+        let metadata = Metadata::new(metadata.into_iter().collect());
+        let metadata = match metadata.check() {
+            Ok(()) => metadata,
+            Err(error) => {
+                let (session, reply) = (self.prompt.session, self.prompt.reply);
+                tracing::warn!(%session, %reply, %error, "the metadata of the bot was dropped");
+                Metadata::default()
+            }
+        };
+        Outcome {
+            failure: failure.as_ref().map(failure::shown),
+            finish_reason: finish_reason.as_deref().and_then(sanitize::finish_reason),
+            usage: usage.map(Into::into),
+            model: model.as_deref().and_then(sanitize::model),
+            metadata,
+            provider_data: provider_data.map(Into::into),
         }
     }
 
@@ -166,16 +215,6 @@ impl ReplyStream {
             cause,
             "a bot did not answer"
         );
-    }
-}
-
-/// Converts the outcome of a bot.
-fn ending(outcome: proto::ReplyOutcome) -> Outcome {
-    let proto::ReplyOutcome { finish_reason, usage, failure } = outcome;
-    Outcome {
-        failure: failure.as_ref().map(failure::shown),
-        finish_reason: finish_reason.as_deref().and_then(sanitize::finish_reason),
-        usage: usage.map(Into::into),
     }
 }
 
@@ -204,14 +243,16 @@ mod tests {
             &self,
             _: Request<proto::RespondRequest>,
         ) -> Result<Response<Self::RespondStream>, Status> {
-            let delta = Event::Delta(proto::ReplyDelta { text: "well".into() });
+            let delta = Event::Delta(proto::ReplyDelta {
+                piece: Some(reply_delta::Piece::Text("well".into())),
+            });
             let frame = Ok(proto::RespondResponse { event: Some(delta) });
             Ok(Response::new(stream::iter([frame]).chain(stream::pending()).boxed()))
         }
     }
 
     #[tokio::test]
-    async fn the_history_is_freed_at_the_first_text() {
+    async fn the_history_is_freed_at_the_first_content() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let service = ResponderServiceServer::new(OneWordBot);

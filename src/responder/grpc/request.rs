@@ -5,7 +5,10 @@ use std::{mem, sync::Arc};
 use prost::{Message as _, length_delimiter_len};
 
 use crate::{
-    proto,
+    proto::{
+        self,
+        messages::{Visibility, message, metadata},
+    },
     session::{Message, Prompt},
 };
 
@@ -19,16 +22,13 @@ pub(super) fn request(prompt: &Prompt, max_reply_size: usize) -> proto::RespondR
         name: prompt.name.as_str().into(),
         reply_id: prompt.reply.to_string(),
         attempt: prompt.attempt,
-        history: prompt.history.iter().map(|message| message.as_ref().into()).collect(),
-        history_trimmed: is_trimmed(prompt),
-        message: Some(prompt.message.as_ref().into()),
+        history: prompt.history.iter().map(|it| message(it, Visibility::ALL)).collect(),
+        history_trimmed: prompt.is_trimmed,
+        message: Some(message(&prompt.message, Visibility::ALL)),
         max_reply_bytes: max_reply_size.try_into().unwrap_or(u32::MAX),
+        metadata: metadata(&prompt.metadata),
+        options: prompt.options().map(Into::into),
     }
-}
-
-/// Returns true if older messages are left out.
-pub(super) fn is_trimmed(prompt: &Prompt) -> bool {
-    prompt.history.first().unwrap_or(&prompt.message).seq > 1
 }
 
 /// Removes the oldest messages until the request fits.
@@ -36,12 +36,13 @@ pub(super) fn trim(prompt: &mut Prompt) {
     let mut history = mem::take(&mut prompt.history);
     let room = MAX_REQUEST.saturating_sub(request(prompt, usize::MAX).encoded_len());
     let fitting = count_newest(&history, room);
+    prompt.is_trimmed |= fitting < history.len();
     prompt.history = history.split_off(history.len() - fitting);
 }
 
 /// Returns the number of the newest messages that fit into `room` bytes of a request.
 fn count_newest(history: &[Arc<Message>], mut room: usize) -> usize {
-    let messages = history.iter().rev().map(|message| proto::Message::from(message.as_ref()));
+    let messages = history.iter().rev().map(|it| message(it, Visibility::ALL));
     let fitting = messages.take_while(|message| {
         let size = message.encoded_len();
         // An element of a repeated field: a tag of one byte, the length, the message.
@@ -55,16 +56,19 @@ fn count_newest(history: &[Arc<Message>], mut room: usize) -> usize {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::session::{MessageId, Name, Role, SessionId, Timestamp};
+    use crate::session::{
+        Content, MessageId, Metadata, Name, Role, SessionId, Timestamp, UserFields,
+    };
 
     /// Ada's, of user messages alone.
     pub(in crate::responder::grpc) fn prompt(history: &[&str]) -> Prompt {
         let message = |(seq, text): (u32, &&str)| Message {
             seq,
             id: MessageId::generate(),
-            text: (*text).into(),
+            content: Content::of_text(*text),
             created_at: Timestamp::default(),
-            role: Role::User { client_message_id: None },
+            metadata: Metadata::default(),
+            role: Role::User(UserFields::default()),
         };
         let mut messages = (1..).zip(history.iter().chain([&"go"])).map(message).map(Arc::new);
         let history = messages.by_ref().take(history.len()).collect();
@@ -73,6 +77,8 @@ pub(super) mod tests {
             name: Name::trusted("Ada"),
             reply: MessageId::generate(),
             attempt: 1,
+            metadata: Metadata::default(),
+            is_trimmed: false,
             history,
             message: messages.next().unwrap(),
         }

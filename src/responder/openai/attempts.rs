@@ -1,8 +1,8 @@
 //! The attempts of one reply: the choice of the upstream, retries, and giving up.
 //!
-//! Before the first text, every failure leads to another attempt: the next upstream is asked at
+//! Before the first content, every failure leads to another attempt: the next upstream is asked at
 //! once, and after all have failed, those with a transient failure are asked again after a delay.
-//! After the first text there is no further attempt, since users have seen the text.
+//! After the first content there is no further attempt, since users have seen it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     session::{Chunk, Outcome},
 };
 
-/// A reply before its first text.
+/// A reply before its first content.
 pub(super) struct Attempts {
     pool: Arc<Pool>,
     context: Context,
@@ -47,7 +47,7 @@ struct Tries {
 /// A response and its first step.
 type Begun = (ResponseStream, Step);
 
-/// A reply after its first text.
+/// A reply after its first content.
 pub(super) struct ReplyStream {
     response_stream: ResponseStream,
     report: Report,
@@ -62,7 +62,7 @@ impl Attempts {
         Self { pool, context, halved: None, report, deadline, tries }
     }
 
-    /// Asks upstreams until one answers. Returns the chunks up to the first text, and the stream of
+    /// Asks upstreams until one answers. Returns the chunks up to the first content, and the stream of
     /// the rest. `None` if the reply is over.
     pub(super) async fn begin(mut self) -> (Vec<Chunk>, Option<ReplyStream>) {
         let begun = self.attempts().await;
@@ -73,7 +73,7 @@ impl Attempts {
         let mut chunks = Vec::new();
         if let Some(half) = self.halved.take().filter(|_| was_halved) {
             self.report.trimmed(half.tokens());
-            chunks.push(Chunk::ContextTrimmed { input_tokens: half.tokens() });
+            chunks.push(Chunk::ContextTrimmed { input_tokens: Some(half.tokens()) });
         }
         match begun {
             Err(failed) => {
@@ -138,8 +138,8 @@ impl Attempts {
         self.report.attempt(upstream);
         let Tries { halved, reconnects, .. } = self.tries[n];
         let context = self.halved.as_ref().filter(|_| halved).unwrap_or(&self.context);
-        let lines = context.lines();
-        let mut response_stream = upstream.ask(&lines, self.deadline, permit, reconnects).await?;
+        let request = context.request(upstream.name());
+        let mut response_stream = upstream.ask(&request, self.deadline, permit, reconnects).await?;
         let first = response_stream.next().await?;
         Ok(Some((response_stream, first)))
     }
@@ -193,9 +193,9 @@ impl ReplyStream {
 
     fn chunk(&mut self, step: Result<Step, UpstreamError>) -> (Chunk, bool) {
         let failed = match step {
-            Ok(Step::Text(text)) => {
-                self.report.text(&text);
-                return (Chunk::Delta(text), false);
+            Ok(Step::Chunk(chunk)) => {
+                self.report.chunk(&chunk);
+                return (chunk, false);
             }
             Ok(Step::Finished) => {
                 let finish_reason = self.response_stream.finish_reason();
@@ -216,7 +216,9 @@ impl ReplyStream {
         let outcome = Outcome {
             usage: self.response_stream.usage(),
             finish_reason: self.response_stream.finish_reason(),
-            ..failed.map_or(Outcome::complete(None, None), |failed| failed.reason.outcome())
+            model: self.response_stream.model(),
+            provider_data: self.response_stream.provider_data(),
+            ..failed.map_or_else(Outcome::default, |failed| failed.reason.outcome())
         };
         (Chunk::End(outcome), true)
     }

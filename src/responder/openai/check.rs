@@ -9,13 +9,17 @@ use std::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    context::ChatMessage,
+    chat_message::ChatMessage,
     failure::UpstreamError,
+    request::ChatRequest,
     response::{ResponseStream, Step},
     settings::Settings,
     upstream::Upstream,
 };
-use crate::{responder::Reason, session::estimate_tokens};
+use crate::{
+    responder::Reason,
+    session::{Chunk, Piece, estimate_tokens},
+};
 
 const SHORT: &str = "Count from one to ten, in words.";
 const A_DAY: Duration = Duration::from_secs(24 * 3600);
@@ -145,7 +149,7 @@ struct Short {
     until_first: Duration,
     /// Time from the first text to the last.
     saying: Duration,
-    /// Size of the text in bytes.
+    /// Size of the text in bytes, without reasoning.
     size: usize,
     /// Number of tokens, exact or estimated.
     tokens: u32,
@@ -160,17 +164,20 @@ impl Short {
         let (mut response_stream, first) = begin(upstream, SHORT).await?;
         let until_first = asked.elapsed();
         let mut last = Instant::now();
-        let (mut size, mut estimate) = (0, 0_u32);
+        let (mut size, mut all, mut estimate) = (0, 0, 0_u32);
         let mut step = first;
-        while step != Step::End {
-            let Step::Text(more) = step else {
+        while !matches!(step, Step::End) {
+            let Step::Chunk(Chunk::Delta(more)) = step else {
                 step = response_stream.next().await?;
                 continue;
             };
             last = Instant::now();
-            size += more.len();
-            estimate = estimate.saturating_add(estimate_tokens(&more));
-            if size > MAX_ANSWER {
+            all += more.text().len();
+            if let Piece::Text(text) = &more {
+                size += text.len();
+            }
+            estimate = estimate.saturating_add(estimate_tokens(more.text()));
+            if all > MAX_ANSWER {
                 return Err(UpstreamError::new(
                     Reason::Protocol,
                     "the answer to a short question is endless",
@@ -219,7 +226,7 @@ struct Stop {
 
 async fn stop(upstream: &Upstream) -> Result<Stop, UpstreamError> {
     let (response_stream, first) = begin(upstream, LONG).await?;
-    let whole = first == Step::End;
+    let whole = matches!(first, Step::End);
     drop(response_stream);
     let again = Instant::now();
     begin(upstream, SHORT).await?;
@@ -227,12 +234,12 @@ async fn stop(upstream: &Upstream) -> Result<Stop, UpstreamError> {
 }
 
 async fn begin(upstream: &Upstream, text: &str) -> Result<(ResponseStream, Step), UpstreamError> {
-    let lines = [ChatMessage { role: "user", content: text.into() }];
+    let request = ChatRequest { messages: vec![ChatMessage::text("user", text)], options: None };
     let permit = upstream.acquire(Duration::ZERO).await;
     let permit = permit.map_err(|refused| UpstreamError::new(refused.reason(), refused))?;
     // The check as a whole has the time limit of a reply.
     let total = Instant::now() + A_DAY;
-    let mut response_stream = upstream.ask(&lines, total, permit, false).await?;
+    let mut response_stream = upstream.ask(&request, total, permit, false).await?;
     let first = response_stream.next().await?;
     Ok((response_stream, first))
 }

@@ -1,25 +1,20 @@
-//! Selects the part of a conversation that the model reads.
+//! Selects the part of a branch that the model reads.
 //!
 //! The system prompt and the last user message are always sent. Of the turns between them, the
 //! newest ones that fit are sent as a whole, so that roles alternate, as the templates of several
-//! models require. A turn whose reply has no text (it failed or was stopped before any) is left
-//! out: users repeat the message, and the cause of the failure would persist.
+//! models require. A turn whose reply has no content (it failed or was stopped before any) is left
+//! out: users repeat the message, and the cause of the failure would persist. Turns that bring the
+//! results of tools stay together with the calls.
 
-use std::{borrow::Cow, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
-use serde::Serialize;
-
-use crate::session::{Message, Prompt, estimate_tokens};
-
-/// Tokens of a message beside its text: its role and its delimiters.
-const PER_MESSAGE: u32 = 4;
-
-/// A message as the model reads it.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(super) struct ChatMessage<'a> {
-    pub(super) role: &'static str,
-    pub(super) content: Cow<'a, str>,
-}
+use super::{
+    chat_message::{ChatMessage, sum},
+    messages::{has_content, push_outputs, push_question, push_reply, results},
+    provider_data::Reader,
+    request::{ChatRequest, tool_tokens},
+};
+use crate::session::{Message, Prompt};
 
 /// Limits of the prompt.
 #[derive(Clone, Debug)]
@@ -32,25 +27,34 @@ pub(super) struct Budget {
     pub(super) answer_tokens: u32,
 }
 
-/// A conversation, and the part of it that is sent.
+/// A branch, and the part of it that is sent.
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     system: Option<String>,
-    /// Turns, oldest first, with their tokens.
-    turns: Vec<(PromptTurn, u32)>,
+    /// Turns that are kept together, oldest first.
+    groups: Vec<TurnGroup>,
     last: Arc<Message>,
-    /// The first turn that is sent.
+    /// The first group that is sent.
     from: usize,
+    /// Groups that are sent in any case: the last message brings results for their calls.
+    required: usize,
     /// Older messages exist that the core did not hand over.
     cut: bool,
-    /// Tokens of the system prompt and the last message.
+    /// Tokens of the system prompt, the tools and the last message.
     fixed: u32,
+}
+
+/// Turns that belong together: results of tools follow the calls.
+#[derive(Clone, Debug, Default)]
+struct TurnGroup {
+    turns: Vec<PromptTurn>,
+    tokens: u32,
 }
 
 #[derive(Clone, Debug)]
 struct PromptTurn {
     question: Arc<Message>,
-    reply: Arc<Message>,
+    reply: Option<Arc<Message>>,
 }
 
 impl Context {
@@ -59,23 +63,28 @@ impl Context {
         // Replaced in one pass: "{name}" in a name is not a placeholder.
         let system =
             budget.system_prompt.as_ref().map(|text| text.replace("{name}", prompt.name.as_str()));
-        let fixed = cost(&prompt.message.text).saturating_add(system.as_deref().map_or(0, cost));
-        let turns = turns(&prompt.history);
-        let mut context = Self {
-            system,
-            from: 0,
-            cut: prompt.history.first().unwrap_or(&prompt.message).seq > 1,
-            last: Arc::clone(&prompt.message),
-            turns,
-            fixed,
+        let options = prompt.options();
+        let instructions = options.and_then(|options| options.instructions.as_deref());
+        let system = match (system, instructions) {
+            (Some(system), Some(more)) => Some(format!("{system}\n\n{more}")),
+            (system, more) => system.or_else(|| more.map(Into::into)),
         };
-        let room = budget.context_tokens.saturating_sub(budget.answer_tokens);
-        context.shrink(room.saturating_sub(fixed));
+        let last = Arc::clone(&prompt.message);
+        let mut groups = groups(&prompt.history, &last);
+        measure(&mut groups, &last);
+        let required = usize::from(brings_results(&last)).min(groups.len());
+        let cut = prompt.is_trimmed;
+        let mut context = Self { system, groups, last, from: 0, required, cut, fixed: 0 };
+        let tools = options.map_or(0, tool_tokens);
+        context.fixed = sum(context.fixed_lines().iter().map(ChatMessage::tokens).chain([tools]));
+        let limit = options.and_then(|options| options.max_output_tokens).unwrap_or(u32::MAX);
+        let room = budget.context_tokens.saturating_sub(budget.answer_tokens.min(limit));
+        context.shrink(room.saturating_sub(context.fixed));
         context
     }
 
     /// Returns the context without about half of its history, for an upstream that counts more
-    /// tokens. `None` if there is no history.
+    /// tokens. `None` if there is no history that can be left out.
     pub(super) fn halved(&self) -> Option<Self> {
         let mut half = self.clone();
         half.shrink(self.history_tokens() / 2);
@@ -92,176 +101,108 @@ impl Context {
         self.fixed.saturating_add(self.history_tokens())
     }
 
+    /// Returns the request to the upstream of this name.
+    pub(super) fn request(&self, upstream: &str) -> ChatRequest<'_> {
+        let options = self.last.user().and_then(|user| user.options.as_deref());
+        ChatRequest { messages: self.lines(Some(upstream)), options }
+    }
+
     /// Returns the messages of the request.
-    pub(super) fn lines(&self) -> Vec<ChatMessage<'_>> {
-        let mut lines = Vec::with_capacity(2 * (self.turns.len() - self.from) + 2);
+    pub(super) fn lines(&self, reader: Reader<'_>) -> Vec<ChatMessage<'_>> {
+        let mut lines = Vec::new();
         if let Some(system) = &self.system {
-            lines.push(ChatMessage { role: "system", content: system.as_str().into() });
+            lines.push(ChatMessage::text("system", system.as_str()));
         }
-        for (turn, _) in &self.turns[self.from..] {
-            lines.push(ChatMessage { role: "user", content: turn.question.text.as_ref().into() });
-            lines.push(ChatMessage { role: "assistant", content: turn.reply.text.as_ref().into() });
+        let groups = &self.groups[self.from..];
+        for (n, group) in groups.iter().enumerate() {
+            group.push(&mut lines, following(groups, n, &self.last), reader);
         }
-        lines.push(ChatMessage { role: "user", content: self.last.text.as_ref().into() });
+        push_question(&mut lines, &self.last);
+        // The calls that it answers do not fit.
+        if lines.last().is_none_or(|line| !matches!(line.role, "user" | "tool")) {
+            push_outputs(&mut lines, &self.last);
+        }
+        lines
+    }
+
+    /// Returns the lines that are sent in any case.
+    fn fixed_lines(&self) -> Vec<ChatMessage<'_>> {
+        let mut lines: Vec<_> =
+            self.system.iter().map(|text| ChatMessage::text("system", text.as_str())).collect();
+        push_question(&mut lines, &self.last);
         lines
     }
 
     fn history_tokens(&self) -> u32 {
-        self.turns[self.from..].iter().fold(0, |sum, (_, tokens)| sum.saturating_add(*tokens))
+        sum(self.groups[self.from..].iter().map(|group| group.tokens))
     }
 
     fn shrink(&mut self, room: u32) {
-        while self.from < self.turns.len() && self.history_tokens() > room {
+        while self.from + self.required < self.groups.len() && self.history_tokens() > room {
             self.from += 1;
         }
     }
 }
 
-fn cost(text: &str) -> u32 {
-    estimate_tokens(text).saturating_add(PER_MESSAGE)
+impl TurnGroup {
+    /// Adds the messages of the turns. `next` is the user message after them.
+    fn push<'a>(&'a self, lines: &mut Vec<ChatMessage<'a>>, next: &'a Message, reader: Reader<'_>) {
+        let following = self.turns.iter().skip(1).map(|turn| &*turn.question).chain([next]);
+        for (turn, next) in self.turns.iter().zip(following) {
+            push_question(lines, &turn.question);
+            if let Some(reply) = &turn.reply {
+                push_reply(lines, reply, next, reader);
+            }
+        }
+    }
+
+    fn has_content(&self) -> bool {
+        self.turns.iter().filter_map(|turn| turn.reply.as_ref()).any(|reply| has_content(reply))
+    }
 }
 
-/// Returns the turns of a history whose message and reply both have text. A reply may stand after
-/// messages that were queued meanwhile, so it is looked up by its message.
-fn turns(history: &[Arc<Message>]) -> Vec<(PromptTurn, u32)> {
+fn brings_results(message: &Message) -> bool {
+    results(message).next().is_some()
+}
+
+/// Returns the user message after a group.
+fn following<'a>(groups: &'a [TurnGroup], n: usize, last: &'a Message) -> &'a Message {
+    groups.get(n + 1).and_then(|group| group.turns.first()).map_or(last, |turn| &turn.question)
+}
+
+/// Estimates the tokens of each group.
+fn measure(groups: &mut [TurnGroup], last: &Message) {
+    for n in 0..groups.len() {
+        let mut lines = Vec::new();
+        groups[n].push(&mut lines, following(groups, n, last), None);
+        groups[n].tokens = sum(lines.iter().map(ChatMessage::tokens));
+    }
+}
+
+/// Returns the turns of a history, oldest first, as far as a prompt repeats them.
+fn groups(history: &[Arc<Message>], last: &Message) -> Vec<TurnGroup> {
     let replies: HashMap<_, _> =
         history.iter().filter_map(|message| Some((message.in_reply_to()?, message))).collect();
-    let questions = history.iter().filter(|message| message.in_reply_to().is_none());
-    let told = questions.filter_map(|question| {
-        let reply = replies.get(&question.id).filter(|reply| !reply.text.trim().is_empty())?;
-        let tokens = cost(&question.text).saturating_add(cost(&reply.text));
-        Some((PromptTurn { question: Arc::clone(question), reply: Arc::clone(reply) }, tokens))
+    let mut groups: Vec<TurnGroup> = Vec::new();
+    for question in history.iter().filter(|message| message.user().is_some()) {
+        let reply = replies.get(&question.id).map(|reply| Arc::clone(reply));
+        let turn = PromptTurn { question: Arc::clone(question), reply };
+        match groups.last_mut() {
+            Some(group) if brings_results(question) => group.turns.push(turn),
+            // The calls are not in the history, so their results are of no use.
+            None if brings_results(question) => {}
+            Some(_) | None => groups.push(TurnGroup { turns: vec![turn], tokens: 0 }),
+        }
+    }
+    let is_answered = brings_results(last);
+    let count = groups.len();
+    let kept = groups.into_iter().enumerate();
+    let kept = kept.filter(|(n, group)| {
+        let is_last = n + 1 == count;
+        group.has_content() || (is_last && is_answered)
     });
-    told.collect()
+    kept.map(|(_, group)| group).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::session::{MessageId, Name, Role, SessionId, Status, Timestamp};
-
-    fn message(seq: u32, text: &str, role: Role) -> Arc<Message> {
-        let (id, created_at) = (MessageId::generate(), Timestamp::default());
-        Arc::new(Message { seq, id, text: text.into(), created_at, role })
-    }
-
-    fn user(seq: u32, text: &str) -> Arc<Message> {
-        message(seq, text, Role::User { client_message_id: None })
-    }
-
-    fn reply(seq: u32, text: &str, to: &Message, status: Status) -> Arc<Message> {
-        let role = Role::Assistant { in_reply_to: to.id, status, finish_reason: None, usage: None };
-        message(seq, text, role)
-    }
-
-    /// Questions and replies; the last question has none yet.
-    fn prompt(turns: &[(&str, &str)], last: &str) -> Prompt {
-        let mut history = Vec::new();
-        for (question, response_stream) in turns {
-            let seq = u32::try_from(history.len()).unwrap() + 1;
-            let question = user(seq, question);
-            history.push(Arc::clone(&question));
-            history.push(reply(seq + 1, response_stream, &question, Status::Complete));
-        }
-        let message = user(u32::try_from(history.len()).unwrap() + 1, last);
-        Prompt {
-            session: SessionId::generate(),
-            name: Name::trusted("Ada {name}"),
-            reply: MessageId::generate(),
-            attempt: 1,
-            history,
-            message,
-        }
-    }
-
-    fn budget(context_tokens: u32) -> Budget {
-        Budget { system_prompt: None, context_tokens, answer_tokens: 0 }
-    }
-
-    fn messages_of(context: &Context) -> Vec<(&'static str, String)> {
-        let lines = context.lines().into_iter();
-        lines.map(|line| (line.role, line.content.into_owned())).collect()
-    }
-
-    fn texts(context: &Context) -> String {
-        messages_of(context).into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn everything_that_fits_is_sent_in_order() {
-        let prompt = prompt(&[("a", "A"), ("b", "B")], "c");
-        let system_prompt = Some("You talk to {name}, {name}.".to_owned());
-        let budget = Budget { system_prompt, ..budget(1000) };
-        let context = Context::new(&prompt, &budget);
-        let expected = [
-            ("system", "You talk to Ada {name}, Ada {name}."),
-            ("user", "a"),
-            ("assistant", "A"),
-            ("user", "b"),
-            ("assistant", "B"),
-            ("user", "c"),
-        ];
-        assert_eq!(messages_of(&context), expected.map(|(role, text)| (role, text.to_owned())));
-        assert!(!context.is_trimmed());
-    }
-
-    #[test]
-    fn the_oldest_turns_go_first_and_the_last_message_never() {
-        // Each turn costs 10 tokens, the last message 5.
-        let prompt = prompt(&[("a", "A"), ("b", "B"), ("c", "C")], "d");
-        for (room, expected) in [
-            (35, "a A b B c C d"),
-            (34, "b B c C d"),
-            (25, "b B c C d"),
-            (24, "c C d"),
-            (15, "c C d"),
-            (14, "d"),
-            (0, "d"),
-        ] {
-            let context = Context::new(&prompt, &budget(room));
-            assert_eq!(texts(&context), expected, "{room}");
-            assert_eq!(context.is_trimmed(), room < 35, "{room}");
-            let reserved = Budget { answer_tokens: 100, ..budget(room + 100) };
-            assert_eq!(texts(&Context::new(&prompt, &reserved)), expected, "{room}");
-        }
-    }
-
-    #[test]
-    fn a_context_that_was_refused_loses_half_of_its_history() {
-        let prompt = prompt(&[("a", "A"), ("b", "B"), ("c", "C")], "d");
-        let mut context = Context::new(&prompt, &budget(1000));
-        assert_eq!(context.tokens(), 35);
-        for expected in ["c C d", "d"] {
-            context = context.halved().unwrap();
-            assert_eq!(texts(&context), expected);
-            assert!(context.is_trimmed());
-        }
-        assert!(context.halved().is_none());
-    }
-
-    #[test]
-    fn turns_without_both_sides_are_left_out_and_that_is_no_trimming() {
-        let (one, two, three) = (user(1, "one"), user(2, "two"), user(3, "three"));
-        let failed = Status::Stopped;
-        // Queued together: the replies stand behind all of them.
-        let replies = [
-            reply(4, "", &one, failed.clone()),
-            reply(5, "half of two", &two, Status::Interrupted),
-            reply(6, " \n", &three, failed),
-        ];
-        let mut prompt = prompt(&[], "four");
-        prompt.history = [vec![one, two, three], replies.into()].concat();
-        let context = Context::new(&prompt, &budget(1000));
-        assert_eq!(texts(&context), "two half of two four");
-        assert!(!context.is_trimmed());
-    }
-
-    #[test]
-    fn a_history_that_begins_in_the_middle_is_a_trimmed_one() {
-        let mut prompt = prompt(&[("a", "A"), ("b", "B")], "c");
-        prompt.history.remove(0);
-        let context = Context::new(&prompt, &budget(1000));
-        assert_eq!(texts(&context), "b B c");
-        assert!(context.is_trimmed());
-    }
-}
+mod tests;

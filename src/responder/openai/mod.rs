@@ -2,31 +2,40 @@
 //! Ollama, llama.cpp and LiteLLM offer it.
 //!
 //! - `settings`, `upstream_table`: the upstreams and their limits.
-//! - `context`: the part of the conversation that is sent. `request`: the request.
+//! - `context`: the part of the conversation that is sent. `messages`, `chat_message`: its form.
+//!   `request`: the request with the options of the turn. `provider_data`: fields that a server wants
+//!   back.
 //! - `attempts`: retries and the choice of the upstream for one reply. `health`: the failures of an
 //!   upstream so far.
 //! - `upstream`: one upstream and its connections. `response`, `deadline_timer`: one streamed
-//!   response with its timeouts. `body`, `sse`, `wire`: bytes to events, events to chunks.
+//!   response with its timeouts. `body`, `sse`, `wire`: bytes to events. `assembly`, `tool_calls`,
+//!   `citations`: events to chunks.
 //! - `failure`, `error_body`: errors of an upstream. `report`: the log.
 //! - `check`: the command `check-upstream`.
 //!
 //! Existing client libraries are not used: they retry on their own, also in the middle of a
 //! response, or accept a broken-off response as complete.
 
+mod assembly;
 mod attempts;
 mod body;
+mod chat_message;
 mod check;
+mod citations;
 mod context;
 mod deadline_timer;
 mod error_body;
 mod failure;
 mod health;
+mod messages;
 mod pool;
+mod provider_data;
 mod report;
 mod request;
 mod response;
 pub mod settings;
 mod sse;
+mod tool_calls;
 mod upstream;
 pub mod upstream_table;
 mod wire;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{failure::UpstreamError, response::ResponseStream, upstream::Upstream};
-use crate::session::{MessageId, SessionId, estimate_tokens};
+use crate::session::{Chunk, MessageId, SessionId, estimate_tokens};
 
 /// The account of a reply. It is logged when it is dropped, at the end of the reply.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(super) struct Report {
     began: Instant,
     upstream: String,
     attempts: u32,
-    /// Time to the first text.
+    /// Time to the first content.
     first_content: Option<Duration>,
     status: &'static str,
     input_tokens: u32,
@@ -64,9 +64,12 @@ impl Report {
         self.input_tokens = input_tokens;
     }
 
-    pub(super) fn text(&mut self, text: &str) {
+    pub(super) fn chunk(&mut self, chunk: &Chunk) {
         self.first_content.get_or_insert(self.began.elapsed());
-        self.output_tokens = self.output_tokens.saturating_add(estimate_tokens(text));
+        if let Chunk::Delta(piece) = chunk {
+            let tokens = estimate_tokens(piece.text());
+            self.output_tokens = self.output_tokens.saturating_add(tokens);
+        }
     }
 
     /// Records the end of the response.

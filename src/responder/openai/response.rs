@@ -3,20 +3,21 @@
 //! A response is complete only if it has a finish reason. Neither `[DONE]` nor an orderly end of
 //! the connection is enough.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use reqwest::Response;
 use tokio::time::{Instant, timeout};
 
 use super::{
+    assembly::{Assembly, Brought},
     body::Body,
     deadline_timer::DeadlineTimer,
     failure::UpstreamError,
-    wire::{self, DocumentForm, TextPiece, WireEvent},
+    wire::{self, WireEvent, WirePiece},
 };
 use crate::{
     responder::upstream::{Reason, limiter::Permit},
-    session::Usage,
+    session::{Chunk, Usage},
 };
 
 /// Longest wait for the usage after the finish reason.
@@ -44,7 +45,7 @@ const FAILURES: [&str; 10] = [
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseLimits {
     pub(super) chunk_timeout: Duration,
-    /// Deadline of the first text.
+    /// Deadline of the first content.
     pub(super) first_content: Instant,
     /// Deadline of the reply.
     pub(super) total: Instant,
@@ -53,11 +54,11 @@ pub(super) struct ResponseLimits {
 }
 
 /// The next step of a response.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Step {
-    /// More text; never empty.
-    Text(String),
-    /// The finish reason is known. Usage may follow, and with some servers more text.
+    /// More of the reply.
+    Chunk(Chunk),
+    /// The finish reason is known. Usage may follow, and with some servers more content.
     Finished,
     End,
 }
@@ -72,28 +73,41 @@ pub(super) struct ResponseStream {
     timer: DeadlineTimer,
     /// Time of the last event that counts as progress.
     silent_since: Instant,
+    /// Content for the client has arrived: reasoning counts.
     has_content: bool,
+    /// Text or tool calls have arrived.
+    has_answer: bool,
     has_piece: bool,
     /// Content arrived that is not understood: an empty reply would hide it.
     ignored: bool,
     /// The choice that the reply is made of, once one has content.
     choice: Option<u32>,
-    /// The field that holds the text: some servers repeat the whole text in another one.
-    form: Option<DocumentForm>,
     finish_reason: Option<Arc<str>>,
     /// Time of the finish reason.
     ended_at: Option<Instant>,
     /// A `Step::Finished` is due.
     announce_finish: bool,
-    /// A finish reason that was followed by text: the reply may still break off.
+    /// A finish reason that was followed by content: the reply may still break off.
     early_reason: Option<Arc<str>>,
+    /// Chunks that wait to be returned.
+    pending: VecDeque<Chunk>,
+    /// The response has ended as it should.
+    is_over: bool,
+    assembly: Assembly,
+    model: Option<Arc<str>>,
     usage: Option<Usage>,
     /// The permit of the upstream's limiter.
     _permit: Permit,
 }
 
 impl ResponseStream {
-    pub(super) fn new(response: Response, limits: ResponseLimits, permit: Permit) -> Self {
+    /// Creates the stream of a response of the upstream of this name.
+    pub(super) fn new(
+        response: Response,
+        upstream: &Arc<str>,
+        limits: ResponseLimits,
+        permit: Permit,
+    ) -> Self {
         Self {
             response: Some(response),
             body: Body::default(),
@@ -101,22 +115,38 @@ impl ResponseStream {
             timer: DeadlineTimer::at(limits.first_content),
             silent_since: Instant::now(),
             has_content: false,
+            has_answer: false,
             has_piece: false,
             ignored: false,
             choice: None,
-            form: None,
             finish_reason: None,
             ended_at: None,
             announce_finish: false,
             early_reason: None,
+            pending: VecDeque::new(),
+            is_over: false,
+            assembly: Assembly::new(upstream),
+            model: None,
             usage: None,
             _permit: permit,
         }
     }
 
-    /// Returns why the reply ended.
+    /// Returns the finish reason. `None` while the reply may break off.
     pub(super) fn finish_reason(&self) -> Option<Arc<str>> {
-        self.finish_reason.clone()
+        let reason = self.finish_reason.as_ref();
+        let is_known = reason.is_some() || self.is_over;
+        is_known.then(|| self.assembly.finish_reason(reason)).flatten()
+    }
+
+    /// Returns the model, as the upstream names it.
+    pub(super) fn model(&self) -> Option<Arc<str>> {
+        self.model.clone()
+    }
+
+    /// Returns the data that the upstream wants back with the reply.
+    pub(super) fn provider_data(&self) -> Option<Arc<str>> {
+        self.assembly.provider_data()
     }
 
     /// Returns the usage, if the upstream reported it.
@@ -132,6 +162,12 @@ impl ResponseStream {
         // Time that the caller spent elsewhere is not the upstream's silence.
         self.silent_since = Instant::now();
         loop {
+            if let Some(chunk) = self.pending.pop_front() {
+                return Ok(Step::Chunk(chunk));
+            }
+            if self.is_over {
+                return Ok(Step::End);
+            }
             if std::mem::take(&mut self.announce_finish) {
                 return Ok(Step::Finished);
             }
@@ -142,11 +178,7 @@ impl ResponseStream {
                 Err(failed) => return Err(failed),
             };
             match event {
-                Some(WireEvent::Text(piece)) => {
-                    if let Some(text) = self.take(piece)? {
-                        return Ok(Step::Text(text));
-                    }
-                }
+                Some(WireEvent::Piece(piece)) => self.take(piece)?,
                 Some(WireEvent::KeepAlive) => {}
                 Some(WireEvent::Unknown) => self.ignored = true,
                 Some(WireEvent::Error(body)) => {
@@ -156,20 +188,21 @@ impl ResponseStream {
                     self.release_connection();
                     self.finish_reason = self.finish_reason.take().or(self.early_reason.take());
                     let accepted = self.limits.accept_missing_finish_reason;
-                    return self.end(accepted && self.has_piece, "[DONE] without a finish_reason");
+                    self.end(accepted && self.has_piece, "[DONE] without a finish_reason")?;
                 }
                 None if self.response.is_none() => {
-                    return self.end(false, "the body ended without a finish_reason");
+                    self.end(false, "the body ended without a finish_reason")?;
                 }
                 None => match self.read().await {
                     Ok(()) => {}
                     Err(_) if self.is_finished() => return Ok(Step::End),
-                    // A reason without text may be premature, until the time for text is over.
+                    // A reason without content may be premature, until the time for content is
+                    // over.
                     Err(failed)
                         if failed.reason == Reason::FirstContentTimeout
                             && self.finish_reason.is_some() =>
                     {
-                        return self.end(false, "");
+                        self.end(false, "")?;
                     }
                     Err(failed) => return Err(failed),
                 },
@@ -177,9 +210,9 @@ impl ResponseStream {
         }
     }
 
-    /// Returns true if the reply has text and a finish reason.
+    /// Returns true if the reply has an answer and a finish reason.
     const fn is_finished(&self) -> bool {
-        self.has_content && self.finish_reason.is_some()
+        self.has_answer && self.finish_reason.is_some()
     }
 
     fn event(&mut self) -> Result<Option<WireEvent>, UpstreamError> {
@@ -195,39 +228,59 @@ impl ResponseStream {
             let cause = format_args!("an event is not as expected: {kind:?} error at {column}");
             UpstreamError::new(if is_whole { Reason::Protocol } else { Reason::Truncated }, cause)
         });
-        self.has_piece |= matches!(read, Ok(WireEvent::Text(_)));
+        self.has_piece |= matches!(read, Ok(WireEvent::Piece(_)));
         read.map(Some)
     }
 
-    fn take(&mut self, mut piece: TextPiece) -> Result<Option<String>, UpstreamError> {
+    fn take(&mut self, mut piece: WirePiece) -> Result<(), UpstreamError> {
         if piece.advances() {
             self.silent_since = Instant::now();
             self.choice = self.choice.or(piece.choice);
         }
         self.usage = piece.usage.or(self.usage);
+        self.model = self.model.take().or(piece.model.take());
         self.ignored |= piece.ignored;
-        if !piece.text.is_empty() && *self.form.get_or_insert(piece.form) != piece.form {
-            piece.text.clear();
-        }
-        if !piece.text.is_empty() {
-            self.has_content = true;
-            self.early_reason = self.finish_reason.take().or(self.early_reason.take());
-            self.ended_at = None;
-        }
-        if let Some(reason) = piece.finish_reason {
+        let reason = piece.finish_reason.take();
+        self.take_content(piece)?;
+        if let Some(reason) = reason {
             if FAILURES.contains(&reason.as_ref()) {
                 // The reason is one of the list above, and safe to log.
                 let cause = format_args!("finish_reason {reason}");
                 return Err(UpstreamError::new(Reason::Failed, cause));
             }
-            self.announce_finish = self.has_content && self.finish_reason.is_none();
+            self.end_parts()?;
+            self.announce_finish = self.has_answer && self.finish_reason.is_none();
             self.finish_reason = Some(reason);
             self.ended_at.get_or_insert_with(Instant::now);
         }
-        Ok((!piece.text.is_empty()).then_some(piece.text))
+        Ok(())
     }
 
-    fn end(&self, accepted: bool, otherwise: &str) -> Result<Step, UpstreamError> {
+    /// Converts the content of a piece to chunks.
+    fn take_content(&mut self, piece: WirePiece) -> Result<(), UpstreamError> {
+        let mut chunks = Vec::new();
+        match self.assembly.take(piece, &mut chunks)? {
+            Brought::Nothing => {}
+            Brought::Reasoning => self.has_content = true,
+            Brought::Answer => {
+                (self.has_content, self.has_answer) = (true, true);
+                self.early_reason = self.finish_reason.take().or(self.early_reason.take());
+                self.ended_at = None;
+            }
+        }
+        self.pending.extend(chunks);
+        Ok(())
+    }
+
+    fn end_parts(&mut self) -> Result<(), UpstreamError> {
+        let mut chunks = Vec::new();
+        self.assembly.end(&mut chunks)?;
+        self.pending.extend(chunks);
+        Ok(())
+    }
+
+    /// Ends the response, or fails if it is not complete.
+    fn end(&mut self, accepted: bool, otherwise: &str) -> Result<(), UpstreamError> {
         if self.finish_reason.is_none() && !accepted {
             if !self.has_piece && self.ignored {
                 return Err(UpstreamError::new(Reason::Protocol, "not a chat completion"));
@@ -237,11 +290,13 @@ impl ResponseStream {
             failed.is_empty = !self.has_piece;
             return Err(failed);
         }
-        if !self.has_content && self.ignored {
+        if !self.has_answer && self.ignored {
             let cause = "the response has no text, and content that is not understood";
             return Err(UpstreamError::new(Reason::Protocol, cause));
         }
-        Ok(Step::End)
+        self.end_parts()?;
+        self.is_over = true;
+        Ok(())
     }
 
     /// Reads more of the body, or its end.
@@ -253,7 +308,7 @@ impl ResponseStream {
         match self.timer.within(limit, response.chunk()).await {
             Some(Ok(Some(bytes))) => {
                 self.body.push(&bytes);
-                // Before the first text any byte is progress, later only more of the reply is.
+                // Before the first content any byte is progress, later only more of the reply is.
                 if !self.has_content && self.finish_reason.is_none() {
                     self.silent_since = Instant::now();
                 }
@@ -272,13 +327,14 @@ impl ResponseStream {
         let silence = (self.silent_since + self.limits.chunk_timeout, Reason::ChunkTimeout);
         let first_content = (self.limits.first_content, Reason::FirstContentTimeout);
         let total = (self.limits.total, Reason::TotalTimeout);
-        match (self.has_content, self.ended_at) {
-            (true, None) => silence.min_by_time(total),
-            (true, Some(ended_at)) => {
+        match self.ended_at {
+            Some(ended_at) if self.has_answer => {
                 silence.min_by_time((ended_at + USAGE_TIMEOUT, Reason::ChunkTimeout))
             }
-            (false, None) => silence.min_by_time(first_content).min_by_time(total),
-            (false, Some(_)) => first_content.min_by_time(total),
+            // A reason without an answer may be premature.
+            Some(_) => first_content.min_by_time(total),
+            None if self.has_content => silence.min_by_time(total),
+            None => silence.min_by_time(first_content).min_by_time(total),
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -11,11 +14,10 @@ use reqwest::{Certificate, Client, Response, redirect, retry as client_retry};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    context::ChatMessage,
     error_body::ErrorBody,
     failure::UpstreamError,
     health::UpstreamHealth,
-    request::{self, LimitField, Parameters},
+    request::{ChatRequest, LimitField, Parameters, body},
     response::{ResponseLimits, ResponseStream},
     settings::UpstreamSettings,
 };
@@ -39,6 +41,7 @@ const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// An upstream, shared by all replies.
 #[derive(Debug)]
 pub(super) struct Upstream {
+    name: Arc<str>,
     settings: UpstreamSettings,
     parameters: Parameters,
     /// The model requires `max_completion_tokens`.
@@ -63,6 +66,7 @@ impl Upstream {
         let names =
             [settings.name.as_str()].into_iter().chain(settings.model.as_deref()).chain(host);
         Ok(Self {
+            name: settings.name.as_str().into(),
             parameters: Parameters {
                 model: settings.model.clone(),
                 temperature: defaults.temperature,
@@ -82,7 +86,7 @@ impl Upstream {
     }
 
     pub(super) fn name(&self) -> &str {
-        &self.settings.name
+        &self.name
     }
 
     pub(super) const fn retries(&self) -> u32 {
@@ -126,7 +130,7 @@ impl Upstream {
     /// arrived. `total` is the deadline of the reply. Dropping the future drops the request.
     pub(super) async fn ask(
         &self,
-        lines: &[ChatMessage<'_>],
+        request: &ChatRequest<'_>,
         total: Instant,
         permit: Permit,
         reconnects: bool,
@@ -134,29 +138,33 @@ impl Upstream {
         self.health.probe();
         let first_content = Instant::now() + self.settings.defaults.first_content_timeout;
         let client = if reconnects { &self.fresh } else { &self.client };
-        let response = self.post(client, lines, first_content).await?;
+        let response = self.post(client, request, first_content).await?;
         let limits = ResponseLimits {
             chunk_timeout: self.settings.defaults.chunk_timeout,
             first_content,
             total,
             accept_missing_finish_reason: self.settings.defaults.accept_missing_finish_reason,
         };
-        Ok(ResponseStream::new(response, limits, permit))
+        Ok(ResponseStream::new(response, &self.name, limits, permit))
     }
 
     async fn post(
         &self,
         client: &Client,
-        lines: &[ChatMessage<'_>],
+        request: &ChatRequest<'_>,
         limit: Instant,
     ) -> Result<Response, UpstreamError> {
-        let needed = self.needs_completion_tokens.load(Ordering::Relaxed);
+        let own = request.options;
+        let is_reasoning = own.and_then(|own| own.model.as_deref()).is_some_and(is_reasoning_model);
+        let is_limited = self.parameters.max_tokens.is_some()
+            || own.is_some_and(|own| own.max_output_tokens.is_some());
+        let needed = is_reasoning || self.needs_completion_tokens.load(Ordering::Relaxed);
         let field = if needed { LimitField::MaxCompletionTokens } else { LimitField::MaxTokens };
-        match self.post_with(client, lines, limit, field).await? {
+        match self.post_with(client, request, limit, field).await? {
             Ok(response) => return Ok(response),
             Err((_, body))
                 if field == LimitField::MaxTokens
-                    && self.parameters.max_tokens.is_some()
+                    && is_limited
                     && body.message.contains("max_completion_tokens") =>
             {
                 self.needs_completion_tokens.store(true, Ordering::Relaxed);
@@ -164,18 +172,18 @@ impl Upstream {
             Err((failed, _)) => return Err(failed),
         }
         let field = LimitField::MaxCompletionTokens;
-        self.post_with(client, lines, limit, field).await?.map_err(|(failed, _)| failed)
+        self.post_with(client, request, limit, field).await?.map_err(|(failed, _)| failed)
     }
 
     /// Posts once. The inner error is a response of the upstream.
     async fn post_with(
         &self,
         client: &Client,
-        lines: &[ChatMessage<'_>],
+        request: &ChatRequest<'_>,
         limit: Instant,
         field: LimitField,
     ) -> Result<Result<Response, (UpstreamError, ErrorBody)>, UpstreamError> {
-        let body = request::body(&self.parameters, field, lines)
+        let body = body(&self.parameters, field, request)
             .map_err(|error| UpstreamError::new(Reason::Rejected, error))?;
         let late = |_| UpstreamError::new(Reason::FirstContentTimeout, "no response arrived");
         let sent = client.post(self.settings.endpoint.url().clone()).body(body).send();

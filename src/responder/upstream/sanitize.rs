@@ -10,6 +10,9 @@ pub(in crate::responder) const MAX_LOGGED: usize = 200;
 /// Longest finish reason, in characters.
 const MAX_REASON: usize = 64;
 
+/// Longest name of a model, in characters.
+const MAX_MODEL: usize = 128;
+
 /// Shortens a text for the log.
 pub(in crate::responder) fn shorten(text: &str) -> String {
     match text.char_indices().nth(MAX_LOGGED) {
@@ -21,9 +24,19 @@ pub(in crate::responder) fn shorten(text: &str) -> String {
 /// Returns a finish reason as it is stored. Unknown reasons are kept, but shortened, and without
 /// the characters that names may not contain.
 pub(in crate::responder) fn finish_reason(word: &str) -> Option<Arc<str>> {
-    let shown = word.trim().chars().filter(|&letter| !Name::hides(letter));
-    let word: String = shown.take(MAX_REASON).collect();
-    (!word.is_empty()).then(|| word.into())
+    shown(word, MAX_REASON)
+}
+
+/// Returns the name of a model as it is stored: shortened, and without the characters that names
+/// may not contain.
+pub(in crate::responder) fn model(name: &str) -> Option<Arc<str>> {
+    shown(name, MAX_MODEL)
+}
+
+fn shown(text: &str, longest: usize) -> Option<Arc<str>> {
+    let shown = text.trim().chars().filter(|&letter| !Name::hides(letter));
+    let text: String = shown.take(longest).collect();
+    (!text.is_empty()).then(|| text.into())
 }
 
 #[cfg(test)]

@@ -5,11 +5,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
     event::{Event, EventFilter},
-    state::{Extended, NewSubscriber, Published, State, Turn, Work},
+    reply_draft::{Extended, ReplyLimits},
+    state::{NewSubscriber, Published, State, Turn, Work},
     subscriber_queue::{QueueCapacity, SubscriberQueue},
 };
 use crate::session::{
-    model::{ErrorKind, Message, Position, Result, Session, Timestamp},
+    model::{
+        Citation, Content, ErrorKind, Message, Part, Position, Result, Session, Timestamp, TokenId,
+    },
+    ports::Piece,
     turn::cancel::CancelReason,
 };
 
@@ -52,10 +56,11 @@ impl ActiveSession {
         &self,
         requested: Option<&Position>,
         filter: EventFilter,
+        token: TokenId,
         capacity: QueueCapacity,
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
-        self.state().subscribe(&self.session, requested, filter, capacity, max_subscribers)
+        self.state().subscribe(&self.session, requested, filter, token, capacity, max_subscribers)
     }
 
     pub(in crate::session) fn unsubscribe(&self, queue: &Arc<SubscriberQueue>) {
@@ -113,26 +118,48 @@ impl ActiveSession {
         self.state().announce_reply(context_trimmed);
     }
 
-    /// Appends text to the reply in progress, up to `max_size` bytes in all.
-    pub(in crate::session) fn extend_reply(&self, text: String, max_size: usize) -> Extended {
-        self.state().extend_reply(text, max_size)
+    /// Appends a piece to the reply in progress, up to its limits.
+    pub(in crate::session) fn extend_reply(&self, piece: Piece, limits: ReplyLimits) -> Extended {
+        self.state().extend_reply(piece, limits)
     }
 
-    /// Makes the text of the reply final: a later stop has no effect. Returns the reason of an
+    /// Adds a whole part to the reply in progress.
+    pub(in crate::session) fn push_part(&self, part: Part, limits: ReplyLimits) -> Extended {
+        self.state().push_part(part, limits)
+    }
+
+    /// Ends the open part of the reply in progress.
+    pub(in crate::session) fn end_part(
+        &self,
+        citations: Vec<Citation>,
+        provider_data: Option<Arc<str>>,
+        limits: ReplyLimits,
+    ) -> Extended {
+        self.state().end_part(citations, provider_data, limits)
+    }
+
+    /// Makes the content of the reply final: a later stop has no effect. Returns the reason of an
     /// earlier cancellation.
     pub(in crate::session) fn end_reply(&self) -> Option<CancelReason> {
         self.state().end_reply()
     }
 
-    /// Returns the text of the reply in progress.
-    pub(in crate::session) fn reply_text(&self) -> Arc<str> {
-        self.state().reply_text()
+    /// Ends the open part of the reply, and returns the content to commit. A tool call without its
+    /// end is dropped unless the reply is complete.
+    pub(in crate::session) fn finish_content(&self, complete: bool) -> Content {
+        self.state().finish_content(complete)
     }
 
-    /// Stops the reply in progress, or the next one. Returns false if there is none, or if it
+    /// Returns the content of the reply in progress.
+    pub(in crate::session) fn reply_content(&self) -> Content {
+        self.state().reply_content()
+    }
+
+    /// Stops the turn of a user message's number: the running reply, or a turn that waits. Without
+    /// a number: the reply in progress, or the next one. Returns false if there is none, or if it
     /// is being committed.
-    pub(in crate::session) fn stop(&self) -> bool {
-        self.state().stop()
+    pub(in crate::session) fn stop(&self, seq: Option<u32>) -> bool {
+        self.state().stop(seq)
     }
 
     /// Ends the session in this process: subscribers receive nothing more of its log. The
@@ -148,6 +175,11 @@ impl ActiveSession {
         let was_open = state.ended.is_none();
         state.end(ErrorKind::SessionRevoked);
         was_open
+    }
+
+    /// Ends the streams that were opened with a token.
+    pub(in crate::session) fn end_token(&self, token: TokenId) {
+        self.state().end_token(token);
     }
 
     /// Sends each subscriber its own `go_away`, and closes the streams once no reply is queued
@@ -175,7 +207,9 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::session::model::{Epoch, MessageId, Name, Role, SessionId, Status};
+    use crate::session::model::{
+        Epoch, MessageId, Metadata, Name, ReplyFields, Role, SessionId, Status, UserFields,
+    };
 
     fn live() -> ActiveSession {
         let expires_at = Timestamp::default().plus(Duration::from_secs(60));
@@ -186,28 +220,36 @@ mod tests {
             created_at: Timestamp::default(),
             expires_at,
             ends_at: expires_at,
+            delete_at: Some(expires_at),
+            title: None,
+            metadata: Metadata::default(),
+            subject: None,
         };
         ActiveSession::new(session, 0)
     }
 
     fn message(seq: u32, role: Role) -> Arc<Message> {
         let (id, created_at) = (MessageId::generate(), Timestamp::default());
-        Arc::new(Message { seq, id, text: "x".into(), created_at, role })
+        let (content, metadata) = (Content::of_text("x"), Metadata::default());
+        Arc::new(Message { seq, id, content, created_at, metadata, role })
     }
 
     fn user(seq: u32) -> Arc<Message> {
-        message(seq, Role::User { client_message_id: None })
+        message(seq, Role::User(UserFields::default()))
     }
 
     fn reply(seq: u32, to: &Message) -> Arc<Message> {
-        let (finish_reason, usage) = (None, None);
-        let status = Status::Complete;
-        message(seq, Role::Assistant { in_reply_to: to.id, status, finish_reason, usage })
+        message(seq, Role::Assistant(ReplyFields::new(to.id, to.seq, Status::Complete)))
+    }
+
+    fn extend(handle: &ActiveSession) -> Extended {
+        let limits = ReplyLimits { max_size: 10, max_text_size: 10 };
+        handle.extend_reply(Piece::Text("more".into()), limits)
     }
 
     fn subscribe(handle: &ActiveSession) -> Arc<SubscriberQueue> {
         let capacity = QueueCapacity { events: 8, bytes: 1000 };
-        handle.subscribe(None, EventFilter::All, capacity, 1).unwrap().queue
+        handle.subscribe(None, EventFilter::All, TokenId::generate(), capacity, 1).unwrap().queue
     }
 
     /// Why the mailbox was closed, when everything in it has been read.
@@ -227,9 +269,9 @@ mod tests {
         assert_eq!(handle.publish(Arc::clone(&two)), Published::Done);
         assert!(begins(&handle, &one) && begins(&handle, &two));
         assert_eq!(handle.publish(reply(3, &one)), Published::Done);
-        assert_eq!(handle.extend_reply("more".into(), 10), Extended::Whole);
+        assert_eq!(extend(&handle), Extended::Whole);
         assert_eq!(handle.publish(reply(4, &two)), Published::Done);
-        assert_eq!(handle.extend_reply("more".into(), 10), Extended::NoReply);
+        assert_eq!(extend(&handle), Extended::NoReply);
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! Sessions that are active in this process: their state, their subscribers, and the registry.
 
 mod active_session;
+pub(super) mod encoded;
 pub(super) mod event;
 pub(super) mod registry;
+mod reply_draft;
 mod state;
 pub(super) mod subscriber_queue;
 pub(super) mod subscription;
 
 pub(super) use active_session::ActiveSession;
-pub(super) use state::{Extended, NewSubscriber, Published, Turn, Work};
+pub(super) use reply_draft::{Extended, ReplyLimits};
+pub(super) use state::{NewSubscriber, Published, ReplySoFar, Turn, Work};

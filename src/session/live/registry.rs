@@ -197,7 +197,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::session::model::{Epoch, Name, Session};
+    use crate::session::model::{Epoch, Metadata, Name, Session};
 
     fn live(id: SessionId, expires_at: u64) -> ActiveSession {
         let expires_at = Timestamp::from_millis(expires_at);
@@ -208,6 +208,10 @@ mod tests {
             created_at: Timestamp::default(),
             expires_at,
             ends_at: expires_at.plus(Duration::from_secs(1000)),
+            delete_at: None,
+            title: None,
+            metadata: Metadata::default(),
+            subject: None,
         };
         ActiveSession::new(session, 0)
     }

@@ -10,11 +10,17 @@ use std::{
 };
 
 use super::{
-    event::{Event, EventFilter, Opened, ReplyStarted},
+    encoded::EncodedForms,
+    event::{Event, EventFilter, MessageEvent, Opened, ReplyStarted},
+    reply_draft::{DraftEvents, Extended, ReplyDraft, ReplyLimits, Sink},
     subscriber_queue::{QueueCapacity, SubscriberQueue},
 };
 use crate::session::{
-    model::{Error, ErrorKind, Message, MessageId, Position, Result, Role, Session, Timestamp},
+    model::{
+        Citation, Content, Error, ErrorKind, Message, MessageId, Part, Position, ReplyPosition,
+        Result, Role, Session, Timestamp, TokenId,
+    },
+    ports::Piece,
     turn::cancel::{CancelReason, CancelSignal},
 };
 
@@ -30,8 +36,6 @@ pub(super) struct State {
     reply: Option<ReplyInProgress>,
     /// A turn runner exists.
     running: bool,
-    /// A stop arrived between two replies: it applies to the next one.
-    stop_next: bool,
     draining: bool,
     /// No turn begins any more: waiting and later turns are left to the next process.
     interrupted: bool,
@@ -43,18 +47,39 @@ pub(super) struct State {
 pub(in crate::session) struct Turn {
     pub(in crate::session) message: Arc<Message>,
     pub(in crate::session) attempt: u32,
-    /// The partial text of an earlier attempt, at its last checkpoint.
-    pub(in crate::session) partial: Arc<str>,
+    /// The content of an earlier attempt, at its last checkpoint.
+    pub(in crate::session) partial: Content,
+    /// A client stopped it before it began.
+    pub(in crate::session) stopped: bool,
+}
+
+impl Turn {
+    /// Creates the first attempt of a turn.
+    pub(in crate::session) fn new(message: Arc<Message>) -> Self {
+        Self { message, attempt: 1, partial: Content::default(), stopped: false }
+    }
 }
 
 #[derive(Debug)]
 struct ReplyInProgress {
     started: ReplyStarted,
+    /// Number of the user message.
+    turn_seq: u32,
+    draft: ReplyDraft,
     /// Subscribers have been sent `ReplyStarted`.
     announced: bool,
-    /// The text is final and is being committed.
+    /// The content is final and is being committed.
     ended: bool,
     cancel: Arc<CancelSignal>,
+}
+
+/// The reply in progress, as a new subscriber receives it.
+#[derive(Debug)]
+pub(in crate::session) struct ReplySoFar {
+    /// `None` once it has been delivered.
+    pub(in crate::session) started: Option<ReplyStarted>,
+    /// The content after the offset of `started`.
+    pub(in crate::session) events: DraftEvents,
 }
 
 /// The result of a subscription.
@@ -62,7 +87,7 @@ pub(in crate::session) struct NewSubscriber {
     pub(in crate::session) queue: Arc<SubscriberQueue>,
     pub(in crate::session) opened: Opened,
     /// The reply in progress, if the subscriber receives deltas.
-    pub(in crate::session) reply: Option<ReplyStarted>,
+    pub(in crate::session) reply: Option<ReplySoFar>,
 }
 
 /// The obligation that publishing a message leaves to its caller.
@@ -86,18 +111,6 @@ pub(in crate::session) enum Work {
     Nothing,
 }
 
-/// The result of appending text to a reply.
-#[must_use]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::session) enum Extended {
-    /// All of the text was appended.
-    Whole,
-    /// The reply reached its size limit: a part of the text was dropped.
-    TooLong,
-    /// No reply is in progress.
-    NoReply,
-}
-
 impl State {
     pub(super) fn new(expires_at: Timestamp, head_seq: u32) -> Self {
         Self {
@@ -108,7 +121,6 @@ impl State {
             turns: VecDeque::new(),
             reply: None,
             running: false,
-            stop_next: false,
             draining: false,
             interrupted: false,
             ended: None,
@@ -123,6 +135,7 @@ impl State {
         session: &Session,
         requested: Option<&Position>,
         filter: EventFilter,
+        token: TokenId,
         capacity: QueueCapacity,
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
@@ -131,21 +144,24 @@ impl State {
             return Err(ErrorKind::TooManyStreams.into());
         }
         let honored = requested.filter(|at| at.epoch == session.epoch && at.seq <= self.head_seq);
+        let reply = self.reply.as_ref();
+        let reply = reply.filter(|reply| reply.announced && filter == EventFilter::All);
+        let reply_position = honored.and_then(|at| at.reply);
+        let reply_position = reply_position.filter(|at| reply.is_some_and(|it| it.honors(*at)));
+        let reply = reply.map(|reply| reply.after(reply_position.map_or(0, |at| at.offset)));
         let opened = Opened {
             session: Session { expires_at: self.expires_at, ..session.clone() },
             position: Position {
                 epoch: session.epoch.clone(),
                 seq: honored.map_or(self.head_seq, |at| at.seq),
+                reply: reply_position,
             },
             recovered: honored.is_some(),
             head_seq: self.head_seq,
             unanswered: self.unanswered(),
         };
-        let queue = Arc::new(SubscriberQueue::new(capacity, filter));
+        let queue = Arc::new(SubscriberQueue::new(capacity, filter, token));
         self.subscribers.push(Arc::clone(&queue));
-        let reply = self.reply.as_ref();
-        let reply = reply.filter(|reply| reply.announced && filter == EventFilter::All);
-        let reply = reply.map(|reply| reply.started.clone());
         Ok(NewSubscriber { queue, opened, reply })
     }
 
@@ -163,7 +179,10 @@ impl State {
     }
 
     pub(super) fn publish(&mut self, message: Arc<Message>) -> Published {
-        if message.seq > self.head_seq {
+        // Most messages arrive in order.
+        if message.seq == self.head_seq + 1 {
+            self.commit(&message);
+        } else if message.seq > self.head_seq {
             self.out_of_order.insert(message.seq, message);
         }
         while let Some(message) = self.next_in_order() {
@@ -179,17 +198,17 @@ impl State {
 
     fn commit(&mut self, message: &Arc<Message>) {
         self.head_seq = message.seq;
-        self.broadcast(&Event::Message(Arc::clone(message)));
+        // Each subscription finds out by itself whether it has to show the parent.
+        let (message_of_event, encoded) = (Arc::clone(message), EncodedForms::default());
+        let event = MessageEvent { message: message_of_event, shows_parent: false, encoded };
+        self.broadcast(Event::Message(event));
         match &message.role {
-            Role::User { .. } if self.interrupted => {}
-            Role::User { .. } => {
-                let (message, partial) = (Arc::clone(message), Arc::default());
-                self.turns.push_back(Turn { message, attempt: 1, partial });
-            }
-            Role::Assistant { in_reply_to, .. } => {
+            Role::User(_) if self.interrupted => {}
+            Role::User(_) => self.turns.push_back(Turn::new(Arc::clone(message))),
+            Role::Assistant(fields) => {
                 // Compared by turn, not by reply: if two attempts committed, the log holds
                 // the id of the first.
-                self.reply.take_if(|reply| reply.started.in_reply_to == *in_reply_to);
+                self.reply.take_if(|reply| reply.turn_seq == fields.turn_seq);
                 self.close_if_idle();
             }
         }
@@ -231,16 +250,17 @@ impl State {
             reply: MessageId::generate(),
             in_reply_to: turn.message.id,
             attempt: turn.attempt,
+            offset: 0,
             context_trimmed: false,
-            text: String::new(),
-            next_index: 0,
         };
         let cancel = Arc::new(CancelSignal::default());
-        if std::mem::take(&mut self.stop_next) {
+        if turn.stopped {
             cancel.cancel(CancelReason::Stop);
         }
         let id = started.reply;
         let reply = ReplyInProgress {
+            turn_seq: turn.message.seq,
+            draft: ReplyDraft::new(id),
             started,
             announced: false,
             ended: false,
@@ -277,28 +297,41 @@ impl State {
         reply.started.context_trimmed |= context_trimmed;
         if wants_deltas {
             let started = Arc::new(reply.started.clone());
-            self.broadcast(&Event::ReplyStarted(started));
+            self.broadcast(Event::ReplyStarted(started));
         }
     }
 
-    pub(super) fn extend_reply(&mut self, mut text: String, max_size: usize) -> Extended {
-        let Some(ReplyInProgress { started, .. }) = &mut self.reply else {
-            return Extended::NoReply;
-        };
-        let room = max_size.saturating_sub(started.text.len());
-        let extended = if text.len() <= room { Extended::Whole } else { Extended::TooLong };
-        text.truncate(text.floor_char_boundary(room));
-        if text.is_empty() {
-            return extended;
+    pub(super) fn extend_reply(&mut self, piece: Piece, limits: ReplyLimits) -> Extended {
+        self.change_draft(|draft, sink| draft.append(piece, limits, sink))
+    }
+
+    pub(super) fn push_part(&mut self, part: Part, limits: ReplyLimits) -> Extended {
+        self.change_draft(|draft, sink| draft.push(part, limits, sink))
+    }
+
+    pub(super) fn end_part(
+        &mut self,
+        citations: Vec<Citation>,
+        provider_data: Option<Arc<str>>,
+        limits: ReplyLimits,
+    ) -> Extended {
+        self.change_draft(|draft, sink| draft.end_part(citations, provider_data, limits, sink))
+    }
+
+    /// Changes the content of the reply and broadcasts the events of the change.
+    fn change_draft(
+        &mut self,
+        change: impl FnOnce(&mut ReplyDraft, &mut Sink<'_>) -> Extended,
+    ) -> Extended {
+        let wants_deltas = self.wants_deltas();
+        let Self { reply, subscribers, .. } = self;
+        let Some(reply) = reply else { return Extended::NoReply };
+        let mut send = |event| send_to(subscribers, event);
+        let mut sink: Sink<'_> = None;
+        if wants_deltas {
+            sink = Some(&mut send);
         }
-        let index = started.next_index;
-        started.next_index += 1;
-        started.text.push_str(&text);
-        let reply = started.reply;
-        if self.wants_deltas() {
-            self.broadcast(&Event::Delta { reply, index, text: Arc::new(text) });
-        }
-        extended
+        change(&mut reply.draft, &mut sink)
     }
 
     pub(super) fn end_reply(&mut self) -> Option<CancelReason> {
@@ -307,19 +340,36 @@ impl State {
         reply.cancel.reason()
     }
 
-    pub(super) fn reply_text(&self) -> Arc<str> {
-        self.reply.as_ref().map_or_else(|| "".into(), |reply| reply.started.text.as_str().into())
+    pub(super) fn finish_content(&mut self, complete: bool) -> Content {
+        let mut content = Content::default();
+        let _no_reply = self.change_draft(|draft, sink| {
+            content = draft.finish(complete, sink);
+            Extended::Whole
+        });
+        content
     }
 
-    pub(super) fn stop(&mut self) -> bool {
-        if let Some(reply) = &self.reply {
-            if !reply.ended {
-                reply.cancel.cancel(CancelReason::Stop);
+    pub(super) fn reply_content(&self) -> Content {
+        self.reply.as_ref().map_or_else(Content::default, |reply| reply.draft.content())
+    }
+
+    pub(super) fn stop(&mut self, seq: Option<u32>) -> bool {
+        match &self.reply {
+            Some(reply) if seq.is_none_or(|seq| seq == reply.turn_seq) => {
+                if !reply.ended {
+                    reply.cancel.cancel(CancelReason::Stop);
+                }
+                !reply.ended
             }
-            return !reply.ended;
+            Some(_) | None => {
+                let mut turns = self.turns.iter_mut();
+                let turn = turns.find(|turn| seq.is_none_or(|seq| seq == turn.message.seq));
+                turn.is_some_and(|turn| {
+                    turn.stopped = true;
+                    true
+                })
+            }
         }
-        self.stop_next = !self.turns.is_empty();
-        self.stop_next
     }
 
     /// Ends the session. The first reason wins.
@@ -332,6 +382,17 @@ impl State {
         for subscriber in std::mem::take(&mut self.subscribers) {
             subscriber.close_now(reason);
         }
+    }
+
+    /// Ends the streams that were opened with a token.
+    pub(super) fn end_token(&mut self, token: TokenId) {
+        self.subscribers.retain(|subscriber| {
+            let keeps = subscriber.token() != token;
+            if !keeps {
+                subscriber.close_now(ErrorKind::SessionRevoked);
+            }
+            keeps
+        });
     }
 
     pub(super) fn drain(&mut self, go_away: impl Fn() -> Event) {
@@ -359,12 +420,11 @@ impl State {
         replying.into_iter().chain(queued).chain(unpublished).collect()
     }
 
-    fn broadcast(&self, event: &Event) {
-        for subscriber in &self.subscribers {
-            subscriber.push(event);
-        }
+    fn broadcast(&self, event: Event) {
+        send_to(&self.subscribers, event);
     }
 
+    /// Returns true if a subscriber receives the events of a reply.
     fn wants_deltas(&self) -> bool {
         self.subscribers.iter().any(|subscriber| subscriber.filter() == EventFilter::All)
     }
@@ -379,3 +439,28 @@ impl State {
         }
     }
 }
+
+fn send_to(subscribers: &[Arc<SubscriberQueue>], mut event: Event) {
+    if subscribers.len() > 1 {
+        event.share();
+    }
+    for subscriber in subscribers {
+        subscriber.push(&event);
+    }
+}
+
+impl ReplyInProgress {
+    fn honors(&self, at: ReplyPosition) -> bool {
+        at.reply == self.started.reply && self.draft.is_boundary(at.offset)
+    }
+
+    fn after(&self, offset: u32) -> ReplySoFar {
+        ReplySoFar {
+            started: Some(ReplyStarted { offset, ..self.started.clone() }),
+            events: self.draft.events_after(offset),
+        }
+    }
+}
+
+#[cfg(test)]
+mod model_tests;

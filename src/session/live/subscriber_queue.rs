@@ -5,12 +5,18 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Context, Poll, Waker},
 };
 
-use super::event::{Event, EventFilter};
-use crate::session::model::ErrorKind;
+use super::{
+    encoded::EncodedForms,
+    event::{Event, EventFilter, ReplyPart},
+};
+use crate::session::{
+    model::{ErrorKind, TokenId},
+    sync::{Mutex, MutexGuard},
+};
 
 /// Largest delta that results from merging queued deltas of one reply, in bytes.
 const MAX_COALESCED: usize = 16 << 10;
@@ -25,6 +31,8 @@ pub(in crate::session) struct QueueCapacity {
 pub(in crate::session) struct SubscriberQueue {
     capacity: QueueCapacity,
     filter: EventFilter,
+    /// The token that the stream was opened with.
+    token: TokenId,
     // A std mutex: it is held for a few instructions and never across an await.
     state: Mutex<State>,
 }
@@ -38,8 +46,16 @@ struct State {
 }
 
 impl SubscriberQueue {
-    pub(in crate::session) fn new(capacity: QueueCapacity, filter: EventFilter) -> Self {
-        Self { capacity, filter, state: Mutex::default() }
+    pub(in crate::session) fn new(
+        capacity: QueueCapacity,
+        filter: EventFilter,
+        token: TokenId,
+    ) -> Self {
+        Self { capacity, filter, token, state: Mutex::default() }
+    }
+
+    pub(in crate::session) const fn token(&self) -> TokenId {
+        self.token
     }
 
     pub(in crate::session) const fn filter(&self) -> EventFilter {
@@ -127,19 +143,39 @@ impl State {
         }
     }
 
-    /// Appends a delta to the queued one before it. A slow reader receives larger deltas, not
-    /// more of them.
+    /// Merges an event with the queued delta before it, if both belong to one part: a slow reader
+    /// receives larger deltas, not more of them. A whole part replaces the delta.
     fn coalesce(&mut self, event: &Event) -> bool {
-        let Event::Delta { reply, text: more, .. } = event else { return false };
-        let Some(Event::Delta { reply: last, text, .. }) = self.events.back_mut() else {
-            return false;
+        let Some(Event::Delta(last)) = self.events.back_mut() else { return false };
+        let continues = |reply, index, offset| {
+            (last.reply, last.index, last.end) == (reply, index, offset) && !last.done
         };
-        if last != reply || text.len() + more.len() > MAX_COALESCED {
-            return false;
+        match event {
+            Event::Delta(more) if continues(more.reply, more.index, more.offset) => {
+                let (size, more_size) = (last.piece.text().len(), more.piece.text().len());
+                if size + more_size > MAX_COALESCED || !last.piece.append(&more.piece) {
+                    return false;
+                }
+                (last.end, last.done) = (more.end, more.done);
+                last.encoded = EncodedForms::default();
+                self.bytes += more_size;
+                true
+            }
+            Event::ReplyPart(part) if continues(part.reply, part.index, part.offset) => {
+                let (offset, encoded) = (last.offset, EncodedForms::default());
+                let whole = Event::ReplyPart(ReplyPart { offset, encoded, ..part.clone() });
+                if let Some(last) = self.events.back_mut() {
+                    self.bytes = self.bytes - last.cost() + whole.cost();
+                    *last = whole;
+                }
+                true
+            }
+            Event::Delta(_)
+            | Event::ReplyPart(_)
+            | Event::Message(_)
+            | Event::ReplyStarted(_)
+            | Event::GoAway(_) => false,
         }
-        Arc::make_mut(text).push_str(more);
-        self.bytes += more.len();
-        true
     }
 
     fn take(&mut self) -> Option<Event> {
@@ -161,19 +197,26 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, time::Duration};
+    use std::{future::poll_fn, sync::Arc, time::Duration};
 
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::session::MessageId;
+    use crate::session::{
+        MessageId,
+        live::event::{Delta, DeltaPiece},
+        model::Part,
+    };
 
     fn queue(events: usize, bytes: usize) -> SubscriberQueue {
-        SubscriberQueue::new(QueueCapacity { events, bytes }, EventFilter::All)
+        SubscriberQueue::new(QueueCapacity { events, bytes }, EventFilter::All, TokenId::generate())
     }
 
-    fn delta(reply: MessageId, text: &str) -> Event {
-        Event::Delta { reply, index: 0, text: Arc::new(text.into()) }
+    fn delta(reply: MessageId, offset: usize, text: &str) -> Event {
+        let (offset, end) = (offset as u32, (offset + text.len()) as u32);
+        let piece = DeltaPiece::Text(Arc::new(text.into()));
+        let encoded = EncodedForms::default();
+        Event::Delta(Delta { reply, index: 0, offset, end, piece, done: false, encoded })
     }
 
     fn event() -> Event {
@@ -203,21 +246,39 @@ mod tests {
         let (first, second) = (MessageId::generate(), MessageId::generate());
         let large = "x".repeat(MAX_COALESCED);
         let queue = queue(8, usize::MAX);
-        let shared = delta(first, "a");
+        let shared = delta(first, 0, "a");
         queue.push(&shared);
-        for text in ["b", "ä", &large] {
-            queue.push(&delta(first, text));
+        for (offset, text) in [(1, "b"), (2, "ä"), (4, &large)] {
+            queue.push(&delta(first, offset, text));
         }
-        queue.push(&delta(second, "c"));
-        let mut texts = Vec::new();
-        while let Some(Ok(Event::Delta { text, .. })) = next(&queue) {
-            texts.push(text);
+        queue.push(&delta(second, 0, "c"));
+        let mut pieces = Vec::new();
+        while let Some(Ok(Event::Delta(delta))) = next(&queue) {
+            pieces.push((delta.offset, delta.end, delta.piece.text().to_owned()));
         }
-        assert_eq!(
-            texts.iter().map(|text| text.as_str()).collect::<Vec<_>>(),
-            ["abä", &large, "c"]
+        let end = 4 + MAX_COALESCED as u32;
+        assert_eq!(pieces, [(0, 4, "abä".into()), (4, end, large), (0, 1, "c".into())]);
+        assert!(
+            matches!(shared, Event::Delta(delta) if delta.piece.text() == "a"),
+            "it was shared"
         );
-        assert!(matches!(shared, Event::Delta { text, .. } if *text == "a"), "it was shared");
+        assert_eq!(queue.state().bytes, 0);
+    }
+
+    #[test]
+    fn a_whole_part_replaces_the_queued_delta_of_it() {
+        let (reply, queue) = (MessageId::generate(), queue(8, usize::MAX));
+        queue.push(&delta(reply, 3, "ab"));
+        let part = Arc::new(Part::text("xyzab"));
+        let encoded = EncodedForms::default();
+        let whole = ReplyPart { reply, index: 0, offset: 5, end: 6, part, encoded };
+        queue.push(&Event::ReplyPart(whole));
+        let merged = next(&queue);
+        assert!(
+            matches!(&merged, Some(Ok(Event::ReplyPart(ReplyPart { offset: 3, end: 6, .. })))),
+            "{merged:?}"
+        );
+        assert!(next(&queue).is_none());
         assert_eq!(queue.state().bytes, 0);
     }
 
@@ -226,9 +287,10 @@ mod tests {
         let queue = SubscriberQueue::new(
             QueueCapacity { events: 1, bytes: usize::MAX },
             EventFilter::Replies,
+            TokenId::generate(),
         );
         for _ in 0..3 {
-            queue.push(&delta(MessageId::generate(), "x"));
+            queue.push(&delta(MessageId::generate(), 0, "x"));
         }
         queue.push(&event());
         assert!(matches!(next(&queue), Some(Ok(Event::GoAway(_)))));

@@ -5,15 +5,19 @@ use std::{fmt, future::poll_fn, sync::Arc, vec};
 use futures_util::future::{BoxFuture, FutureExt as _};
 
 use super::{
-    NewSubscriber,
-    event::{Accepted, Event, Opened, ReplyStarted},
+    NewSubscriber, ReplySoFar,
+    encoded::EncodedForms,
+    event::{Accepted, Event, MessageEvent, Opened},
     registry::SessionHandle,
     subscriber_queue::SubscriberQueue,
 };
 use crate::session::{
     core::Core,
     eager_task::EagerTask,
-    model::{Error, Message, NewMessage, Position, Result, SessionId},
+    model::{
+        Error, Message, NewMessage, Position, Regeneration, ReplyPosition, Result, Role, Scope,
+        SessionId,
+    },
     ports::Page,
     turn::append,
 };
@@ -27,8 +31,11 @@ pub struct Subscription {
     /// `Some` until the replay is over. Boxed, since most subscriptions are past it.
     replay: Option<Box<Replay>>,
     delivered: u32,
-    /// Index of the next delta. Counted here, since queued deltas may have been merged.
-    next_index: u32,
+    /// The part of the reply in progress that was delivered.
+    reply: Option<ReplyPosition>,
+    /// Number of the last user message that was delivered. 0: none.
+    last_user_seq: u32,
+    scope: Scope,
 }
 
 struct Replay {
@@ -36,7 +43,7 @@ struct Replay {
     page: vec::IntoIter<Arc<Message>>,
     /// The read of the next page. Kept here, so that dropping `next` does not repeat it.
     reading: Option<BoxFuture<'static, Result<Vec<Arc<Message>>>>>,
-    reply: Option<ReplyStarted>,
+    reply: Option<ReplySoFar>,
 }
 
 impl fmt::Debug for Replay {
@@ -50,6 +57,7 @@ impl Subscription {
         core: Arc<Core>,
         session: SessionHandle,
         subscriber: NewSubscriber,
+        scope: Scope,
     ) -> (Self, Opened) {
         let NewSubscriber { queue, opened, reply } = subscriber;
         let behind = opened.position.seq < opened.head_seq;
@@ -57,8 +65,9 @@ impl Subscription {
             let (until, page) = (opened.head_seq, Vec::new().into_iter());
             Box::new(Replay { until, page, reading: None, reply })
         });
-        let delivered = opened.position.seq;
-        (Self { core, session, queue, replay, delivered, next_index: 0 }, opened)
+        let Position { seq: delivered, reply, .. } = opened.position;
+        let (last_user_seq, scope) = (0, scope);
+        (Self { core, session, queue, replay, delivered, reply, last_user_seq, scope }, opened)
     }
 
     /// Returns the next event: the messages after the position, the reply in progress, then
@@ -71,8 +80,9 @@ impl Subscription {
         while let Some(replay) = &mut self.replay {
             self.session.check_readable()?;
             if let Some(message) = replay.page.next() {
-                self.delivered = message.seq;
-                return Ok(Event::Message(message));
+                let (shows_parent, encoded) = (false, EncodedForms::default());
+                let event = MessageEvent { message, shows_parent, encoded };
+                return Ok(self.deliver(Event::Message(event)));
             }
             if self.delivered < replay.until {
                 let (after, until) = (self.delivered, replay.until);
@@ -85,23 +95,39 @@ impl Subscription {
                 replay.page = page?.into_iter();
                 continue;
             }
-            let reply = self.replay.take().and_then(|replay| replay.reply);
-            if let Some(reply) = reply {
-                self.next_index = reply.next_index;
-                return Ok(Event::ReplyStarted(Arc::new(reply)));
+            if let Some(event) = replay.next_of_reply() {
+                return Ok(self.deliver(event));
             }
+            self.replay = None;
         }
-        let mut event = poll_fn(|cx| self.queue.poll_next(cx)).await?;
+        let event = poll_fn(|cx| self.queue.poll_next(cx)).await?;
+        Ok(self.deliver(event))
+    }
+
+    /// Moves the position behind an event.
+    fn deliver(&mut self, mut event: Event) -> Event {
         match &mut event {
-            Event::Message(message) => self.delivered = message.seq,
-            Event::ReplyStarted(started) => self.next_index = started.next_index,
-            Event::Delta { index, .. } => {
-                *index = self.next_index;
-                self.next_index += 1;
+            Event::Message(MessageEvent { message, shows_parent, .. }) => {
+                self.delivered = message.seq;
+                self.reply.take_if(|reply| message.id == reply.reply);
+                match &message.role {
+                    Role::User(user) => {
+                        let before = std::mem::replace(&mut self.last_user_seq, message.seq);
+                        *shows_parent = before == 0 || before != user.parent_seq;
+                    }
+                    Role::Assistant(_) => {}
+                }
+            }
+            Event::ReplyStarted(started) => {
+                self.reply = Some(ReplyPosition { reply: started.reply, offset: started.offset });
+            }
+            Event::Delta(_) | Event::ReplyPart(_) => {
+                let at = event.reply_end();
+                self.reply = at.map(|(reply, offset)| ReplyPosition { reply, offset });
             }
             Event::GoAway(_) => {}
         }
-        Ok(event)
+        event
     }
 
     /// Returns true if [`Self::next`] may be ready at once.
@@ -120,25 +146,51 @@ impl Subscription {
     /// Returns the current position: a subscription from here misses nothing.
     #[must_use]
     pub fn position(&self) -> Position {
-        Position { epoch: self.session.session().epoch.clone(), seq: self.delivered }
+        let epoch = self.session.session().epoch.clone();
+        Position { epoch, seq: self.delivered, reply: self.reply }
     }
 
     /// Sends a user message, see [`Gateway::send`](crate::session::Gateway::send). The message
     /// is committed even if the returned task is dropped.
     pub fn send(&self, message: NewMessage) -> EagerTask<Result<Accepted>> {
-        append::send(&self.core, &self.session, message)
+        match self.scope.check_write() {
+            Ok(()) => append::send(&self.core, &self.session, message),
+            Err(error) => EagerTask::Done(Err(error)),
+        }
     }
 
-    /// Stops the reply in progress, or the next one. Returns false if there is none.
-    #[must_use]
-    pub fn stop(&self) -> bool {
-        self.session.stop()
+    /// Asks a question again, see [`Gateway::regenerate`](crate::session::Gateway::regenerate).
+    pub fn regenerate(&self, again: Regeneration) -> EagerTask<Result<Accepted>> {
+        match self.scope.check_write() {
+            Ok(()) => append::regenerate(&self.core, &self.session, again),
+            Err(error) => EagerTask::Done(Err(error)),
+        }
+    }
+
+    /// Stops a turn, see [`Gateway::stop`](crate::session::Gateway::stop).
+    ///
+    /// # Errors
+    /// `Forbidden`.
+    pub fn stop(&self, seq: Option<u32>) -> Result<bool> {
+        self.scope.check_write()?;
+        Ok(self.session.stop(seq))
     }
 
     /// Returns the id of the session, for logs.
     #[must_use]
     pub fn session(&self) -> SessionId {
         self.session.session().id
+    }
+}
+
+impl Replay {
+    /// Returns the next event of the reply in progress.
+    fn next_of_reply(&mut self) -> Option<Event> {
+        let reply = self.reply.as_mut()?;
+        if let Some(started) = reply.started.take() {
+            return Some(Event::ReplyStarted(Arc::new(started)));
+        }
+        reply.events.next()
     }
 }
 

@@ -15,7 +15,7 @@ pub enum ErrorKind {
     InvalidName,
     /// Any other value of a request is missing or malformed.
     InvalidArgument,
-    /// A text is longer than `max_message_size`.
+    /// A message is longer than a limit.
     MessageTooLarge,
     /// The request has no token.
     MissingToken,
@@ -23,7 +23,7 @@ pub enum ErrorKind {
     SessionExpired,
     /// The session was revoked while this stream was attached to it.
     SessionRevoked,
-    /// The `client_message_id` was used for another text.
+    /// The `client_message_id` was used for another message.
     MessageIdReused,
     /// Too many user messages of the session have no reply yet.
     QueueFull,
@@ -57,13 +57,25 @@ pub enum ErrorKind {
     Overloaded,
     /// The gateway is shutting down.
     Draining,
+    /// The request needs a credential, or its credential is not valid.
+    Unauthenticated,
+    /// The caller may not do this.
+    Forbidden,
+    /// The caller has made too many requests.
+    RateLimited,
+    /// The caller has used up its model tokens.
+    BudgetExceeded,
+    /// The credential of the stream has expired.
+    CredentialExpired,
+    /// The store cannot be reached.
+    StoreUnavailable,
     /// An error of the gateway itself.
     Internal,
 }
 
 impl ErrorKind {
     /// All kinds, for tables and their tests.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 30] = [
         Self::InvalidName,
         Self::InvalidArgument,
         Self::MessageTooLarge,
@@ -87,6 +99,12 @@ impl ErrorKind {
         Self::DeadlineExceeded,
         Self::Overloaded,
         Self::Draining,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::RateLimited,
+        Self::BudgetExceeded,
+        Self::CredentialExpired,
+        Self::StoreUnavailable,
         Self::Internal,
     ];
 
@@ -117,6 +135,12 @@ impl ErrorKind {
             Self::DeadlineExceeded => "deadline_exceeded",
             Self::Overloaded => "overloaded",
             Self::Draining => "draining",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Forbidden => "forbidden",
+            Self::RateLimited => "rate_limited",
+            Self::BudgetExceeded => "budget_exceeded",
+            Self::CredentialExpired => "credential_expired",
+            Self::StoreUnavailable => "store_unavailable",
             Self::Internal => "internal",
         }
     }
@@ -124,11 +148,16 @@ impl ErrorKind {
     /// Returns the default delay before a retry. `None` if a retry does not help.
     const fn wait(self) -> Option<Duration> {
         match self {
-            Self::QueueFull | Self::TooManyStreams | Self::Overloaded => {
-                Some(Duration::from_secs(1))
-            }
+            Self::QueueFull
+            | Self::TooManyStreams
+            | Self::Overloaded
+            | Self::RateLimited
+            | Self::StoreUnavailable => Some(Duration::from_secs(1)),
             Self::StoreFull => Some(Duration::from_secs(5)),
-            Self::SlowConsumer | Self::OpenTimeout | Self::Unresponsive => Some(Duration::ZERO),
+            Self::SlowConsumer
+            | Self::OpenTimeout
+            | Self::Unresponsive
+            | Self::CredentialExpired => Some(Duration::ZERO),
             Self::Draining => Some(Duration::from_millis(500)),
             Self::InvalidName
             | Self::InvalidArgument
@@ -145,6 +174,9 @@ impl ErrorKind {
             | Self::FrameTooLarge
             | Self::OriginForbidden
             | Self::DeadlineExceeded
+            | Self::Unauthenticated
+            | Self::Forbidden
+            | Self::BudgetExceeded
             | Self::Internal => None,
         }
     }
@@ -158,7 +190,7 @@ impl ErrorKind {
             Self::MissingToken => "A token is required",
             Self::SessionExpired => "Session expired or does not exist",
             Self::SessionRevoked => "Session was revoked",
-            Self::MessageIdReused => "The client_message_id was used for another text",
+            Self::MessageIdReused => "The client_message_id was used for another message",
             Self::QueueFull => "Too many messages wait for their reply",
             Self::SessionFull => "The conversation is full: start a new session",
             Self::StoreFull => "The gateway has no room for more messages",
@@ -175,6 +207,12 @@ impl ErrorKind {
             Self::DeadlineExceeded => "The deadline passed",
             Self::Overloaded => "The gateway is overloaded",
             Self::Draining => "The gateway is shutting down",
+            Self::Unauthenticated => "A valid credential is required",
+            Self::Forbidden => "Not permitted",
+            Self::RateLimited => "Too many requests",
+            Self::BudgetExceeded => "The budget of model tokens is used up",
+            Self::CredentialExpired => "The credential has expired: reconnect with a newer one",
+            Self::StoreUnavailable => "The store cannot be reached",
             Self::Internal => "Internal error",
         }
     }

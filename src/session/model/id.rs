@@ -30,6 +30,15 @@ macro_rules! identifier {
                 (id.get_variant(), id.get_version()) == (Variant::RFC4122, Some(Version::SortRand))
             }
 
+            /// Length of the text form.
+            pub const TEXT_LEN: usize = uuid::fmt::Hyphenated::LENGTH;
+
+            /// Writes the text form into a buffer, without an allocation.
+            #[must_use]
+            pub fn write_to<'a>(&self, buffer: &'a mut [u8; Self::TEXT_LEN]) -> &'a str {
+                self.0.as_hyphenated().encode_lower(buffer)
+            }
+
             /// Creates an identifier from the bytes of [`Self::as_bytes`].
             #[must_use]
             pub const fn from_bytes(bytes: [u8; 16]) -> Self {
@@ -67,4 +76,9 @@ identifier! {
 identifier! {
     /// Identifies a message. The id of a reply is known before the message is committed.
     MessageId
+}
+
+identifier! {
+    /// Identifies a token among those of its session. It opens nothing.
+    TokenId
 }

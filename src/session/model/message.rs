@@ -2,45 +2,89 @@
 
 use std::sync::Arc;
 
-use super::{MessageId, Timestamp};
+use super::{Content, MessageId, Metadata, Timestamp, TurnOptions};
 
 /// A committed entry of a log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Message {
     /// Number in the log: 1, 2, 3 … without gaps.
     pub seq: u32,
     /// The id.
     pub id: MessageId,
-    /// The text. Empty only for a reply that ended before any.
-    pub text: Arc<str>,
+    /// The content. Empty only for a reply that ended before any.
+    pub content: Content,
     /// Time of the commit, by the wall clock.
     pub created_at: Timestamp,
+    /// As the sender or the bot gave it.
+    pub metadata: Metadata,
     /// The role, with the fields of that role.
     pub role: Role,
 }
 
 /// The role of a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Role {
     /// The user.
-    User {
-        /// The id that the sender gave it.
-        client_message_id: Option<Arc<str>>,
-    },
+    User(UserFields),
     /// The responder.
-    Assistant {
-        /// The user message that it answers.
-        in_reply_to: MessageId,
-        /// How the reply ended.
-        status: Status,
-        /// The finish reason of the responder.
-        finish_reason: Option<Arc<str>>,
-        /// The tokens of the reply.
-        usage: Option<Usage>,
-    },
+    Assistant(ReplyFields),
 }
 
-/// The terminal status of a reply. The text so far is kept in each case.
+/// The fields of a user message.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct UserFields {
+    /// The id that the sender gave it.
+    pub client_message_id: Option<Arc<str>>,
+    /// Number of the user message before it on its branch. 0: none.
+    pub parent_seq: u32,
+    /// Number of the user message that asked first, if this one asks again.
+    pub regenerates_seq: Option<u32>,
+    /// How the turn is to be answered.
+    pub options: Option<Arc<TurnOptions>>,
+}
+
+/// The fields of a reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplyFields {
+    /// The user message that it answers.
+    pub in_reply_to: MessageId,
+    /// The number of that message.
+    pub turn_seq: u32,
+    /// How the reply ended.
+    pub status: Status,
+    /// The finish reason of the responder.
+    pub finish_reason: Option<Arc<str>>,
+    /// The tokens of the reply.
+    pub usage: Option<Usage>,
+    /// The model that answered, as the responder names it.
+    pub model: Option<Arc<str>>,
+    /// Time from the start of the reply to its first content, in milliseconds.
+    pub first_content_ms: Option<u32>,
+    /// Time from the start of the reply to its end, in milliseconds.
+    pub duration_ms: Option<u32>,
+    /// As [`Part::provider_data`](super::Part::provider_data), for the message as a whole.
+    pub provider_data: Option<Arc<str>>,
+}
+
+impl ReplyFields {
+    /// Creates the fields of a reply of which only the end is known.
+    #[must_use]
+    pub const fn new(in_reply_to: MessageId, turn_seq: u32, status: Status) -> Self {
+        Self {
+            in_reply_to,
+            turn_seq,
+            status,
+            finish_reason: None,
+            usage: None,
+            model: None,
+            first_content_ms: None,
+            duration_ms: None,
+            provider_data: None,
+        }
+    }
+}
+
+/// The terminal status of a reply. The content so far is kept in each case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
     /// The responder finished.
@@ -87,15 +131,40 @@ pub struct Failure {
 /// Tokens of a reply, or of all replies of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Tokens that the model read.
+    /// Tokens that the model read, cached ones included.
     pub input_tokens: u32,
-    /// Tokens that the model wrote.
+    /// Tokens that the model wrote, reasoning included.
     pub output_tokens: u32,
     /// The numbers, or a part of them, are an estimate: the responder did not report them.
     pub estimated: bool,
+    /// Input tokens that came from a cache.
+    pub cached_input_tokens: Option<u32>,
+    /// Input tokens that were written to a cache.
+    pub cache_write_tokens: Option<u32>,
+    /// Output tokens that were reasoning.
+    pub reasoning_tokens: Option<u32>,
 }
 
 impl Usage {
+    /// Creates a usage of two numbers that the responder reported.
+    #[must_use]
+    pub const fn exact(input_tokens: u32, output_tokens: u32) -> Self {
+        Self {
+            input_tokens,
+            output_tokens,
+            estimated: false,
+            cached_input_tokens: None,
+            cache_write_tokens: None,
+            reasoning_tokens: None,
+        }
+    }
+
+    /// Creates a usage of two estimated numbers.
+    #[must_use]
+    pub const fn estimate(input_tokens: u32, output_tokens: u32) -> Self {
+        Self { estimated: true, ..Self::exact(input_tokens, output_tokens) }
+    }
+
     /// Adds two usages. The sum is an estimate if either is. Saturates.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
@@ -103,7 +172,18 @@ impl Usage {
             input_tokens: self.input_tokens.saturating_add(other.input_tokens),
             output_tokens: self.output_tokens.saturating_add(other.output_tokens),
             estimated: self.estimated || other.estimated,
+            cached_input_tokens: sum(self.cached_input_tokens, other.cached_input_tokens),
+            cache_write_tokens: sum(self.cache_write_tokens, other.cache_write_tokens),
+            reasoning_tokens: sum(self.reasoning_tokens, other.reasoning_tokens),
         }
+    }
+}
+
+const fn sum(one: Option<u32>, other: Option<u32>) -> Option<u32> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.saturating_add(other)),
+        (Some(known), None) | (None, Some(known)) => Some(known),
+        (None, None) => None,
     }
 }
 
@@ -119,24 +199,61 @@ pub fn estimate_tokens(text: &str) -> u32 {
 }
 
 impl Message {
-    /// Returns the bytes of the text as a JSON string (RFC 8259, section 7), without its quotes. A
-    /// control character takes six.
+    /// Returns the text of the message, see [`Content::text`].
+    #[must_use]
+    pub const fn text(&self) -> &Arc<str> {
+        self.content.text()
+    }
+
+    /// Returns the estimated bytes of the content as JSON.
     #[must_use]
     pub fn json_size(&self) -> usize {
-        let size = |byte: u8| match byte {
-            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
-            0..=0x1f => 6,
-            _ => 1,
+        self.content.json_size() + self.metadata.size()
+    }
+
+    /// Returns the bytes that the message counts in a store and in a queue.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let rest = match &self.role {
+            Role::User(user) => user.options.as_ref().map_or(0, |options| options.size()),
+            Role::Assistant(reply) => reply.provider_data.as_ref().map_or(0, |data| data.len()),
         };
-        self.text.bytes().map(size).sum()
+        self.content.size() + self.metadata.size() + rest
     }
 
     /// Returns the user message that a reply answers. `None` for a user message.
     #[must_use]
     pub const fn in_reply_to(&self) -> Option<MessageId> {
         match &self.role {
-            Role::User { .. } => None,
-            Role::Assistant { in_reply_to, .. } => Some(*in_reply_to),
+            Role::User(_) => None,
+            Role::Assistant(reply) => Some(reply.in_reply_to),
+        }
+    }
+
+    /// Returns the fields of a user message. `None` for a reply.
+    #[must_use]
+    pub const fn user(&self) -> Option<&UserFields> {
+        match &self.role {
+            Role::User(user) => Some(user),
+            Role::Assistant(_) => None,
+        }
+    }
+
+    /// Returns the fields of a reply. `None` for a user message.
+    #[must_use]
+    pub const fn reply(&self) -> Option<&ReplyFields> {
+        match &self.role {
+            Role::User(_) => None,
+            Role::Assistant(reply) => Some(reply),
+        }
+    }
+
+    /// Returns the number of the user message of this message's turn.
+    #[must_use]
+    pub const fn turn_seq(&self) -> u32 {
+        match &self.role {
+            Role::User(_) => self.seq,
+            Role::Assistant(reply) => reply.turn_seq,
         }
     }
 
@@ -144,8 +261,8 @@ impl Message {
     #[must_use]
     pub const fn client_message_id(&self) -> Option<&Arc<str>> {
         match &self.role {
-            Role::User { client_message_id } => client_message_id.as_ref(),
-            Role::Assistant { .. } => None,
+            Role::User(user) => user.client_message_id.as_ref(),
+            Role::Assistant(_) => None,
         }
     }
 
@@ -154,10 +271,8 @@ impl Message {
     #[must_use]
     pub fn cost(&self) -> Usage {
         match &self.role {
-            Role::User { .. } => Usage::default(),
-            Role::Assistant { usage, .. } => {
-                usage.unwrap_or(Usage { estimated: true, ..Usage::default() })
-            }
+            Role::User(_) => Usage::default(),
+            Role::Assistant(reply) => reply.usage.unwrap_or(Usage::estimate(0, 0)),
         }
     }
 }

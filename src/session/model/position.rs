@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use uuid::Uuid;
 
-use super::{Error, ErrorKind};
+use super::{Error, ErrorKind, MessageId};
 
 /// Longest epoch that a client may present, in bytes.
 const MAX_EPOCH: usize = 64;
@@ -40,18 +40,41 @@ impl Epoch {
 }
 
 /// A position: the client has everything up to here. Its text form is `EPOCH:SEQ`, as in an SSE
-/// `id:` line.
+/// `id:` line, and `EPOCH:SEQ:REPLY:OFFSET` inside a reply.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The epoch of the log.
     pub epoch: Epoch,
     /// Number of the last message. 0: none.
     pub seq: u32,
+    /// The part of the reply in progress that the client has.
+    pub reply: Option<ReplyPosition>,
+}
+
+/// How much of a reply a client has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyPosition {
+    /// The reply.
+    pub reply: MessageId,
+    /// The end of the last delta or part that the client has. 0: none.
+    pub offset: u32,
+}
+
+impl Position {
+    /// Creates a position between two messages.
+    #[must_use]
+    pub const fn new(epoch: Epoch, seq: u32) -> Self {
+        Self { epoch, seq, reply: None }
+    }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.epoch.as_str(), self.seq)
+        write!(f, "{}:{}", self.epoch.as_str(), self.seq)?;
+        match self.reply {
+            None => Ok(()),
+            Some(ReplyPosition { reply, offset }) => write!(f, ":{reply}:{offset}"),
+        }
     }
 }
 
@@ -59,10 +82,22 @@ impl FromStr for Position {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let malformed =
-            || Error::new(ErrorKind::InvalidArgument, "A position has the form EPOCH:SEQ");
-        let (epoch, seq) = text.rsplit_once(':').ok_or_else(malformed)?;
-        Ok(Self { epoch: Epoch::parse(epoch)?, seq: seq.parse().map_err(|_| malformed())? })
+        let malformed = || {
+            let forms = "A position has the form EPOCH:SEQ or EPOCH:SEQ:REPLY:OFFSET";
+            Error::new(ErrorKind::InvalidArgument, forms)
+        };
+        // An epoch of a client may contain colons.
+        let (mut head, mut reply) = (text, None);
+        if let Some((rest, offset)) = text.rsplit_once(':')
+            && let Some((rest, id)) = rest.rsplit_once(':')
+            && let Ok(id) = id.parse()
+        {
+            let offset = offset.parse().map_err(|_| malformed())?;
+            (head, reply) = (rest, Some(ReplyPosition { reply: id, offset }));
+        }
+        let (epoch, seq) = head.rsplit_once(':').ok_or_else(malformed)?;
+        let seq = seq.parse().map_err(|_| malformed())?;
+        Ok(Self { epoch: Epoch::parse(epoch)?, seq, reply })
     }
 }
 
@@ -72,14 +107,21 @@ mod tests {
 
     #[test]
     fn a_position_is_its_own_text_again() {
-        let position = Position { epoch: Epoch::generate(), seq: 42 };
-        assert_eq!(position.to_string().parse::<Position>().ok(), Some(position));
+        let outside = Position::new(Epoch::generate(), 42);
+        let reply = ReplyPosition { reply: MessageId::generate(), offset: 7 };
+        for position in [outside.clone(), Position { reply: Some(reply), ..outside }] {
+            assert_eq!(position.to_string().parse::<Position>().ok(), Some(position));
+        }
     }
 
     #[test]
     fn malformed_positions_are_refused() {
         let long = format!("{}:1", "e".repeat(MAX_EPOCH + 1));
-        for text in ["", "abc", "abc:", "abc:x", "abc:-1", "abc:4294967296", "a b:1", &long] {
+        let reply = MessageId::generate();
+        let inside =
+            [format!("e:1:{reply}:x"), format!("e:1:{reply}:-1"), format!("e:x:{reply}:1")];
+        let outside = ["", "abc", "abc:", "abc:x", "abc:-1", "abc:4294967296", "a b:1", &long];
+        for text in inside.iter().map(String::as_str).chain(outside) {
             assert!(text.parse::<Position>().is_err(), "{text:?}");
         }
     }

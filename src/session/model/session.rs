@@ -1,6 +1,11 @@
 //! Sessions.
 
-use super::{Epoch, Name, SessionId, Timestamp};
+use std::sync::Arc;
+
+use super::{Epoch, Error, ErrorKind, Metadata, Name, Result, SessionId, Timestamp};
+
+/// Longest title, in characters.
+const MAX_TITLE: usize = 256;
 
 /// One conversation of one named user, without its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,4 +22,25 @@ pub struct Session {
     pub expires_at: Timestamp,
     /// Absolute deadline: the session expires then whether or not it is renewed.
     pub ends_at: Timestamp,
+    /// The time at which the conversation is deleted. `None`: not by itself.
+    pub delete_at: Option<Timestamp>,
+    /// Names the conversation in lists.
+    pub title: Option<Arc<str>>,
+    /// As given at the creation.
+    pub metadata: Metadata,
+    /// The identity of its owner. `None` in open mode.
+    pub subject: Option<Arc<str>>,
+}
+
+/// Checks a title, and trims it. A blank title counts as none.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`] for more than 256 characters, or an invisible one.
+pub fn check_title(title: &str) -> Result<Option<Arc<str>>> {
+    let title = title.trim();
+    if title.chars().count() > MAX_TITLE || title.contains(Name::hides) {
+        let message = format!("title has at most {MAX_TITLE} characters, none of them invisible");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok((!title.is_empty()).then(|| title.into()))
 }

@@ -3,12 +3,84 @@
 //! They are different types, so that a store never gets the secret. `Debug` redacts both and
 //! neither has `Display`, so that a log line contains neither.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{Error, ErrorKind, Result};
+use super::{Error, ErrorKind, Name, Result, Timestamp, TokenId};
+
+/// Longest label, in characters.
+const MAX_LABEL: usize = 128;
+
+/// A stored token: all but its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Identifies the token among those of its session. May be logged.
+    pub id: TokenId,
+    /// The hash of the secret.
+    pub hash: TokenHash,
+    /// The operations that it permits.
+    pub scope: Scope,
+    /// Names it in lists.
+    pub label: Option<Arc<str>>,
+    /// Deadlines of its own, idle and absolute. `None`: those of the session, as in open mode.
+    pub deadlines: Option<(Timestamp, Timestamp)>,
+}
+
+/// The operations that a token permits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Watch and read the session, renew it, and revoke the token itself.
+    Read,
+    /// Everything.
+    #[default]
+    Write,
+}
+
+impl Scope {
+    /// Returns the name in snake case.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+        }
+    }
+
+    /// Reads a name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`].
+    pub fn parse(text: &str) -> Result<Self> {
+        let known = [Self::Read, Self::Write].into_iter().find(|scope| scope.as_str() == text);
+        known.ok_or_else(|| Error::new(ErrorKind::InvalidArgument, "scope must be read or write"))
+    }
+
+    /// Fails unless the scope permits to change the session.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Forbidden`].
+    pub fn check_write(self) -> Result<()> {
+        match self {
+            Self::Write => Ok(()),
+            Self::Read => Err(Error::new(ErrorKind::Forbidden, "The token permits reading only")),
+        }
+    }
+}
+
+/// Checks the label of a token. A blank one counts as none.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`] for more than 128 characters, or an invisible one.
+pub fn check_label(label: &str) -> Result<Option<Arc<str>>> {
+    let label = label.trim();
+    if label.chars().count() > MAX_LABEL || label.contains(Name::hides) {
+        let message = format!("label has at most {MAX_LABEL} characters, none of them invisible");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok((!label.is_empty()).then(|| label.into()))
+}
 
 /// The secret of a session: 122 random bits, a UUIDv4 in text form (RFC 9562).
 #[derive(Clone, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 mod responder;
 mod store;
 
-pub use responder::{Chunk, Chunks, History, Outcome, Prompt, Reply, Responder};
+pub use responder::{Chunk, Chunks, History, Outcome, Piece, Prompt, Reply, Responder};
 pub use store::{
-    AppendLimits, Appended, Checkpoint, Head, NewEntry, NewSession, Page, Snapshot, Store, Swept,
-    Unfinished,
+    AppendLimits, Appended, Checkpoint, FoundSession, Head, NewReply, NewSession, NewTurn, Page,
+    Question, Snapshot, Store, Swept, Unfinished,
 };

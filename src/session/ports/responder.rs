@@ -4,7 +4,13 @@ use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
 
-use crate::session::model::{Failure, Message, MessageId, Name, SessionId, Usage};
+use crate::session::{
+    live::event::ToolCallPiece,
+    model::{
+        Citation, Failure, Message, MessageId, Metadata, Name, Part, Role, SessionId, TurnOptions,
+        Usage,
+    },
+};
 
 /// The chunks of a reply, in order. Dropping the stream cancels the reply: the responder must then
 /// drop its upstream request at once.
@@ -26,7 +32,7 @@ pub struct Reply {
 pub struct History {
     /// Number of messages.
     pub messages: u32,
-    /// Bytes of text.
+    /// Bytes of content, without inline files.
     pub size: usize,
 }
 
@@ -58,25 +64,51 @@ pub struct Prompt {
     pub reply: MessageId,
     /// 1, or higher if an earlier attempt ended with its process.
     pub attempt: u32,
-    /// Messages before the one to answer, oldest first.
+    /// The metadata of the session.
+    pub metadata: Metadata,
+    /// The newest messages before the one to answer on its branch: user messages in order, each
+    /// followed by its reply.
     pub history: Vec<Arc<Message>>,
+    /// The branch has older messages.
+    pub is_trimmed: bool,
     /// The user message to answer.
     pub message: Arc<Message>,
+}
+
+impl Prompt {
+    /// Returns the options of the turn.
+    #[must_use]
+    pub fn options(&self) -> Option<&TurnOptions> {
+        match &self.message.role {
+            Role::User(user) => user.options.as_deref(),
+            Role::Assistant(_) => None,
+        }
+    }
 }
 
 /// A chunk of a reply.
 #[derive(Clone, Debug)]
 pub enum Chunk {
-    /// Before any text: older messages were left out after all, since the upstream refused the
+    /// Before any content: older messages were left out after all, since the upstream refused the
     /// first prompt.
     ContextTrimmed {
-        /// Replaces [`Reply::input_tokens`].
-        input_tokens: u32,
+        /// Replaces [`Reply::input_tokens`], if it is known.
+        input_tokens: Option<u32>,
     },
-    /// More text.
-    Delta(String),
-    /// The text is complete, and [`Chunk::End`] follows with the usage. A reply that is interrupted
-    /// in between is complete. With some servers more text follows nevertheless.
+    /// More of the reply. The piece is appended to the open part if it is of the same kind and the
+    /// same tool call. Otherwise that part ends and a new one begins.
+    Delta(Piece),
+    /// A whole part. Ends the open part.
+    Part(Part),
+    /// Ends the open part.
+    PartEnd {
+        /// The sources of a text.
+        citations: Vec<Citation>,
+        /// As [`Part::provider_data`].
+        provider_data: Option<Arc<str>>,
+    },
+    /// The content is complete, and [`Chunk::End`] follows with the usage. A reply that is interrupted
+    /// in between is complete. With some servers more content follows nevertheless.
     Finished {
         /// As in [`Outcome::finish_reason`].
         finish_reason: Option<Arc<str>>,
@@ -85,8 +117,44 @@ pub enum Chunk {
     End(Outcome),
 }
 
+/// A piece of a part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// Of a text.
+    Text(String),
+    /// Of reasoning.
+    Reasoning(String),
+    /// Of a tool call.
+    ToolCall(ToolCallPiece),
+}
+
+impl Piece {
+    /// Returns the text of the piece.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Text(text) | Self::Reasoning(text) => text,
+            Self::ToolCall(call) => &call.arguments,
+        }
+    }
+
+    pub(in crate::session) const fn text_mut(&mut self) -> &mut String {
+        match self {
+            Self::Text(text) | Self::Reasoning(text) => text,
+            Self::ToolCall(call) => &mut call.arguments,
+        }
+    }
+
+    pub(in crate::session) fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Reasoning(text) => text,
+            Self::ToolCall(call) => call.arguments,
+        }
+    }
+}
+
 /// The outcome of a reply.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Outcome {
     /// The failure. `None`: the reply is complete.
     pub failure: Option<Failure>,
@@ -94,13 +162,19 @@ pub struct Outcome {
     pub finish_reason: Option<Arc<str>>,
     /// The tokens of the reply. `None` if the responder does not know them.
     pub usage: Option<Usage>,
+    /// The model that answered.
+    pub model: Option<Arc<str>>,
+    /// The metadata of the message.
+    pub metadata: Metadata,
+    /// As [`Part::provider_data`], for the message as a whole.
+    pub provider_data: Option<Arc<str>>,
 }
 
 impl Outcome {
     /// Creates the outcome of a complete reply.
     #[must_use]
-    pub const fn complete(finish_reason: Option<Arc<str>>, usage: Option<Usage>) -> Self {
-        Self { failure: None, finish_reason, usage }
+    pub fn complete(finish_reason: Option<Arc<str>>, usage: Option<Usage>) -> Self {
+        Self { finish_reason, usage, ..Self::default() }
     }
 
     /// Creates the outcome of a failed reply. Code and message must reveal nothing about the
@@ -108,6 +182,6 @@ impl Outcome {
     #[must_use]
     pub fn failed(code: &str, message: &str) -> Self {
         let failure = Failure { code: code.into(), message: message.into() };
-        Self { failure: Some(failure), finish_reason: None, usage: None }
+        Self { failure: Some(failure), ..Self::default() }
     }
 }

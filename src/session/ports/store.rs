@@ -5,65 +5,84 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::session::model::{
-    Epoch, Error, Message, MessageId, Position, Result, Role, Session, SessionId, Status,
-    Timestamp, TokenHash, Usage,
+    Content, Epoch, Error, Message, MessageId, Metadata, Position, ReplyFields, Result, Role,
+    Session, SessionId, Timestamp, TokenHash, TokenId, TokenRecord, TurnOptions, Usage,
 };
 
-/// A session to store, with the hash of its token.
+/// A session to store, with its first token.
 #[derive(Clone, Debug)]
 pub struct NewSession {
     /// The session.
     pub session: Session,
-    /// The hash of its token.
-    pub token: TokenHash,
+    /// Its token.
+    pub token: TokenRecord,
 }
 
-/// An entry to append. The store assigns its number.
+/// A session and the token that opened it.
 #[derive(Clone, Debug)]
-pub enum NewEntry {
-    /// A user message. Idempotent by `client_message_id`, if it has one.
-    User {
-        /// The id.
-        id: MessageId,
-        /// The text.
-        text: Arc<str>,
-        /// The id that the sender gave it.
-        client_message_id: Option<Arc<str>>,
+pub struct FoundSession {
+    /// The session. Its deadlines are those of the token.
+    pub session: Session,
+    /// The token.
+    pub token: TokenRecord,
+}
+
+/// A user message to append. The store assigns its number.
+#[derive(Clone, Debug)]
+pub struct NewTurn {
+    /// The id of the message.
+    pub id: MessageId,
+    /// The id that the sender gave it. The append is idempotent by it.
+    pub client_message_id: Option<Arc<str>>,
+    /// The metadata. Empty for a question that is asked again: that of the original.
+    pub metadata: Metadata,
+    /// The options. `None` for a question that is asked again: those of the original.
+    pub options: Option<Arc<TurnOptions>>,
+    /// The content, and its place in the tree of turns.
+    pub question: Question,
+}
+
+/// The content of a new turn, and its place in the tree of turns.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// A new one.
+    New {
+        /// The content.
+        content: Content,
+        /// A message of the parent turn. 0: none. `None`: the newest turn.
+        parent_seq: Option<u32>,
     },
-    /// A reply. Idempotent by `in_reply_to`.
-    Reply {
-        /// The id.
-        id: MessageId,
-        /// The text.
-        text: Arc<str>,
-        /// The user message it answers.
-        in_reply_to: MessageId,
-        /// How it ended.
-        status: Status,
-        /// Why the responder ended.
-        finish_reason: Option<Arc<str>>,
-        /// The tokens of the reply.
-        usage: Option<Usage>,
+    /// The question of an earlier turn again, under the same parent.
+    Again {
+        /// A message of that turn. 0: the newest turn.
+        seq: u32,
     },
 }
 
-impl NewEntry {
-    /// The message that this entry becomes under its number.
+/// A reply to append. Idempotent by the user message that it answers.
+#[derive(Clone, Debug)]
+pub struct NewReply {
+    /// The id of the message.
+    pub id: MessageId,
+    /// The content.
+    pub content: Content,
+    /// The metadata.
+    pub metadata: Metadata,
+    /// The other fields.
+    pub fields: ReplyFields,
+}
+
+impl NewReply {
+    /// Returns the message that this reply becomes under its number.
     #[must_use]
+    #[inline]
     pub fn into_message(self, seq: u32, created_at: Timestamp) -> Message {
-        let (id, text, role) = match self {
-            Self::User { id, text, client_message_id } => {
-                (id, text, Role::User { client_message_id })
-            }
-            Self::Reply { id, text, in_reply_to, status, finish_reason, usage } => {
-                (id, text, Role::Assistant { in_reply_to, status, finish_reason, usage })
-            }
-        };
-        Message { seq, id, text, created_at, role }
+        let Self { id, content, metadata, fields } = self;
+        Message { seq, id, content, created_at, metadata, role: Role::Assistant(fields) }
     }
 }
 
-/// Under which terms an entry may be appended.
+/// The limits of an append.
 #[derive(Clone, Copy, Debug)]
 pub struct AppendLimits {
     /// The present: a session whose deadline has come is gone.
@@ -94,13 +113,13 @@ pub struct Appended {
 /// Which part of a log to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// Only messages after this number, oldest first; `None`: the newest ones.
+    /// Only messages after this number, oldest first. `None`: the newest ones.
     pub after: Option<u32>,
-    /// None after this number.
+    /// No message after this number.
     pub until: u32,
     /// Most messages.
     pub limit: u32,
-    /// Most bytes of text, but at least one message if `limit` allows it.
+    /// Most bytes, but at least one message if `limit` allows it.
     pub max_size: usize,
 }
 
@@ -120,18 +139,11 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Returns the position of a reader of this page.
-    ///
-    /// It is the end of the log, or the end of the page if newer messages were left out of a page
-    /// that was read forward from `after`.
+    /// Returns the end of the log: a subscription from here receives what the log does not hold
+    /// yet.
     #[must_use]
-    pub fn position(&self, after: Option<u32>) -> Position {
-        let page_end = || self.messages.last().map(|message| message.seq);
-        let seq = match after {
-            Some(after) if self.has_more => page_end().unwrap_or(after),
-            _ => self.head_seq,
-        };
-        Position { epoch: self.session.epoch.clone(), seq }
+    pub fn position(&self) -> Position {
+        Position::new(self.session.epoch.clone(), self.head_seq)
     }
 }
 
@@ -164,8 +176,8 @@ pub struct Unfinished {
     pub message: Arc<Message>,
     /// The attempt of the last checkpoint. 1 without a checkpoint.
     pub attempt: u32,
-    /// The text of the last checkpoint.
-    pub text: String,
+    /// The content of the last checkpoint.
+    pub partial: Content,
     /// Number of the last message of the session's log.
     pub head_seq: u32,
 }
@@ -177,8 +189,8 @@ pub struct Checkpoint {
     pub seq: u32,
     /// The attempt.
     pub attempt: u32,
-    /// The text so far.
-    pub text: Arc<str>,
+    /// The content so far.
+    pub content: Content,
 }
 
 /// Stores sessions and their logs.
@@ -196,13 +208,26 @@ pub trait Store: Send + Sync + 'static {
     async fn create(&self, new: NewSession) -> Result<()>;
 
     /// Returns the session that a token opens.
-    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session>;
+    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession>;
+
+    /// Adds a token to a session. `max_tokens` limits the tokens of a session: `Overloaded`
+    /// beyond it.
+    async fn issue(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        token: TokenRecord,
+        max_tokens: u32,
+    ) -> Result<()>;
+
+    /// Deletes a token of a session. Returns the number of tokens that are left.
+    async fn revoke_token(&self, id: SessionId, now: Timestamp, token: TokenId) -> Result<u32>;
 
     /// Moves the idle deadline of a session to `expires_at`, never back and never beyond its end.
     /// Returns the session with its new deadline.
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session>;
 
-    /// Deletes a session with its log.
+    /// Deletes a session with its tokens and its log.
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()>;
 
     /// Deletes up to `limit` sessions whose deadline has passed. May stop earlier, so that other
@@ -216,20 +241,19 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the heads of those of the given sessions that exist, in one consistent read.
     async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>>;
 
-    /// Appends an entry under the next number, once.
+    /// Appends a user message under the next number, once, and renews the idle deadline.
     ///
-    /// An entry that was appended before (see [`NewEntry`]) is returned as a duplicate, regardless
-    /// of the limits. A new user message renews the idle deadline.
+    /// A message that was appended before under its `client_message_id` is returned as a
+    /// duplicate, regardless of the limits. [`place`](crate::session::place) has the rules.
     ///
-    /// `MessageIdReused` if the `client_message_id` was used for another text; `QueueFull` and
-    /// `SessionFull` by the limits; `StoreFull` if there is no room. The limits do not apply to a
-    /// reply.
-    async fn append(
-        &self,
-        id: SessionId,
-        entry: NewEntry,
-        append_limits: AppendLimits,
-    ) -> Result<Appended>;
+    /// `MessageIdReused` if the `client_message_id` was used for another message;
+    /// `InvalidArgument` if its parent, the turn to repeat or a tool call that it answers does
+    /// not exist; `QueueFull` and `SessionFull` by the limits; `StoreFull` if there is no room.
+    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended>;
+
+    /// Appends the reply to a user message, once, under the next number. A reply to a turn that
+    /// has one is not stored: the first one is returned as a duplicate. No limit applies.
+    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended>;
 
     /// Replaces the checkpoint of a turn. Has no effect on a turn that is answered already. If the
     /// future is dropped, the checkpoint may or may not be written. The core never writes two

@@ -6,7 +6,7 @@ mod turns;
 
 use std::{fmt, sync::Arc};
 
-pub use sessions::Created;
+pub use sessions::{Created, NewToken, PageRequest, Revocation};
 
 use super::{core::Core, settings::Settings};
 

@@ -7,60 +7,146 @@ use crate::session::{
     caller::Caller,
     core::{Core, PEER},
     eager_task::spawn_eager,
-    model::{Epoch, ErrorKind, Message, Name, Result, Session, SessionId, Timestamp, Token},
-    ports::{NewSession, Page, Snapshot},
+    model::{
+        Epoch, Error, ErrorKind, Message, Metadata, Name, Result, Scope, Session, SessionId,
+        Timestamp, Token, TokenId, TokenRecord, check_label, check_title,
+    },
+    ports::{FoundSession, NewSession, Page, Snapshot},
 };
 
-/// A new session and its secret.
+/// A request for a session, or for another token of one.
+#[derive(Clone, Debug, Default)]
+pub struct NewToken<'a> {
+    /// The user's name.
+    pub name: &'a str,
+    /// The metadata of the session.
+    pub metadata: Metadata,
+    /// The title of the session.
+    pub title: Option<&'a str>,
+    /// The operations that the token permits. `None`: those of `session_token`, or all.
+    pub scope: Option<Scope>,
+    /// The label of the token.
+    pub label: Option<&'a str>,
+    /// The identity of the owner. Only for a caller with the credential of a service.
+    pub subject: Option<&'a str>,
+}
+
+/// A token and its session.
 #[derive(Debug)]
 pub struct Created {
     /// The secret. It is shown to the client once and stored only as a hash.
     pub token: Token,
     /// The session.
     pub session: Session,
+    /// Sequence number of the last message of its log.
+    pub head_seq: u32,
+}
+
+/// The part of a log to read. Without a bound: the newest messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PageRequest {
+    /// Only messages after this number, the oldest of them.
+    pub after: Option<u32>,
+    /// Only messages before this number, the newest of them.
+    pub before: Option<u32>,
+    /// Most messages. `None`: as many as a page may have.
+    pub limit: Option<u32>,
+}
+
+/// The extent of a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// The session with all its tokens.
+    Session,
+    /// The token alone. In open mode the session ends with its last token.
+    Token,
 }
 
 impl Gateway {
-    /// Creates a session for a user.
+    /// Creates a session for a user, and its first token.
     ///
     /// # Errors
-    /// `InvalidName`, `Overloaded`, `StoreFull`, `Draining`.
-    pub async fn create_token(&self, caller: &Caller, name: &str) -> Result<Created> {
-        let name = Name::parse(name)?;
+    /// `InvalidName`, `InvalidArgument`, `Forbidden`, `Overloaded`, `StoreFull`, `Draining`.
+    pub async fn create_token(&self, caller: &Caller, new: NewToken<'_>) -> Result<Created> {
+        let name = Name::parse(new.name)?;
+        new.metadata.check()?;
+        let title = new.title.map(check_title).transpose()?.flatten();
+        let label = new.label.map(check_label).transpose()?.flatten();
+        if new.subject.is_some() {
+            let message = "Only the credential of a service may name a subject";
+            return Err(Error::new(ErrorKind::Forbidden, message));
+        }
         let Core { settings, clock, store, metrics, .. } = &*self.core;
         self.core.check_serving()?;
         let now = clock.now();
+        let ends_at = now.plus(settings.session_max_age);
         let session = Session {
             id: SessionId::generate(),
             name,
             epoch: Epoch::generate(),
             created_at: Timestamp::of_wall_clock(),
             expires_at: now.plus(settings.session_ttl.min(settings.session_max_age)),
-            ends_at: now.plus(settings.session_max_age),
+            ends_at,
+            delete_at: Some(ends_at),
+            title,
+            metadata: new.metadata,
+            subject: caller.subject.clone(),
         };
-        let token = Token::generate();
-        store.create(NewSession { session: session.clone(), token: token.hash() }).await?;
+        let (token, record) = new_token(new.scope.unwrap_or_default(), label);
+        store.create(NewSession { session: session.clone(), token: record }).await?;
         metrics.sessions_started.increment(1);
         let address = caller.address.map(tracing::field::display);
         // Addresses of users are logged at this level only.
         tracing::debug!(target: PEER, session = %session.id, address, "session created");
         tracing::info!(target: PEER, session = %session.id, "session started");
-        Ok(Created { token, session })
+        Ok(Created { token, session, head_seq: 0 })
     }
 
-    /// Renews a session's idle deadline and reads the session in one consistent snapshot: up
-    /// to `limit` messages after a sequence number, or the newest ones.
+    /// Issues another token for the session that a token opens. Its scope is never wider than that
+    /// of the given token.
     ///
     /// # Errors
-    /// `SessionExpired`.
+    /// `SessionExpired`, `InvalidArgument`, `Forbidden`, `Overloaded`, `StoreFull`, `Draining`.
+    pub async fn issue_token(
+        &self,
+        caller: &Caller,
+        session_token: &Token,
+        new: NewToken<'_>,
+    ) -> Result<Created> {
+        let is_of_session = !new.name.is_empty() || !new.metadata.is_empty();
+        if is_of_session || new.title.is_some() || new.subject.is_some() {
+            let message = "name, metadata, title and subject are set when the session starts";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let label = new.label.map(check_label).transpose()?.flatten();
+        let Core { settings, clock, store, .. } = &*self.core;
+        self.core.check_serving()?;
+        let FoundSession { session, token } = self.authenticate(caller, session_token).await?;
+        token.scope.check_write()?;
+        let (secret, record) = new_token(new.scope.unwrap_or(token.scope), label);
+        let now = clock.now();
+        store.issue(session.id, now, record, settings.max_session_tokens).await?;
+        let snapshot = store.read(session.id, now, crate::session::core::HEAD).await?;
+        tracing::info!(session = %session.id, "token issued");
+        Ok(Created { token: secret, session: snapshot.session, head_seq: snapshot.head_seq })
+    }
+
+    /// Renews a session's idle deadline and reads a page of it in one consistent snapshot.
+    ///
+    /// # Errors
+    /// `SessionExpired`; `InvalidArgument` for a page with two bounds.
     pub async fn refresh_token(
         &self,
         caller: &Caller,
         token: &Token,
-        after: Option<u32>,
-        limit: Option<u32>,
+        page: PageRequest,
     ) -> Result<Snapshot> {
-        let session = self.authenticate(caller, token).await?;
+        let PageRequest { after, before, limit } = page;
+        if after.is_some() && before.is_some() {
+            let message = "after and before exclude each other";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let session = self.authenticate(caller, token).await?.session;
         let Core { settings, clock, store, registry, closing, .. } = &*self.core;
         let now = clock.now();
         match store.renew(session.id, now, now.plus(settings.session_ttl)).await {
@@ -78,7 +164,7 @@ impl Gateway {
         let max = settings.max_page_messages;
         let page = Page {
             after,
-            until: u32::MAX,
+            until: before.map_or(u32::MAX, |before| before.saturating_sub(1)),
             limit: limit.unwrap_or(max).min(max),
             max_size: settings.max_page_size,
         };
@@ -87,23 +173,44 @@ impl Gateway {
         Ok(snapshot)
     }
 
-    /// Ends a session. Its streams end at once.
+    /// Ends a session or one token. Streams that were opened with what ends are closed at once.
     ///
     /// # Errors
-    /// `SessionExpired`.
-    pub async fn revoke_token(&self, caller: &Caller, token: &Token) -> Result<()> {
-        let id = self.authenticate(caller, token).await?.id;
+    /// `SessionExpired`, `Forbidden`.
+    pub async fn revoke_token(
+        &self,
+        caller: &Caller,
+        token: &Token,
+        extent: Revocation,
+    ) -> Result<()> {
+        let FoundSession { session, token } = self.authenticate(caller, token).await?;
         let core = Arc::clone(&self.core);
-        spawn_eager(async move { revoke(&core, id).await }).end().await
+        match extent {
+            Revocation::Session => {
+                token.scope.check_write()?;
+                spawn_eager(async move { revoke(&core, session.id).await }).end().await
+            }
+            Revocation::Token => {
+                let revoke = async move { revoke_token(&core, session.id, token.id).await };
+                spawn_eager(revoke).end().await
+            }
+        }
     }
 
-    /// Returns the session that a token opens for a caller.
+    /// Returns the session that a token opens for a caller, and the token.
     ///
     /// # Errors
     /// `SessionExpired`.
-    pub async fn authenticate(&self, caller: &Caller, token: &Token) -> Result<Session> {
+    pub async fn authenticate(&self, caller: &Caller, token: &Token) -> Result<FoundSession> {
         self.core.authenticate(caller, &token.hash()).await
     }
+}
+
+fn new_token(scope: Scope, label: Option<Arc<str>>) -> (Token, TokenRecord) {
+    let token = Token::generate();
+    let (id, hash) = (TokenId::generate(), token.hash());
+    // In open mode all tokens of a session share its deadlines.
+    (token, TokenRecord { id, hash, scope, label, deadlines: None })
 }
 
 /// Limits a page by its encoded size: a text of control characters is six times as long in JSON.
@@ -135,4 +242,15 @@ async fn revoke(core: &Core, id: SessionId) -> Result<()> {
         core.record_revoked(id);
     }
     Ok(())
+}
+
+async fn revoke_token(core: &Core, id: SessionId, token: TokenId) -> Result<()> {
+    let left = core.store.revoke_token(id, core.clock.now(), token).await?;
+    // Before the streams are closed: a stream that is registered later asks for it.
+    core.revoked_tokens.add(token);
+    if let Some(active) = core.registry.get_once_loaded(id).await {
+        active.end_token(token);
+    }
+    tracing::info!(session = %id, "token revoked");
+    if left == 0 { revoke(core, id).await } else { Ok(()) }
 }

@@ -10,7 +10,7 @@ use crate::session::{
         subscriber_queue::QueueCapacity,
         subscription::Subscription,
     },
-    model::{Position, Result, Token},
+    model::{ErrorKind, Position, Result, Token},
     turn::runner::TurnRunner,
 };
 
@@ -49,7 +49,7 @@ impl Gateway {
     ) -> Result<(Subscription, Opened)> {
         let core = &self.core;
         core.check_serving()?;
-        let session = core.open_session(caller, &token.hash()).await?;
+        let (session, token) = core.open_session(caller, &token.hash()).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.
             while session.is_behind(position) && TurnRunner::catch_up(core, &session).await? {}
@@ -57,11 +57,19 @@ impl Gateway {
         let settings = &core.settings;
         let capacity =
             QueueCapacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
-        let subscriber =
-            session.subscribe(position, filter, capacity, settings.max_session_streams)?;
-        let subscription = Subscription::new(Arc::clone(core), session, subscriber);
-        // A shutdown that began meanwhile may have missed this subscriber.
+        let subscriber = session.subscribe(
+            position,
+            filter,
+            token.id,
+            capacity,
+            settings.max_session_streams,
+        )?;
+        let subscription = Subscription::new(Arc::clone(core), session, subscriber, token.scope);
+        // A shutdown or a revocation that began meanwhile may have missed this subscriber.
         core.check_serving()?;
+        if core.revoked_tokens.contains(token.id) {
+            return Err(ErrorKind::SessionRevoked.into());
+        }
         Ok(subscription)
     }
 }

@@ -1,10 +1,11 @@
-//! Sends user messages and stops replies.
+//! Sends user messages, asks questions again, and stops replies.
 
 use super::Gateway;
 use crate::session::{
     caller::Caller,
     live::event::Accepted,
-    model::{NewMessage, Result, Token},
+    model::{NewMessage, Regeneration, Result, Token},
+    ports::FoundSession,
     turn::append,
 };
 
@@ -13,8 +14,8 @@ impl Gateway {
     /// is sent under one `client_message_id`. The reply goes to the subscribers.
     ///
     /// # Errors
-    /// `SessionExpired`, `InvalidArgument`, `MessageTooLarge`, `MessageIdReused`, `QueueFull`,
-    /// `SessionFull`, `StoreFull`, `Draining`.
+    /// `SessionExpired`, `Forbidden`, `InvalidArgument`, `MessageTooLarge`, `MessageIdReused`,
+    /// `QueueFull`, `SessionFull`, `StoreFull`, `Draining`.
     pub async fn send(
         &self,
         caller: &Caller,
@@ -22,17 +23,35 @@ impl Gateway {
         message: NewMessage,
     ) -> Result<Accepted> {
         self.core.check_serving()?;
-        let session = self.core.open_session(caller, &token.hash()).await?;
+        let session = self.core.open_to_write(caller, &token.hash()).await?;
         append::send(&self.core, &session, message).end().await
     }
 
-    /// Stops the reply in progress, or the next one. Returns false if there is none.
+    /// Asks for another reply to a question: commits a user message with the content and the
+    /// parent of the original.
     ///
     /// # Errors
-    /// `SessionExpired`.
-    pub async fn stop(&self, caller: &Caller, token: &Token) -> Result<bool> {
-        let session = self.authenticate(caller, token).await?;
+    /// As [`Self::send`].
+    pub async fn regenerate(
+        &self,
+        caller: &Caller,
+        token: &Token,
+        again: Regeneration,
+    ) -> Result<Accepted> {
+        self.core.check_serving()?;
+        let session = self.core.open_to_write(caller, &token.hash()).await?;
+        append::regenerate(&self.core, &session, again).end().await
+    }
+
+    /// Stops the turn of a user message's number. Without a number: the reply in progress, or the
+    /// next one. Returns false if there is none, or if it has been answered.
+    ///
+    /// # Errors
+    /// `SessionExpired`, `Forbidden`.
+    pub async fn stop(&self, caller: &Caller, token: &Token, seq: Option<u32>) -> Result<bool> {
+        let FoundSession { session, token } = self.authenticate(caller, token).await?;
+        token.scope.check_write()?;
         let active = self.core.registry.get(session.id);
-        Ok(active.is_some_and(|active| active.stop()))
+        Ok(active.is_some_and(|active| active.stop(seq)))
     }
 }

@@ -7,8 +7,8 @@ use crate::session::{
     core::Core,
     eager_task::{EagerTask, spawn_eager},
     live::{Published, event::Accepted, registry::SessionHandle},
-    model::{ErrorKind, MessageId, NewMessage, Result},
-    ports::NewEntry,
+    model::{ErrorKind, MessageId, NewMessage, Regeneration, Result, TurnOptions},
+    ports::{NewTurn, Question},
 };
 
 /// Checks a user message and commits it. It is committed even if the returned task is dropped.
@@ -17,9 +17,36 @@ pub(in crate::session) fn send(
     session: &SessionHandle,
     message: NewMessage,
 ) -> EagerTask<Result<Accepted>> {
-    if let Err(error) = message.check(core.settings.max_message_size) {
+    if let Err(error) = message.check(&core.settings.messages) {
         return EagerTask::Done(Err(error));
     }
+    let NewMessage { content, client_message_id, parent_seq, metadata, options } = message;
+    let question = Question::New { content, parent_seq };
+    let (id, options) = (MessageId::generate(), shared(options));
+    append(core, session, NewTurn { id, client_message_id, metadata, options, question })
+}
+
+/// Checks the request for another reply and commits the question again.
+pub(in crate::session) fn regenerate(
+    core: &Arc<Core>,
+    session: &SessionHandle,
+    again: Regeneration,
+) -> EagerTask<Result<Accepted>> {
+    if let Err(error) = again.check(&core.settings.messages) {
+        return EagerTask::Done(Err(error));
+    }
+    let Regeneration { seq, client_message_id, metadata, options } = again;
+    let question = Question::Again { seq };
+    let (id, options) = (MessageId::generate(), options.map(Arc::new));
+    append(core, session, NewTurn { id, client_message_id, metadata, options, question })
+}
+
+/// Options without any field are not stored.
+fn shared(options: Option<TurnOptions>) -> Option<Arc<TurnOptions>> {
+    options.filter(|options| !options.is_empty()).map(Arc::new)
+}
+
+fn append(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> EagerTask<Result<Accepted>> {
     // The task token is taken before the check: a shutdown waits for this call or refuses it.
     let token = core.tasks.token();
     if let Err(error) = session.check_open().and_then(|()| core.check_serving()) {
@@ -28,18 +55,12 @@ pub(in crate::session) fn send(
     let (core, session) = (Arc::clone(core), session.clone());
     spawn_eager(async move {
         let _token = token;
-        commit(&core, &session, message).await
+        commit(&core, &session, turn).await
     })
 }
 
-async fn commit(
-    core: &Arc<Core>,
-    session: &SessionHandle,
-    message: NewMessage,
-) -> Result<Accepted> {
-    let NewMessage { text, client_message_id } = message;
-    let entry = NewEntry::User { id: MessageId::generate(), text, client_message_id };
-    let appended = core.store.append(session.session().id, entry, core.append_limits()).await;
+async fn commit(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> Result<Accepted> {
+    let appended = core.store.append(session.session().id, turn, core.append_limits()).await;
     let appended = match appended {
         Ok(appended) => appended,
         Err(error) => {

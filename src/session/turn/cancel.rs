@@ -2,9 +2,11 @@
 
 use std::{
     future::poll_fn,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::PoisonError,
     task::{Poll, Waker},
 };
+
+use crate::session::sync::{Mutex, MutexGuard};
 
 /// Why a reply ends before its responder does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,14 @@
-//! Writes the partial text of a reply to the store, for the process that may have to take its
+//! Writes the partial content of a reply to the store, for the process that may have to take its
 //! turn over.
 //!
 //! A store can be slow: an fsync, or half a minute while another program holds the file. The
-//! reply therefore never waits for a checkpoint. One checkpoint is written at a time, and text
+//! reply therefore never waits for a checkpoint. One checkpoint is written at a time, and content
 //! that arrives meanwhile goes into the next one. A checkpoint that is still being written when
 //! the reply ends is dropped: finished or not, it has no effect on an answered turn (see
 //! [`Store::checkpoint`](crate::session::Store::checkpoint)).
 
 use std::{
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::session::{
     core::Core,
     live::{Turn, registry::SessionHandle},
-    model::Result,
+    model::{Content, Result},
     panic::caught,
     ports::Checkpoint,
 };
@@ -64,8 +63,8 @@ impl<'a> Checkpointer<'a> {
     }
 
     /// Writes a checkpoint and waits for it.
-    pub(super) async fn write_now(&mut self, text: Arc<str>) {
-        let written = self.write(text).await;
+    pub(super) async fn write_now(&mut self, content: Content) {
+        let written = self.write(content).await;
         self.report(&written);
     }
 
@@ -94,13 +93,13 @@ impl<'a> Checkpointer<'a> {
     fn begin(&mut self, cx: &mut Context<'_>) {
         self.partial += self.behind;
         self.behind = 0;
-        self.writing = Some(self.write(self.session.reply_text()));
+        self.writing = Some(self.write(self.session.reply_content()));
         // A store that does not wait is done after this poll.
         let _written = self.poll_writing(cx);
     }
 
-    fn write(&self, text: Arc<str>) -> BoxFuture<'a, Result<()>> {
-        let at = Checkpoint { seq: self.seq, attempt: self.attempt, text };
+    fn write(&self, content: Content) -> BoxFuture<'a, Result<()>> {
+        let at = Checkpoint { seq: self.seq, attempt: self.attempt, content };
         let (session, now) = (self.session.session().id, self.core.clock.now());
         caught(self.core.store.checkpoint(session, now, at)).boxed()
     }
@@ -122,7 +121,7 @@ impl<'a> Checkpointer<'a> {
         }
     }
 
-    /// Returns true if enough bytes are new. The limit grows with the text, since each checkpoint
+    /// Returns true if enough bytes are new. The limit grows with the content, since each checkpoint
     /// writes all of it.
     fn is_large(&self) -> bool {
         self.behind >= SIZE.max(self.partial / 4)

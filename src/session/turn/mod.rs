@@ -7,5 +7,7 @@ mod prompt;
 pub(super) mod recovery;
 mod reply_run;
 pub(super) mod runner;
+mod tree;
 
 pub use runner::MAX_ATTEMPTS;
+pub use tree::{LogView, Placed, PlacedTurn, place};

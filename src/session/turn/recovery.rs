@@ -83,7 +83,7 @@ fn resume(core: &Arc<Core>, session: &SessionHandle, turn: Unfinished) {
         return;
     }
     tracing::info!(session = %turn.session.id, seq = turn.message.seq, "resuming an unanswered turn");
-    let Unfinished { message, attempt, text, .. } = turn;
-    let turn = Turn { message, attempt: attempt.saturating_add(1), partial: text.into() };
+    let Unfinished { message, attempt, partial, .. } = turn;
+    let turn = Turn { attempt: attempt.saturating_add(1), partial, ..Turn::new(message) };
     TurnRunner::start(core, session, session.resume(turn));
 }

@@ -5,6 +5,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
@@ -17,12 +18,18 @@ use super::{
 };
 use crate::session::{
     core::Core,
-    live::{Extended, Turn, registry::SessionHandle},
+    live::{Extended, ReplyLimits, Turn, registry::SessionHandle},
     metrics::Metrics,
-    model::{Error, MessageId},
+    model::{Error, MessageId, Part, json},
     panic::{self, Panic, caught},
-    ports::{Chunk, Chunks, Outcome},
+    ports::{Chunk, Chunks, Outcome, Piece},
 };
+
+/// Most bytes of provider data of one part or of the message.
+const MAX_PROVIDER_DATA: usize = 256 << 10;
+
+/// Most bytes of provider data of one reply.
+const MAX_REPLY_PROVIDER_DATA: usize = 1 << 20;
 
 /// The end of a reply that is not committed yet.
 pub(super) enum ReplyEnding {
@@ -35,6 +42,10 @@ pub(super) enum ReplyEnding {
 pub(super) struct Produced {
     pub(super) ending: ReplyEnding,
     pub(super) input_tokens: Option<u32>,
+    /// Time from the start to the first content, in milliseconds.
+    pub(super) first_content_ms: Option<u32>,
+    /// Time from the start to the end, in milliseconds.
+    pub(super) duration_ms: u32,
 }
 
 pub(super) struct ReplyRun<'a> {
@@ -48,9 +59,11 @@ pub(super) struct ReplyRun<'a> {
     /// when it is dropped during an unwind would abort the process.
     chunks: Chunks,
     input_tokens: Option<u32>,
-    has_content: bool,
-    /// The responder has delivered all of the text, with this finish reason.
+    first_content_ms: Option<u32>,
+    /// The responder has delivered all of the content, with this finish reason.
     finished: Option<Option<Arc<str>>>,
+    /// Bytes of provider data that the reply may still have.
+    provider_room: usize,
 }
 
 /// Counts a reply as running until it is dropped.
@@ -70,6 +83,10 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.metrics.reply_ended(self.started.elapsed());
     }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// Turns a panic of the responder into a failed reply.
@@ -97,8 +114,9 @@ impl<'a> ReplyRun<'a> {
             checkpointer: Checkpointer::new(core, session, turn),
             chunks: stream::empty().boxed(),
             input_tokens: None,
-            has_content: false,
+            first_content_ms: None,
             finished: None,
+            provider_room: MAX_REPLY_PROVIDER_DATA,
         };
         let producing = AssertUnwindSafe(async {
             tokio::select! {
@@ -115,7 +133,12 @@ impl<'a> ReplyRun<'a> {
             None => ending,
         };
         run.drop_chunks();
-        Produced { ending, input_tokens: run.input_tokens }
+        Produced {
+            ending,
+            input_tokens: run.input_tokens,
+            first_content_ms: run.first_content_ms,
+            duration_ms: millis(run.running.started.elapsed()),
+        }
     }
 
     async fn run(&mut self) -> ReplyEnding {
@@ -125,9 +148,9 @@ impl<'a> ReplyRun<'a> {
             Err(error) => return self.without_history(&error),
         };
         if self.turn.attempt > 1 {
-            // Keeps the partial text of the earlier attempt until this one produces text, and
-            // counts this attempt before it can end the process.
-            self.checkpointer.write_now(Arc::clone(&self.turn.partial)).await;
+            // Keeps the content of the earlier attempt until this one produces some, and counts
+            // this attempt before it can end the process.
+            self.checkpointer.write_now(self.turn.partial.clone()).await;
         }
         let reply = self.core.responder.respond(prompt);
         self.chunks = reply.chunks;
@@ -149,9 +172,12 @@ impl<'a> ReplyRun<'a> {
             let chunk = self.chunks.poll_next_unpin(cx);
             match &chunk {
                 Poll::Pending => self.checkpointer.poll_idle(cx),
-                Poll::Ready(Some(Chunk::Delta(_) | Chunk::ContextTrimmed { .. })) => {
-                    self.checkpointer.poll(cx);
-                }
+                Poll::Ready(Some(
+                    Chunk::Delta(_)
+                    | Chunk::Part(_)
+                    | Chunk::PartEnd { .. }
+                    | Chunk::ContextTrimmed { .. },
+                )) => self.checkpointer.poll(cx),
                 // The whole reply is committed next.
                 Poll::Ready(Some(Chunk::Finished { .. } | Chunk::End(_)) | None) => {}
             }
@@ -162,9 +188,15 @@ impl<'a> ReplyRun<'a> {
 
     fn take(&mut self, chunk: Option<Chunk>) -> Option<ReplyEnding> {
         match chunk {
-            Some(Chunk::Delta(text)) => self.extend(text),
+            Some(Chunk::Delta(piece)) => self.extend(piece),
+            Some(Chunk::Part(part)) => self.push(part),
+            Some(Chunk::PartEnd { citations, provider_data }) => {
+                let provider_data = self.admitted(provider_data);
+                let extended = self.session.end_part(citations, provider_data, self.limits());
+                self.ending_of(extended)
+            }
             Some(Chunk::ContextTrimmed { input_tokens }) => {
-                self.input_tokens = Some(input_tokens);
+                self.input_tokens = input_tokens.or(self.input_tokens);
                 self.session.announce_reply(true);
                 None
             }
@@ -172,7 +204,10 @@ impl<'a> ReplyRun<'a> {
                 self.finished = Some(finish_reason);
                 None
             }
-            Some(Chunk::End(outcome)) => Some(ReplyEnding::Finished(outcome)),
+            Some(Chunk::End(mut outcome)) => {
+                outcome.provider_data = self.admitted(outcome.provider_data);
+                Some(ReplyEnding::Finished(outcome))
+            }
             None => {
                 let (code, message) = ("responder_truncated", "The reply ended too early");
                 Some(ReplyEnding::Finished(Outcome::failed(code, message)))
@@ -180,22 +215,75 @@ impl<'a> ReplyRun<'a> {
         }
     }
 
-    fn extend(&mut self, text: String) -> Option<ReplyEnding> {
-        if !std::mem::replace(&mut self.has_content, true) {
-            self.core.metrics.first_delta(self.running.started.elapsed());
+    fn extend(&mut self, piece: Piece) -> Option<ReplyEnding> {
+        self.has_content(piece.text().len());
+        let extended = self.session.extend_reply(piece, self.limits());
+        self.ending_of(extended)
+    }
+
+    fn push(&mut self, part: Part) -> Option<ReplyEnding> {
+        let max_file = self.core.settings.messages.content.max_inline_file_size;
+        let mut part = match part.checked_of_reply(max_file) {
+            Ok(part) => part,
+            Err(error) => return Some(self.invalid(&error.to_string())),
+        };
+        part.provider_data = self.admitted(part.provider_data);
+        self.has_content(part.size());
+        let extended = self.session.push_part(part, self.limits());
+        self.ending_of(extended)
+    }
+
+    fn has_content(&mut self, size: usize) {
+        if self.first_content_ms.is_none() {
+            let elapsed = self.running.started.elapsed();
+            self.core.metrics.first_delta(elapsed);
+            self.first_content_ms = Some(millis(elapsed));
         }
         self.finished = None;
-        self.checkpointer.grew(text.len());
-        match self.session.extend_reply(text, self.core.settings.max_reply_size) {
+        self.checkpointer.grew(size);
+    }
+
+    fn limits(&self) -> ReplyLimits {
+        let settings = &self.core.settings;
+        ReplyLimits {
+            max_size: settings.max_reply_size,
+            max_text_size: settings.max_reply_text_size,
+        }
+    }
+
+    fn ending_of(&self, extended: Extended) -> Option<ReplyEnding> {
+        match extended {
             Extended::Whole => None,
             Extended::TooLong => Some(ReplyEnding::TooLong),
+            Extended::Invalid => Some(self.invalid("a tool call is repeated or continued")),
             Extended::NoReply => Some(self.lost_reply()),
         }
     }
 
-    /// Text that no subscriber received must not look like a part of the reply.
+    /// Returns provider data within the limits. Larger data is dropped: the conversation can
+    /// continue without it.
+    fn admitted(&mut self, data: Option<Arc<str>>) -> Option<Arc<str>> {
+        let data = data?;
+        let fits = data.len() <= MAX_PROVIDER_DATA.min(self.provider_room);
+        if !fits || !json::is_object(&data) {
+            metrics::counter!("duologue_provider_data_dropped_total").increment(1);
+            let (session, reply) = (self.session.session().id, self.id);
+            tracing::warn!(%session, %reply, size = data.len(), "provider data dropped: too large, or not a JSON object");
+            return None;
+        }
+        self.provider_room -= data.len();
+        Some(data)
+    }
+
+    fn invalid(&self, problem: &str) -> ReplyEnding {
+        let (session, reply) = (self.session.session().id, self.id);
+        tracing::error!(%session, %reply, problem, "the responder produced an invalid part");
+        ReplyEnding::Finished(Outcome::failed("upstream_protocol", "The responder failed"))
+    }
+
+    /// Content that no subscriber received must not look like a part of the reply.
     fn lost_reply(&self) -> ReplyEnding {
-        tracing::error!(session = %self.session.session().id, reply = %self.id, "text arrived for a reply that has ended");
+        tracing::error!(session = %self.session.session().id, reply = %self.id, "content arrived for a reply that has ended");
         ReplyEnding::Finished(Outcome::failed("internal", "The reply was lost"))
     }
 

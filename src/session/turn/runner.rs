@@ -17,9 +17,12 @@ use crate::session::{
     core::Core,
     eager_task::spawn_eager,
     live::{Published, Turn, Work, registry::SessionHandle},
-    model::{Error, ErrorKind, MessageId, Result, Status, Usage, estimate_tokens},
+    model::{
+        Content, Error, ErrorKind, Message, MessageId, Metadata, ReplyFields, Result, Status,
+        Usage, estimate_tokens,
+    },
     panic::caught,
-    ports::{NewEntry, Outcome, Page},
+    ports::{NewReply, Outcome, Page},
 };
 
 /// Attempts of a turn. A turn whose process died twice may be the cause of it.
@@ -128,39 +131,72 @@ impl TurnRunner {
     }
 
     async fn answer(&self, turn: Turn, id: MessageId, cancel: &CancelSignal) {
-        if turn.attempt > MAX_ATTEMPTS {
-            return self.give_up(turn, id).await;
-        }
-        let Produced { ending, input_tokens } =
-            ReplyRun::produce(&self.core, &self.session, &turn, id, cancel).await;
-        let Some((status, finish_reason, usage)) = terminal(self.end_reply(ending)) else {
-            return;
+        let reply = if turn.attempt > MAX_ATTEMPTS {
+            self.given_up(turn, id)
+        } else {
+            let produced = ReplyRun::produce(&self.core, &self.session, &turn, id, cancel).await;
+            self.terminal_reply(&turn.message, id, produced)
         };
+        if let Some(reply) = reply {
+            self.commit_reply(reply).await;
+        }
+    }
+
+    /// Returns the terminal message of a reply that ended. `None` if the session has no log any
+    /// more.
+    fn terminal_reply(
+        &self,
+        asked: &Message,
+        id: MessageId,
+        produced: Produced,
+    ) -> Option<NewReply> {
+        let Produced { ending, input_tokens, first_content_ms, duration_ms } = produced;
+        let (status, outcome) = terminal(self.end_reply(ending))?;
         self.session.announce_reply(false);
-        let text = self.session.reply_text();
-        let usage = usage.or_else(|| {
-            let output_tokens = estimate_tokens(&text);
-            input_tokens.map(|input_tokens| Usage { input_tokens, output_tokens, estimated: true })
+        let content = self.session.finish_content(status == Status::Complete);
+        let usage = outcome.usage.or_else(|| {
+            input_tokens.map(|input_tokens| Usage::estimate(input_tokens, tokens(&content)))
         });
         let session = self.session.session().id;
         tracing::debug!(%session, reply = %id, status = status.as_str(), "reply ended");
         if let Status::Failed(failure) = &status {
             tracing::warn!(%session, reply = %id, code = %failure.code, "reply failed");
         }
-        let in_reply_to = turn.message.id;
-        self.commit_reply(NewEntry::Reply { id, text, in_reply_to, status, finish_reason, usage })
-            .await;
+        let fields = ReplyFields {
+            finish_reason: outcome.finish_reason,
+            usage,
+            model: outcome.model,
+            first_content_ms,
+            duration_ms: Some(duration_ms),
+            provider_data: outcome.provider_data,
+            ..ReplyFields::new(asked.id, asked.seq, status)
+        };
+        Some(NewReply { id, content, metadata: outcome.metadata, fields })
+    }
+
+    /// Returns the terminal message of a turn whose process died in each of its attempts.
+    fn given_up(&self, turn: Turn, id: MessageId) -> Option<NewReply> {
+        let ending = self.end_reply(ReplyEnding::Cancelled(CancelReason::Interrupt));
+        let (status, _) = terminal(ending)?;
+        tracing::warn!(session = %self.session.session().id, "a turn reached its last attempt; committed as interrupted");
+        // The prompts of the attempts are not known any more; they contained the message.
+        let usage = Usage::estimate(tokens(&turn.message.content), tokens(&turn.partial));
+        let fields = ReplyFields {
+            usage: Some(usage),
+            ..ReplyFields::new(turn.message.id, turn.message.seq, status)
+        };
+        Some(NewReply { id, content: turn.partial, metadata: Metadata::default(), fields })
     }
 
     /// Commits a terminal message and publishes it. Retries until the store accepts it: the
     /// entry is appended once, however often it is tried. Only the end of the session or of
     /// the process ends the wait.
-    async fn commit_reply(&self, entry: NewEntry) {
+    async fn commit_reply(&self, reply: NewReply) {
         let (mut delay, mut reported) = (RetryDelay::new(), false);
         let id = self.session.session().id;
         loop {
-            let append = self.core.store.append(id, entry.clone(), self.core.append_limits());
-            match caught(append).await {
+            let answer = self.core.store.answer(id, reply.clone(), self.core.clock.now());
+            match caught(answer).await {
                 Ok(appended) => {
                     self.core.metrics.reply(&appended.message.role);
                     let published = self.session.publish(appended.message);
@@ -179,22 +215,6 @@ impl TurnRunner {
             }
             delay.wait().await;
         }
-    }
-
-    /// Commits a turn as interrupted: the process died in each of its attempts.
-    async fn give_up(&self, turn: Turn, id: MessageId) {
-        let ending = self.end_reply(ReplyEnding::Cancelled(CancelReason::Interrupt));
-        let Some((status, finish_reason, _)) = terminal(ending) else { return };
-        tracing::warn!(session = %self.session.session().id, "a turn reached its last attempt; committed as interrupted");
-        // The prompts of the attempts are not known any more; they contained the message.
-        let usage = Usage {
-            input_tokens: estimate_tokens(&turn.message.text),
-            output_tokens: estimate_tokens(&turn.partial),
-            estimated: true,
-        };
-        let (text, in_reply_to, usage) = (turn.partial, turn.message.id, Some(usage));
-        self.commit_reply(NewEntry::Reply { id, text, in_reply_to, status, finish_reason, usage })
-            .await;
     }
 
     /// The log accepted no terminal message: ends the streams, so that clients reconnect and
@@ -231,17 +251,32 @@ impl TurnRunner {
     }
 }
 
-type Terminal = (Status, Option<Arc<str>>, Option<Usage>);
-
-/// Returns the fields of the terminal message; `None` if the session has no log any more.
-fn terminal(ending: ReplyEnding) -> Option<Terminal> {
+/// Returns the status and the outcome of the terminal message; `None` if the session has no log any
+/// more.
+fn terminal(ending: ReplyEnding) -> Option<(Status, Outcome)> {
+    let nothing = Outcome::default;
     Some(match ending {
-        ReplyEnding::Finished(Outcome { failure, finish_reason, usage }) => {
-            (failure.map_or(Status::Complete, Status::Failed), finish_reason, usage)
+        ReplyEnding::Finished(mut outcome) => {
+            (outcome.failure.take().map_or(Status::Complete, Status::Failed), outcome)
         }
-        ReplyEnding::Cancelled(CancelReason::Stop) => (Status::Stopped, None, None),
-        ReplyEnding::Cancelled(CancelReason::Interrupt) => (Status::Interrupted, None, None),
+        ReplyEnding::Cancelled(CancelReason::Stop) => (Status::Stopped, nothing()),
+        ReplyEnding::Cancelled(CancelReason::Interrupt) => (Status::Interrupted, nothing()),
         ReplyEnding::Cancelled(CancelReason::Ended) => return None,
-        ReplyEnding::TooLong => (Status::Interrupted, Some("max_reply_size".into()), None),
+        ReplyEnding::TooLong => {
+            let finish_reason = Some("max_reply_size".into());
+            (Status::Interrupted, Outcome { finish_reason, ..nothing() })
+        }
     })
+}
+
+/// Estimates the tokens of a content: its text, and reasoning and tool calls, which are written as
+/// well.
+fn tokens(content: &Content) -> u32 {
+    match content.parts() {
+        [] => estimate_tokens(content.text()),
+        parts => {
+            let texts = parts.iter().filter_map(|part| part.content.growing_text());
+            texts.map(|text| estimate_tokens(text)).fold(0, u32::saturating_add)
+        }
+    }
 }

@@ -1,68 +1,93 @@
-//! Appends a message to the log of a session.
+//! Appends messages to the log of a session.
 
 use std::sync::Arc;
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::{
-    failure::WriteResult,
+    failure::{WriteError, WriteResult},
     reader,
-    rows::{self, Id, StoredTime},
+    rows::{self, Head, Id, StoredTime},
 };
 use crate::session::{
-    AppendLimits, Appended, Error, ErrorKind, Message, MessageId, NewEntry, Role, SessionId,
-    Status, Timestamp,
+    AppendLimits, Appended, Error, ErrorKind, LogView, Message, MessageId, NewReply, NewTurn,
+    Placed, ReplyFields, Role, SessionId, Status, Timestamp, Usage, place,
 };
 
-/// Appends an entry under the next number. An entry that was appended before is not repeated: its
-/// first result is returned.
+/// Appends a user message under the next number. A message that was appended before is not
+/// repeated: its first result is returned.
 pub(super) fn append(
     tx: &Transaction<'_>,
     id: SessionId,
-    entry: &NewEntry,
+    turn: &NewTurn,
     limits: &AppendLimits,
 ) -> WriteResult<Appended> {
     let session = reader::session(tx, id, limits.now)?;
-    if let Some((message, reply_seq)) = appended_before(tx, id, entry)? {
-        return Ok(Appended {
-            message,
-            duplicate: true,
-            reply_seq,
-            expires_at: session.expires_at,
-        });
-    }
-    let (head, usage) = reader::head(tx, id)?;
-    let message = Arc::new(entry.clone().into_message(head + 1, Timestamp::of_wall_clock()));
-    let expires_at = match &message.role {
-        Role::User { .. } => {
-            check(tx, id, head, limits)?;
-            tx.prepare_cached("INSERT INTO turns (session, seq, message) VALUES (?1, ?2, ?3)")?
-                .execute(params![Id(id), message.seq, Id(message.id)])?;
-            session.expires_at.max(limits.expires_at).min(session.ends_at)
-        }
-        Role::Assistant { in_reply_to, .. } => {
-            let sql = "DELETE FROM turns WHERE session = ?1 AND message = ?2";
-            if tx.prepare_cached(sql)?.execute(params![Id(id), Id(*in_reply_to)])? == 0 {
-                return Err(Error::internal("a reply to no message of this log").into());
-            }
-            session.expires_at
+    let head = reader::head(tx, id)?;
+    let log = Log { tx, id, head: &head };
+    let placed = match place(&log, turn.clone())? {
+        Placed::New(placed) => placed,
+        Placed::Before { message, reply_seq } => {
+            let expires_at = session.expires_at;
+            return Ok(Appended { message, duplicate: true, reply_seq, expires_at });
         }
     };
+    check(tx, id, head.seq, limits)?;
+    let message = Arc::new(placed.into_message(head.seq + 1, Timestamp::of_wall_clock()));
+    tx.prepare_cached("INSERT INTO turns (session, seq, message) VALUES (?1, ?2, ?3)")?
+        .execute(params![Id(id), message.seq, Id(message.id)])?;
     insert(tx, id, &message)?;
-    let usage = usage.plus(message.cost());
+    let expires_at = session.expires_at.max(limits.expires_at).min(session.ends_at);
+    let sql = "UPDATE sessions SET head_seq = ?2, newest_turn = ?2, expires_at = ?3 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![Id(id), message.seq, StoredTime(expires_at)])?;
+    Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+}
+
+/// Appends the reply to a user message under the next number, unless it has one.
+pub(super) fn answer(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    reply: &NewReply,
+    now: Timestamp,
+) -> WriteResult<Appended> {
+    let expires_at = reader::session(tx, id, now)?.expires_at;
+    let turn = "DELETE FROM turns WHERE session = ?1 AND message = ?2";
+    let in_reply_to = reply.fields.in_reply_to;
+    if tx.prepare_cached(turn)?.execute(params![Id(id), Id(in_reply_to)])? == 0 {
+        let first = reply_to(tx, id, in_reply_to, reply.fields.turn_seq)?;
+        let message = first.ok_or_else(|| Error::internal("a reply to no message of this log"))?;
+        return Ok(Appended { message, duplicate: true, reply_seq: None, expires_at });
+    }
+    let head = reader::head(tx, id)?;
+    let created_at = Timestamp::of_wall_clock();
+    let message = Arc::new(reply.clone().into_message(head.seq + 1, created_at));
+    insert(tx, id, &message)?;
+    update_usage(tx, id, message.seq, head.usage.plus(message.cost()))?;
+    Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+}
+
+fn update_usage(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    head_seq: u32,
+    usage: Usage,
+) -> rusqlite::Result<()> {
     tx.prepare_cached(
-        "UPDATE sessions SET head_seq = ?2, expires_at = ?3, input_tokens = ?4,
-         output_tokens = ?5, usage_estimated = ?6 WHERE id = ?1",
+        "UPDATE sessions SET head_seq = ?2, input_tokens = ?3, output_tokens = ?4,
+         usage_estimated = ?5, cached_input_tokens = ?6, cache_write_tokens = ?7,
+         reasoning_tokens = ?8 WHERE id = ?1",
     )?
     .execute(params![
         Id(id),
-        message.seq,
-        StoredTime(expires_at),
+        head_seq,
         usage.input_tokens,
         usage.output_tokens,
         usage.estimated,
+        usage.cached_input_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
     ])?;
-    Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+    Ok(())
 }
 
 /// Refuses a user message by the limits of its session.
@@ -79,49 +104,55 @@ fn check(tx: &Transaction<'_>, id: SessionId, head: u32, limits: &AppendLimits) 
     Ok(())
 }
 
-/// Returns the message that this entry has become before, and the number of the reply to it.
-fn appended_before(
-    tx: &Transaction<'_>,
+/// The log of a session, within the transaction of an append.
+struct Log<'a> {
+    tx: &'a Transaction<'a>,
     id: SessionId,
-    entry: &NewEntry,
-) -> WriteResult<Option<(Arc<Message>, Option<u32>)>> {
-    match entry {
-        NewEntry::User { client_message_id: None, .. } => Ok(None),
-        NewEntry::User { client_message_id: Some(key), text, .. } => {
-            let sql = format!(
-                "SELECT {} FROM messages WHERE session = ?1 AND client_message_id = ?2",
-                rows::MESSAGE
-            );
-            let found = tx
-                .prepare_cached(&sql)?
-                .query_row(params![Id(id), key.as_ref()], rows::message)
-                .optional()?;
-            let Some(message) = found else { return Ok(None) };
-            if message.text != *text {
-                return Err(ErrorKind::MessageIdReused.into());
-            }
-            let reply = reply_to(tx, id, message.id)?.map(|reply| reply.seq);
-            Ok(Some((message, reply)))
+    head: &'a Head,
+}
+
+impl LogView for Log<'_> {
+    type Failure = WriteError;
+
+    fn message(&self, seq: u32) -> WriteResult<Option<Arc<Message>>> {
+        if seq == 0 || seq > self.head.seq {
+            return Ok(None);
         }
-        NewEntry::Reply { in_reply_to, .. } => {
-            let waits = "SELECT 1 FROM turns WHERE session = ?1 AND message = ?2";
-            if tx.prepare_cached(waits)?.exists(params![Id(id), Id(*in_reply_to)])? {
-                return Ok(None);
-            }
-            Ok(reply_to(tx, id, *in_reply_to)?.map(|reply| (reply, None)))
-        }
+        let sql = format!("SELECT {} FROM messages WHERE session = ?1 AND seq = ?2", rows::MESSAGE);
+        let mut statement = self.tx.prepare_cached(&sql)?;
+        Ok(statement.query_row(params![Id(self.id), seq], rows::message).optional()?)
+    }
+
+    fn by_client_message_id(&self, key: &str) -> WriteResult<Option<Arc<Message>>> {
+        let sql = format!(
+            "SELECT {} FROM messages WHERE session = ?1 AND client_message_id = ?2",
+            rows::MESSAGE
+        );
+        let mut statement = self.tx.prepare_cached(&sql)?;
+        Ok(statement.query_row(params![Id(self.id), key], rows::message).optional()?)
+    }
+
+    fn reply_to(&self, question: &Message) -> WriteResult<Option<Arc<Message>>> {
+        Ok(reply_to(self.tx, self.id, question.id, question.seq)?)
+    }
+
+    fn newest_turn(&self) -> WriteResult<u32> {
+        Ok(self.head.newest_turn)
     }
 }
 
-/// Returns the reply to a user message.
+/// Returns the reply to a user message. It stands after the message's number.
 fn reply_to(
     tx: &Transaction<'_>,
     id: SessionId,
     user: MessageId,
+    after: u32,
 ) -> rusqlite::Result<Option<Arc<Message>>> {
-    let sql =
-        format!("SELECT {} FROM messages WHERE session = ?1 AND in_reply_to = ?2", rows::MESSAGE);
-    tx.prepare_cached(&sql)?.query_row(params![Id(id), Id(user)], rows::message).optional()
+    let sql = format!(
+        "SELECT {} FROM messages WHERE session = ?1 AND seq > ?3 AND in_reply_to = ?2 LIMIT 1",
+        rows::MESSAGE
+    );
+    tx.prepare_cached(&sql)?.query_row(params![Id(id), Id(user), after], rows::message).optional()
 }
 
 /// Inserts a message under its own number.
@@ -130,32 +161,72 @@ pub(super) fn insert(
     id: SessionId,
     message: &Message,
 ) -> rusqlite::Result<()> {
-    let sql = format!(
-        "INSERT INTO messages (session, {}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
-        rows::MESSAGE
-    );
-    let (status, finish_reason, usage) = match &message.role {
-        Role::User { .. } => (None, None, None),
-        Role::Assistant { status, finish_reason, usage, .. } => {
-            (Some(status), finish_reason.as_deref(), *usage)
+    match &message.role {
+        Role::User(user) => {
+            tx.prepare_cached(
+                "INSERT INTO messages (session, seq, id, text, parts, created_at, metadata,
+                     parent_seq, client_message_id, regenerates_seq, options)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            )?
+            .execute(params![
+                Id(id),
+                message.seq,
+                Id(message.id),
+                message.text().as_ref(),
+                rows::parts_column(&message.content)?,
+                StoredTime(message.created_at),
+                message.metadata.to_json(),
+                user.parent_seq,
+                user.client_message_id.as_deref(),
+                user.regenerates_seq,
+                rows::options_column(user.options.as_deref())?,
+            ])?;
+            Ok(())
         }
-    };
-    let failure = status.and_then(Status::failure);
-    tx.prepare_cached(&sql)?.execute(params![
+        Role::Assistant(reply) => insert_reply(tx, id, message, reply),
+    }
+}
+
+fn insert_reply(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    message: &Message,
+    reply: &ReplyFields,
+) -> rusqlite::Result<()> {
+    let failure = reply.status.failure();
+    let usage = reply.usage;
+    tx.prepare_cached(
+        "INSERT INTO messages (session, seq, id, text, parts, created_at, metadata, turn_seq,
+             in_reply_to, status, finish_reason, failure_code, failure_message, input_tokens,
+             output_tokens, usage_estimated, cached_input_tokens, cache_write_tokens,
+             reasoning_tokens, model, first_content_ms, duration_ms, provider_data)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
+             ?19, ?20, ?21, ?22, ?23)",
+    )?
+    .execute(params![
         Id(id),
         message.seq,
         Id(message.id),
-        message.text.as_ref(),
+        message.text().as_ref(),
+        rows::parts_column(&message.content)?,
         StoredTime(message.created_at),
-        message.client_message_id().map(AsRef::<str>::as_ref),
-        message.in_reply_to().map(Id),
-        status.map(Status::as_str),
-        finish_reason,
+        message.metadata.to_json(),
+        reply.turn_seq,
+        Id(reply.in_reply_to),
+        Status::as_str(&reply.status),
+        reply.finish_reason.as_deref(),
         failure.map(|failure| failure.code.as_ref()),
         failure.map(|failure| failure.message.as_ref()),
         usage.map(|usage| usage.input_tokens),
         usage.map(|usage| usage.output_tokens),
         usage.map(|usage| usage.estimated),
+        usage.and_then(|usage| usage.cached_input_tokens),
+        usage.and_then(|usage| usage.cache_write_tokens),
+        usage.and_then(|usage| usage.reasoning_tokens),
+        reply.model.as_deref(),
+        reply.first_content_ms,
+        reply.duration_ms,
+        reply.provider_data.as_deref(),
     ])?;
     Ok(())
 }

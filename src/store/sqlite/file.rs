@@ -22,7 +22,7 @@ use super::{
     schema::{self, OpenError},
     sessions,
 };
-use crate::session::{Message, Page, Session, SessionId, Timestamp, TokenHash};
+use crate::session::{Content, Message, Page, Session, SessionId, Timestamp, TokenRecord};
 
 /// The file of a gateway, opened by an operator command.
 #[derive(Debug)]
@@ -36,8 +36,6 @@ pub struct SqliteFile {
 pub struct StoredSession {
     /// The session.
     pub session: Session,
-    /// Hash of its token.
-    pub token: TokenHash,
     /// Number of messages.
     pub messages: u32,
     /// Time of the last message, or of the creation if there is none.
@@ -51,8 +49,8 @@ pub struct UnansweredTurn {
     pub seq: u32,
     /// The last attempt that began.
     pub attempt: u32,
-    /// Text of the last checkpoint of the reply.
-    pub text: String,
+    /// Content of the last checkpoint of the reply.
+    pub partial: Content,
 }
 
 /// Selects sessions.
@@ -67,7 +65,7 @@ pub struct SessionFilter {
 }
 
 /// Columns of [`stored`] after those of [`rows::session`].
-const KEPT: &str = "token, head_seq, coalesce((SELECT messages.created_at FROM messages
+const KEPT: &str = "head_seq, coalesce((SELECT messages.created_at FROM messages
      WHERE messages.session = sessions.id AND messages.seq = sessions.head_seq), created_at)";
 
 /// Condition of a [`SessionFilter`].
@@ -77,9 +75,8 @@ const CHOSEN: &str = "WHERE (expires_at <= :now) = :expired
 fn stored(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
     Ok(StoredSession {
         session: rows::session(row)?,
-        token: TokenHash::from_bytes(row.get(6)?),
-        messages: row.get(7)?,
-        last_activity: row.get::<_, StoredTime>(8)?.0,
+        messages: row.get(rows::SESSION_WIDTH)?,
+        last_activity: row.get::<_, StoredTime>(rows::SESSION_WIDTH + 1)?.0,
     })
 }
 
@@ -203,14 +200,23 @@ impl SqliteFile {
     pub fn waiting(&self, id: SessionId) -> Result<Vec<UnansweredTurn>, OpenError> {
         let list = || {
             let mut statement = self.connection.prepare_cached(
-                "SELECT seq, attempt, text FROM turns WHERE session = ?1 ORDER BY seq",
+                "SELECT seq, attempt, text, parts FROM turns WHERE session = ?1 ORDER BY seq",
             )?;
             let turns = statement.query_map([Id(id)], |row| {
-                Ok(UnansweredTurn { seq: row.get(0)?, attempt: row.get(1)?, text: row.get(2)? })
+                let (seq, attempt) = (row.get(0)?, row.get(1)?);
+                Ok(UnansweredTurn { seq, attempt, partial: rows::content(row, 2)? })
             })?;
             turns.collect::<rusqlite::Result<_>>()
         };
         list().map_err(|error| self.open_error(&error))
+    }
+
+    /// Returns the tokens of a session, oldest first.
+    ///
+    /// # Errors
+    /// One sentence for the operator.
+    pub fn tokens(&self, id: SessionId) -> Result<Vec<TokenRecord>, OpenError> {
+        reader::tokens(&self.connection, id).map_err(|error| self.open_error(&error))
     }
 
     /// Runs `look` in one read transaction. The WAL grows with the writes of a gateway until it

@@ -33,8 +33,9 @@ use std::{
 use async_trait::async_trait;
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, Head, NewEntry, NewSession, Page, Result, Session,
-    SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, Unfinished,
+    AppendLimits, Appended, Checkpoint, FoundSession, Head, NewReply, NewSession, NewTurn, Page,
+    Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord,
+    Unfinished,
 };
 pub use backup::BackupSummary;
 pub use durability::Durability;
@@ -94,9 +95,23 @@ impl Store for SqliteStore {
         self.writer.write(move |tx| sessions::create(tx, &new, max_sessions)).await
     }
 
-    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<Session> {
+    async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
         let token = *token;
         self.readers.read(move |db| reader::find(db, &token, now)).await
+    }
+
+    async fn issue(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        token: TokenRecord,
+        max_tokens: u32,
+    ) -> Result<()> {
+        self.writer.write(move |tx| sessions::issue(tx, id, now, &token, max_tokens)).await
+    }
+
+    async fn revoke_token(&self, id: SessionId, now: Timestamp, token: TokenId) -> Result<u32> {
+        self.writer.write(move |tx| sessions::revoke_token(tx, id, now, token)).await
     }
 
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
@@ -125,13 +140,12 @@ impl Store for SqliteStore {
         self.readers.read(move |db| Ok(reader::heads(db, &sessions, now)?)).await
     }
 
-    async fn append(
-        &self,
-        id: SessionId,
-        entry: NewEntry,
-        terms: AppendLimits,
-    ) -> Result<Appended> {
-        self.writer.write(move |tx| append::append(tx, id, &entry, &terms)).await
+    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
+        self.writer.write(move |tx| append::append(tx, id, &turn, &limits)).await
+    }
+
+    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended> {
+        self.writer.write(move |tx| append::answer(tx, id, &reply, now)).await
     }
 
     async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use rusqlite::{Connection, OptionalExtension as _, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -15,8 +15,8 @@ use super::{
     schema::{self, OpenError},
 };
 use crate::session::{
-    Error, ErrorKind, Head, Message, Page, Result, Session, SessionId, Snapshot, Timestamp,
-    TokenHash, Unfinished, Usage,
+    Content, Error, ErrorKind, FoundSession, Head, Message, Page, Result, Session, SessionId,
+    Snapshot, Timestamp, TokenHash, TokenRecord, Unfinished,
 };
 
 /// Number of connections for reading.
@@ -88,10 +88,36 @@ impl Readers {
     }
 }
 
-pub(super) fn find(db: &Connection, token: &TokenHash, now: Timestamp) -> WriteResult<Session> {
-    let sql =
-        format!("SELECT {} FROM sessions WHERE token = ?1 AND expires_at > ?2", rows::SESSION);
-    one(db, &sql, params![token.as_bytes(), StoredTime(now)])
+/// Returns the session that a token opens. The deadlines are those of the token.
+pub(super) fn find(
+    db: &Connection,
+    token: &TokenHash,
+    now: Timestamp,
+) -> WriteResult<FoundSession> {
+    let sql = format!(
+        "SELECT {}, {} FROM tokens JOIN sessions ON sessions.id = tokens.session
+         WHERE tokens.hash = ?1
+           AND sessions.expires_at > ?2 AND coalesce(tokens.expires_at > ?2, TRUE)",
+        rows::SESSION,
+        rows::TOKEN
+    );
+    let found = |row: &Row<'_>| {
+        let (mut session, token) = (rows::session(row)?, rows::token(row, rows::SESSION_WIDTH)?);
+        if let Some((expires_at, ends_at)) = token.deadlines {
+            (session.expires_at, session.ends_at) = (expires_at, ends_at);
+        }
+        Ok(FoundSession { session, token })
+    };
+    let params = params![token.as_bytes(), StoredTime(now)];
+    let found = db.prepare_cached(&sql)?.query_row(params, found).optional()?;
+    found.ok_or_else(|| ErrorKind::SessionExpired.into())
+}
+
+/// Returns the tokens of a session, oldest first.
+pub(super) fn tokens(db: &Connection, id: SessionId) -> rusqlite::Result<Vec<TokenRecord>> {
+    let sql = format!("SELECT {} FROM tokens WHERE session = ?1 ORDER BY id", rows::TOKEN);
+    let mut statement = db.prepare_cached(&sql)?;
+    statement.query_map([Id(id)], |row| rows::token(row, 0))?.collect()
 }
 
 /// Returns a session that has not expired.
@@ -112,7 +138,7 @@ pub(super) fn read(
     page: Page,
 ) -> WriteResult<Snapshot> {
     let session = session(db, id, now)?;
-    let (head_seq, usage) = head(db, id)?;
+    let rows::Head { seq: head_seq, usage, .. } = head(db, id)?;
     let (messages, has_more) = messages(db, id, page)?;
     Ok(Snapshot { session, messages, head_seq, usage, has_more })
 }
@@ -137,15 +163,15 @@ pub(super) fn heads(
     let head = |id: &SessionId| {
         let found = statement.query_row(params![Id(*id), StoredTime(now)], |row| {
             let Session { id, epoch, .. } = rows::session(row)?;
-            Ok(Head { session: id, epoch, seq: row.get(6)? })
+            Ok(Head { session: id, epoch, seq: row.get(rows::SESSION_WIDTH)? })
         });
         found.optional().transpose()
     };
     sessions.iter().filter_map(head).collect()
 }
 
-/// Returns the number of the last message of a session, and the tokens of its replies.
-pub(super) fn head(db: &Connection, id: SessionId) -> rusqlite::Result<(u32, Usage)> {
+/// Returns the head of a session's log.
+pub(super) fn head(db: &Connection, id: SessionId) -> rusqlite::Result<rows::Head> {
     let sql = format!("SELECT {} FROM sessions WHERE id = ?1", rows::HEAD);
     db.prepare_cached(&sql)?.query_row([Id(id)], rows::head)
 }
@@ -172,7 +198,7 @@ pub(super) fn messages(
     let (mut messages, mut size) = (Vec::new(), 0);
     for message in found {
         let message = message?;
-        size += message.text.len();
+        size += message.size();
         let fits = messages.is_empty() || size <= page.max_size;
         if messages.len() >= page.limit as usize || !fits {
             return Ok((in_order(messages, page), true));
@@ -199,7 +225,7 @@ pub(super) fn unfinished(
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let list = || {
         let mut statement = db.prepare_cached(
-            "SELECT turns.session, turns.seq, turns.attempt, turns.text FROM turns
+            "SELECT turns.session, turns.seq, turns.attempt, turns.text, turns.parts FROM turns
              JOIN sessions ON sessions.id = turns.session
              WHERE (turns.session, turns.seq) > (?1, ?2) AND sessions.expires_at > ?3
              ORDER BY turns.session, turns.seq LIMIT ?4",
@@ -210,18 +236,18 @@ pub(super) fn unfinished(
                     row.get::<_, Id<SessionId>>(0)?.0,
                     row.get::<_, u32>(1)?,
                     row.get(2)?,
-                    row.get::<_, String>(3)?,
+                    rows::content(row, 3)?,
                 ))
             })?;
         turns.collect::<rusqlite::Result<Vec<_>>>()
     };
-    let turn = |(id, seq, attempt, text): (SessionId, u32, u32, String)| {
+    let turn = |(id, seq, attempt, partial): (SessionId, u32, u32, Content)| {
         let page = Page { after: Some(seq - 1), until: seq, limit: 1, max_size: usize::MAX };
         let mut look = read(db, id, now, page)?;
         let message =
             look.messages.pop().ok_or_else(|| Error::internal("a turn without its message"))?;
         let head_seq = look.head_seq;
-        Ok(Unfinished { session: look.session, message, attempt, text, head_seq })
+        Ok(Unfinished { session: look.session, message, attempt, partial, head_seq })
     };
     list()?.into_iter().map(turn).collect()
 }

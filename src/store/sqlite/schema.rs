@@ -13,12 +13,15 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{durability::Durability, lock::FileLock, wal};
 
-/// "DUOL", in the header of the file (SQLite file format, section 1.3.17).
-const APPLICATION_ID: i32 = 0x4455_4f4c;
+/// "DUO1", in the header of the file (SQLite file format, section 1.3.17).
+const APPLICATION_ID: i32 = 0x4455_4f31;
+
+/// "DUOL": the files of gateways before messages had parts. They have versions of their own and
+/// are not migrated. Another id tells them apart, whatever their version.
+const OLD_APPLICATION_ID: i32 = 0x4455_4f4c;
 
 /// Each migration brings a file from the version of its index to the next (`user_version`).
-const MIGRATIONS: [&str; 3] =
-    [include_str!("schema_1.sql"), include_str!("schema_2.sql"), include_str!("schema_3.sql")];
+const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
 
 /// In older versions, resetting a WAL could corrupt the file.
 const OLDEST_LIBRARY: i32 = 3_051_003;
@@ -136,7 +139,7 @@ pub(super) fn check_version(path: &Path, connection: &Connection) -> Result<(), 
         0 => Err(OpenError::new(path, "it is empty")),
         older if older < MIGRATIONS.len() => Err(OpenError::new(
             path,
-            "it is of an older version; the gateway brings it forward at its next start",
+            "it is of an older version; the gateway migrates it on the next start",
         )),
         _ => Ok(()),
     }
@@ -209,6 +212,12 @@ fn recognise(connection: &Connection) -> Result<usize, String> {
         rusqlite::Result::Ok((number("application_id")?, number("user_version")?, tables))
     };
     let (application, version, tables) = read().map_err(|error| explain(&error))?;
+    if application == OLD_APPLICATION_ID {
+        return Err(format!(
+            "it is of an earlier version (schema {version}), whose messages have no parts: export \
+             it with that version's `duologue sessions export`, and import that into a new file"
+        ));
+    }
     if application != APPLICATION_ID && (application, version, tables) != (0, 0, 0) {
         return Err("it is a database of something else".into());
     }

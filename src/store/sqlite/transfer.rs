@@ -7,16 +7,20 @@ use rusqlite::{Transaction, TransactionBehavior, params};
 use super::{
     append,
     file::{self, SqliteFile, StoredSession, UnansweredTurn},
-    rows::{Id, StoredTime},
+    reader,
+    rows::{self, Id, StoredTime},
     schema::OpenError,
+    sessions,
 };
-use crate::session::{Message, Timestamp, Usage};
+use crate::session::{Message, Timestamp, TokenRecord, Usage};
 
 /// A session with its log.
 #[derive(Clone, Debug)]
 pub struct StoredLog {
     /// The session.
     pub stored: StoredSession,
+    /// Its tokens.
+    pub tokens: Vec<TokenRecord>,
     /// The log, without gaps.
     pub messages: Vec<Arc<Message>>,
     /// User messages without a reply.
@@ -68,11 +72,13 @@ impl SqliteFile {
 
     /// Returns the result if it is known without a write.
     fn compare(&self, log: &StoredLog, now: Timestamp) -> rusqlite::Result<Option<Import>> {
-        let StoredSession { session, token, messages, .. } = &log.stored;
+        let StoredSession { session, messages, .. } = &log.stored;
         let moment = self.moment()?;
         if let Some(there) = file::find(&moment, session.id)? {
             // The stored session may have a later deadline and more messages.
-            let mut same = there.token == *token
+            let known = reader::tokens(&moment, session.id)?;
+            let has = |token: &TokenRecord| known.iter().any(|known| known.hash == token.hash);
+            let mut same = log.tokens.iter().any(has)
                 && there.messages >= *messages
                 && (&there.session.name, &there.session.epoch) == (&session.name, &session.epoch);
             let mut after = 0;
@@ -92,42 +98,70 @@ impl SqliteFile {
 }
 
 fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
-    let StoredSession { session, token, messages, .. } = &log.stored;
+    let StoredSession { session, messages, .. } = &log.stored;
+    for token in &log.tokens {
+        // A token of another session stays, and with it that session.
+        let sql = "SELECT 1 FROM tokens WHERE hash = ?1";
+        if tx.prepare_cached(sql)?.exists([token.hash.as_bytes()])? {
+            return Ok(Import::Differs);
+        }
+    }
+    let newest_turn = log.messages.iter().rev().find(|message| message.user().is_some());
     let costs = log.messages.iter().map(|message| message.cost());
     let usage = costs.fold(Usage::default(), Usage::plus);
-    // An existing session with this id or token stays.
+    // An existing session with this id stays.
     let inserted = tx
         .prepare_cached(
             "INSERT INTO sessions
-                 (id, token, name, epoch, created_at, expires_at, ends_at, head_seq,
-                  input_tokens, output_tokens, usage_estimated)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
+                 (id, name, epoch, created_at, expires_at, ends_at, delete_at, title, metadata,
+                  subject, head_seq, newest_turn, input_tokens, output_tokens, usage_estimated,
+                  cached_input_tokens, cache_write_tokens, reasoning_tokens)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                 ?18) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             Id(session.id),
-            token.as_bytes(),
             session.name.as_str(),
             session.epoch.as_str(),
             StoredTime(session.created_at),
             StoredTime(session.expires_at),
             StoredTime(session.ends_at),
+            session.delete_at.map(StoredTime),
+            session.title.as_deref(),
+            session.metadata.to_json(),
+            session.subject.as_deref(),
             messages,
+            newest_turn.map_or(0, |message| message.seq),
             usage.input_tokens,
             usage.output_tokens,
             usage.estimated,
+            usage.cached_input_tokens,
+            usage.cache_write_tokens,
+            usage.reasoning_tokens,
         ])?;
     if inserted == 0 {
         return Ok(Import::Differs);
     }
+    for token in &log.tokens {
+        sessions::insert_token(tx, session.id, token)?;
+    }
     for message in &log.messages {
         append::insert(tx, session.id, message)?;
     }
-    for UnansweredTurn { seq, attempt, text } in &log.waiting {
+    for UnansweredTurn { seq, attempt, partial } in &log.waiting {
         let Some(message) = log.messages.get(*seq as usize - 1) else { continue };
         tx.prepare_cached(
-            "INSERT INTO turns (session, seq, message, attempt, text) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO turns (session, seq, message, attempt, text, parts)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .execute(params![Id(session.id), seq, Id(message.id), attempt, text])?;
+        .execute(params![
+            Id(session.id),
+            seq,
+            Id(message.id),
+            attempt,
+            partial.text().as_ref(),
+            rows::parts_column(partial)?,
+        ])?;
     }
     Ok(Import::Imported)
 }

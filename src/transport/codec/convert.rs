@@ -1,38 +1,106 @@
 //! Converts values of the core to messages of the wire contract, and requests from them.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use proto::{chat_request::Request, chat_response::Event as Wire};
+use proto::{
+    chat_request::Request,
+    chat_response::Event as Wire,
+    messages::{Visibility, message, metadata},
+};
 
 use crate::{
     proto,
     session::{
-        Accepted, Epoch, Error, ErrorKind, Event, Opened, Position, ReplyStarted, Result, Session,
-        Settings, Snapshot, Timestamp,
+        Accepted, Content, Delta, Epoch, Error, ErrorKind, Event, Message, Metadata, NewMessage,
+        Opened, Part, Position, Regeneration, ReplyPart, ReplyPosition, ReplyStarted, Result, Role,
+        Session, Settings, Snapshot, Timestamp, TurnOptions, given_id,
     },
     transport::stream::{ClientRequest, Outbound},
 };
 
+/// Counts the additions to the contract, see `Opened.revision`.
+const REVISION: u32 = 1;
+
 /// Converts a request frame.
 ///
 /// # Errors
-/// `BadFrame` for a frame without a known request, `InvalidArgument` for a malformed position.
+/// `BadFrame` for a frame without a known request, `InvalidArgument` for a value that has no form
+/// in the core.
 pub(in crate::transport) fn client_request(request: proto::ChatRequest) -> Result<ClientRequest> {
     let Some(request) = request.request else {
-        let message = "The frame holds none of open, send, stop, ping";
+        let message = "The frame holds none of open, send, stop, ping, regenerate";
         return Err(Error::new(ErrorKind::BadFrame, message));
     };
     Ok(match request {
-        Request::Open(proto::Open { token, position: at }) => ClientRequest::Open {
-            token: token.filter(|token| !token.is_empty()),
-            position: at.map(position).transpose()?,
-        },
-        Request::Send(proto::Send { text, client_message_id }) => {
-            ClientRequest::Send { text, client_message_id }
+        Request::Open(proto::Open { token, position: at, credential }) => {
+            if credential.is_some() {
+                let message = "This gateway accepts no credentials";
+                return Err(Error::new(ErrorKind::Unauthenticated, message));
+            }
+            ClientRequest::Open {
+                token: token.filter(|token| !token.is_empty()),
+                position: at.map(position).transpose()?,
+            }
         }
-        Request::Stop(proto::Stop {}) => ClientRequest::Stop,
+        Request::Send(send) => {
+            let id = send.client_message_id.clone();
+            ClientRequest::Send { message: new_message(send), client_message_id: id }
+        }
+        Request::Regenerate(again) => {
+            let id = again.client_message_id.clone();
+            ClientRequest::Regenerate { again: regeneration(again), client_message_id: id }
+        }
+        Request::Stop(proto::Stop { seq }) => ClientRequest::Stop { seq },
         Request::Ping(proto::Ping {}) => ClientRequest::Ping,
     })
+}
+
+/// Converts a message. The core checks it.
+///
+/// # Errors
+/// `InvalidArgument` for a text beside parts, and for a part without a known content.
+pub(in crate::transport) fn new_message(send: proto::Send) -> Result<NewMessage> {
+    let proto::Send { text, client_message_id, parts, parent_seq, metadata, options } = send;
+    let content = match parts.is_empty() {
+        true => Content::of_text(text),
+        false if text.is_empty() => Content::of_parts(user_parts(parts)?),
+        false => {
+            let message = "text and parts exclude each other";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+    };
+    Ok(NewMessage {
+        content,
+        client_message_id: given_id(client_message_id.as_deref()),
+        parent_seq,
+        metadata: new_metadata(metadata),
+        options: options.map(TurnOptions::from),
+    })
+}
+
+fn user_parts(parts: Vec<proto::Part>) -> Result<Vec<Part>> {
+    let part = |(index, part): (usize, proto::Part)| {
+        Part::try_from(part).map_err(|unknown| {
+            Error::new(ErrorKind::InvalidArgument, format!("Part {index}: {unknown}"))
+        })
+    };
+    parts.into_iter().enumerate().map(part).collect()
+}
+
+/// Converts a request for another reply.
+pub(in crate::transport) fn regeneration(again: proto::Regenerate) -> Regeneration {
+    let proto::Regenerate { seq, client_message_id, metadata, options } = again;
+    Regeneration {
+        seq,
+        client_message_id: given_id(client_message_id.as_deref()),
+        metadata: new_metadata(metadata),
+        options: options.map(TurnOptions::from),
+    }
+}
+
+/// Converts metadata. The core checks it.
+pub(in crate::transport) fn new_metadata(pairs: BTreeMap<String, String>) -> Metadata {
+    Metadata::new(pairs)
 }
 
 /// Converts a position.
@@ -40,7 +108,12 @@ pub(in crate::transport) fn client_request(request: proto::ChatRequest) -> Resul
 /// # Errors
 /// `InvalidArgument` if the epoch is malformed.
 pub(in crate::transport) fn position(at: proto::Position) -> Result<Position> {
-    Ok(Position { epoch: Epoch::parse(&at.epoch)?, seq: at.seq })
+    // The id of a reply that was never given is not honored, as that of a reply that has ended.
+    let reply = at.reply.and_then(|reply| {
+        let offset = reply.offset;
+        reply.reply_id.parse().ok().map(|reply| ReplyPosition { reply, offset })
+    });
+    Ok(Position { epoch: Epoch::parse(&at.epoch)?, seq: at.seq, reply })
 }
 
 /// Returns the frame of an item. `None` for the end of a stream without an error, which has no
@@ -51,7 +124,7 @@ pub(in crate::transport) fn response(
     heartbeat: Duration,
 ) -> Option<proto::ChatResponse> {
     let event = match outbound {
-        Outbound::Opened(open) => Wire::Opened(opened(open, limits, heartbeat)),
+        Outbound::Opened(open) => Wire::Opened(Box::new(opened(open, limits, heartbeat))),
         Outbound::Accepted(accept) => Wire::Accepted(accepted(accept)),
         Outbound::Event(event) => wire_event(event),
         Outbound::Refused { error, client_message_id } => {
@@ -66,17 +139,41 @@ pub(in crate::transport) fn response(
 
 fn wire_event(event: &Event) -> Wire {
     match event {
-        Event::Message(message) => Wire::Message(message.as_ref().into()),
+        Event::Message(event) => {
+            let visibility = Visibility { parent: event.shows_parent, provider_data: false };
+            Wire::Message(Box::new(message(&event.message, visibility)))
+        }
         Event::ReplyStarted(started) => Wire::ReplyStarted(reply_started(started)),
-        Event::Delta { reply, index, text } => Wire::Delta(proto::Delta {
-            reply_id: reply.to_string(),
-            index: *index,
-            text: text.as_str().into(),
-        }),
+        Event::Delta(delta) => Wire::Delta(wire_delta(delta)),
+        Event::ReplyPart(part) => Wire::ReplyPart(Box::new(reply_part(part))),
         Event::GoAway(after) => Wire::GoAway(proto::GoAway {
             reason: "shutting down".into(),
             reconnect_after_ms: millis(*after),
         }),
+    }
+}
+
+fn wire_delta(delta: &Delta) -> proto::Delta {
+    let Delta { reply, index, offset, end, piece, done, encoded: _ } = delta;
+    proto::Delta {
+        reply_id: reply.to_string(),
+        index: *index,
+        offset: *offset,
+        end: *end,
+        piece: Some(piece.into()),
+        done: *done,
+    }
+}
+
+fn reply_part(part: &ReplyPart) -> proto::ReplyPart {
+    let ReplyPart { reply, index, offset, end, part, encoded: _ } = part;
+    let content = proto::Part { provider_data: None, ..part.as_ref().into() };
+    proto::ReplyPart {
+        reply_id: reply.to_string(),
+        index: *index,
+        offset: *offset,
+        end: *end,
+        content: Some(content),
     }
 }
 
@@ -87,11 +184,23 @@ fn opened(opened: &Opened, limits: &Settings, heartbeat: Duration) -> proto::Ope
         recovered: opened.recovered,
         head_seq: opened.head_seq,
         heartbeat_interval_ms: millis(heartbeat),
-        limits: Some(proto::Limits {
-            max_message_bytes: saturated(limits.max_message_size),
-            max_queued_turns: limits.max_queued_turns,
-            max_session_messages: limits.max_session_messages,
-        }),
+        limits: Some(wire_limits(limits)),
+        revision: REVISION,
+    }
+}
+
+fn wire_limits(limits: &Settings) -> proto::Limits {
+    let content = &limits.messages.content;
+    proto::Limits {
+        max_message_bytes: saturated(content.max_size),
+        max_queued_turns: limits.max_queued_turns,
+        max_session_messages: limits.max_session_messages,
+        max_parts: saturated(content.max_parts),
+        max_inline_file_bytes: saturated(content.max_inline_file_size),
+        media_types: content.media_types.iter().map(owned).collect(),
+        max_reply_bytes: saturated(limits.max_reply_size),
+        max_text_bytes: saturated(content.max_text_size),
+        max_reply_text_bytes: saturated(limits.max_reply_text_size),
     }
 }
 
@@ -102,6 +211,7 @@ pub(in crate::transport) fn accepted(accepted: &Accepted) -> proto::Accepted {
         message_id: message.id.to_string(),
         seq: message.seq,
         duplicate: accepted.duplicate,
+        parent_seq: message.user().map_or(0, |user| user.parent_seq),
     }
 }
 
@@ -123,20 +233,37 @@ pub(in crate::transport) fn session(session: &Session) -> proto::Session {
         created_at: Some(timestamp(session.created_at)),
         expires_at: Some(timestamp(session.expires_at)),
         ends_at: Some(timestamp(session.ends_at)),
+        metadata: metadata(&session.metadata),
+        title: session.title.as_ref().map(owned),
+        delete_at: session.delete_at.map(timestamp),
     }
 }
 
+/// Converts a page. `provider_data` shows the data that responders keep with messages.
 pub(in crate::transport) fn snapshot(
     snapshot: &Snapshot,
-    after: Option<u32>,
+    provider_data: bool,
 ) -> proto::RefreshTokenResponse {
+    let parents = shown_parents(&snapshot.messages);
+    let messages = snapshot.messages.iter().zip(parents);
+    let messages = messages.map(|(it, parent)| message(it, Visibility { parent, provider_data }));
     proto::RefreshTokenResponse {
         session: Some(session(&snapshot.session)),
-        messages: snapshot.messages.iter().map(|message| message.as_ref().into()).collect(),
-        position: Some(wire_position(&snapshot.position(after))),
+        messages: messages.collect(),
+        position: Some(wire_position(&snapshot.position())),
         has_more: snapshot.has_more,
         usage: Some(snapshot.usage.into()),
     }
+}
+
+/// Returns for each message of a page whether its parent has to be shown: it is the first user
+/// message of the page, or its parent is not the user message before it.
+fn shown_parents(messages: &[Arc<Message>]) -> impl Iterator<Item = bool> {
+    let mut before = None;
+    messages.iter().map(move |message| match &message.role {
+        Role::User(user) => before.replace(message.seq) != Some(user.parent_seq),
+        Role::Assistant(_) => false,
+    })
 }
 
 fn reply_started(started: &ReplyStarted) -> proto::ReplyStarted {
@@ -144,14 +271,17 @@ fn reply_started(started: &ReplyStarted) -> proto::ReplyStarted {
         reply_id: started.reply.to_string(),
         in_reply_to: started.in_reply_to.to_string(),
         attempt: started.attempt,
-        text: started.text.clone(),
-        next_index: started.next_index,
+        offset: started.offset,
         context_trimmed: started.context_trimmed,
     }
 }
 
 pub(in crate::transport) fn wire_position(at: &Position) -> proto::Position {
-    proto::Position { epoch: at.epoch.as_str().into(), seq: at.seq }
+    let reply = at.reply.map(|ReplyPosition { reply, offset }| proto::ReplyPosition {
+        reply_id: reply.to_string(),
+        offset,
+    });
+    proto::Position { epoch: at.epoch.as_str().into(), seq: at.seq, reply }
 }
 
 fn timestamp(time: Timestamp) -> proto::timestamp::Timestamp {

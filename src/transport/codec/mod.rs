@@ -1,19 +1,27 @@
 //! The frames of WebSocket and server-sent events.
 
 mod convert;
+mod direct;
 mod tolerant_json;
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use prost::Message as _;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
+use convert::response;
 pub(super) use convert::{
-    accepted, client_request, position, response, session, snapshot, wire_position,
+    accepted, client_request, new_message, new_metadata, position, regeneration, session, snapshot,
+    wire_position,
 };
+use direct::{JsonWriter, ProtoWriter};
+pub(super) use tolerant_json::from_str as json_from_str;
 
-use super::stream::ClientRequest;
+use super::stream::{ClientRequest, Outbound};
 use crate::{
     proto,
-    session::{Error, ErrorKind, Result},
+    session::{EncodedForms, Error, ErrorKind, NewMessage, Result, Settings},
 };
 
 /// The form of frames. The subprotocol selects it.
@@ -54,8 +62,8 @@ impl Codec {
     /// Returns the largest frame that can hold a message of `text` bytes. JSON may escape a byte as
     /// `\u00XX`.
     pub(super) const fn max_frame(self, text: usize) -> usize {
-        /// Room for the parts of a frame beside the text.
-        const ENVELOPE: usize = 4096;
+        /// Room for the fields of a frame beside the content: options, metadata, ids.
+        const ENVELOPE: usize = 64 << 10;
         match self {
             // Room for a line break at the end, which is removed.
             Self::Plain => text.saturating_add(2),
@@ -78,15 +86,12 @@ impl Codec {
                 if text.len() > max_text {
                     return Err(ErrorKind::FrameTooLarge.into());
                 }
-                Ok(ClientRequest::Send { text: text.into(), client_message_id: None })
+                let message = Ok(NewMessage::new(text, None));
+                Ok(ClientRequest::Send { message, client_message_id: None })
             }
             Self::Json => {
                 let Message::Text(text) = frame else { return Err(wrong_type()) };
-                let request = serde_json::from_str::<proto::ChatRequest>(text);
-                // The first error is the clearer one.
-                let request = request
-                    .or_else(|error| tolerant_json::from_str(text).map_err(|_| error))
-                    .map_err(|error| bad_frame(&error))?;
+                let request = json_from_str(text).map_err(|error| bad_frame(&error))?;
                 client_request(request)
             }
             Self::Proto => {
@@ -97,25 +102,95 @@ impl Codec {
         }
     }
 
-    /// Writes a frame.
+    /// Writes the frame of an item. `None` for the end of a stream without an error.
     ///
     /// # Errors
     /// `Internal`, if the value has no form in the codec.
-    pub(super) fn encode(self, response: &proto::ChatResponse) -> Result<Message> {
-        Ok(match self {
-            Self::Plain => return Err(Error::internal("plain frames hold texts only")),
-            Self::Json => Message::text(json(response)?),
-            Self::Proto => Message::binary(response.encode_to_vec()),
-        })
+    pub(super) fn encode(
+        self,
+        outbound: &Outbound,
+        limits: &Settings,
+        heartbeat: Duration,
+    ) -> Result<Option<Message>> {
+        match self {
+            Self::Plain => Err(Error::internal("plain frames hold texts only")),
+            // A shared frame is bytes, which have to be checked again to be a text.
+            Self::Json if forms(outbound).is_some_and(EncodedForms::is_shared) => {
+                let bytes = Form::Json.encoded(outbound, limits, heartbeat)?;
+                bytes
+                    .map(|it| Utf8Bytes::try_from(it).map(Message::Text))
+                    .transpose()
+                    .map_err(Error::internal)
+            }
+            Self::Json => Ok(json(outbound, limits, heartbeat)?.map(Message::text)),
+            Self::Proto => {
+                Ok(Form::Proto.encoded(outbound, limits, heartbeat)?.map(Message::Binary))
+            }
+        }
     }
 }
 
-/// Encodes a frame as canonical proto-JSON on one line.
-///
-/// # Errors
-/// `Internal`, if the value has no JSON form.
-pub(super) fn json(response: &proto::ChatResponse) -> Result<String> {
-    serde_json::to_string(response).map_err(Error::internal)
+/// The encoded form of an item. Its number is its index in
+/// [`EncodedForms`](crate::session::EncodedForms).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Canonical proto-JSON on one line: WebSocket and server-sent events.
+    Json,
+    /// Protobuf: WebSocket and gRPC.
+    Proto,
+}
+
+impl Form {
+    /// Returns the frame of an item. The subscribers of an event share it.
+    ///
+    /// # Errors
+    /// `Internal`, if the value has no JSON form.
+    pub(super) fn encoded(
+        self,
+        outbound: &Outbound,
+        limits: &Settings,
+        heartbeat: Duration,
+    ) -> Result<Option<Bytes>> {
+        let encode = || match self {
+            Self::Json => Ok(json(outbound, limits, heartbeat)?.map(Into::into)),
+            Self::Proto => Ok(protobuf(outbound, limits, heartbeat)),
+        };
+        match forms(outbound) {
+            None => encode(),
+            Some(forms) => {
+                let bytes = forms.get_or_encode(self as usize, || {
+                    encode()?.ok_or_else(|| Error::internal("an event without a frame"))
+                });
+                bytes.map(Some)
+            }
+        }
+    }
+}
+
+fn json(outbound: &Outbound, limits: &Settings, heartbeat: Duration) -> Result<Option<String>> {
+    if let Some(text) = direct::frame::<JsonWriter>(outbound) {
+        return Ok(Some(text));
+    }
+    let frame = response(outbound, limits, heartbeat);
+    frame.map(|frame| serde_json::to_string(&frame)).transpose().map_err(Error::internal)
+}
+
+fn protobuf(outbound: &Outbound, limits: &Settings, heartbeat: Duration) -> Option<Bytes> {
+    direct::frame::<ProtoWriter>(outbound)
+        .or_else(|| response(outbound, limits, heartbeat).map(|frame| frame.encode_to_vec().into()))
+}
+
+/// Returns the forms that an item may share with other streams.
+const fn forms(outbound: &Outbound) -> Option<&EncodedForms> {
+    match outbound {
+        Outbound::Event(event) => event.encoded(),
+        Outbound::Opened(_)
+        | Outbound::Accepted(_)
+        | Outbound::Refused { .. }
+        | Outbound::Pong
+        | Outbound::Heartbeat
+        | Outbound::End(_) => None,
+    }
 }
 
 /// Removes one line break at the end. Tools that send a line, such as websocat, send its end too.
@@ -144,13 +219,14 @@ mod tests {
             request: Some(proto::chat_request::Request::Send(proto::Send {
                 text: "Grüße".into(),
                 client_message_id: Some("m1".into()),
+                ..proto::Send::default()
             })),
         };
         let binary = Message::binary(request.encode_to_vec());
         for (codec, frame) in [(Codec::Json, json), (Codec::Proto, binary)] {
             let decoded = codec.decode(&frame, 64);
             assert!(
-                matches!(&decoded, Ok(ClientRequest::Send { text, client_message_id: Some(id) }) if text == "Grüße" && id == "m1"),
+                matches!(&decoded, Ok(ClientRequest::Send { message: Ok(it), client_message_id: Some(id) }) if **it.content.text() == *"Grüße" && id == "m1"),
                 "{codec:?}: {decoded:?}"
             );
         }
@@ -168,7 +244,7 @@ mod tests {
         ] {
             let read = Codec::Plain.decode(&Message::text(frame), 64);
             assert!(
-                matches!(&read, Ok(ClientRequest::Send { text, .. }) if text == expected),
+                matches!(&read, Ok(ClientRequest::Send { message: Ok(it), .. }) if **it.content.text() == *expected),
                 "{frame:?}: {read:?}"
             );
         }
@@ -176,16 +252,14 @@ mod tests {
 
     #[test]
     fn what_a_codec_writes_it_can_read() -> std::result::Result<(), Box<dyn std::error::Error>> {
-        let delta = proto::Delta { reply_id: "r".into(), index: 0, text: "\u{1}\"é".into() };
+        let piece = Some(proto::delta::Piece::Text("\u{1}\"é".into()));
+        let delta = proto::Delta { reply_id: "r".into(), piece, ..proto::Delta::default() };
         let response =
             proto::ChatResponse { event: Some(proto::chat_response::Event::Delta(delta)) };
-        let text = json(&response)?;
+        let text = serde_json::to_string(&response)?;
         assert!(text.contains(r#""index":0"#), "defaults are written out: {text}");
         assert_eq!(serde_json::from_str::<proto::ChatResponse>(&text)?, response);
-        let Message::Binary(bytes) = Codec::Proto.encode(&response)? else {
-            return Err("not binary".into());
-        };
-        assert_eq!(proto::ChatResponse::decode(bytes)?, response);
+        assert_eq!(proto::ChatResponse::decode(&response.encode_to_vec()[..])?, response);
         Ok(())
     }
 

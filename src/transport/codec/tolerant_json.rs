@@ -16,7 +16,14 @@ use serde_json::{Map, Number, Value};
 ///
 /// # Errors
 /// The text is no JSON, a name is repeated, or the message has no such field.
-pub(super) fn from_str<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+pub(in crate::transport) fn from_str<T: DeserializeOwned>(
+    text: &str,
+) -> Result<T, serde_json::Error> {
+    // The first error is the clearer one.
+    serde_json::from_str(text).or_else(|error| normalized(text).map_err(|_| error))
+}
+
+fn normalized<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
     let Normalized(value) = serde_json::from_str(text)?;
     serde_json::from_value(value)
 }

@@ -7,10 +7,14 @@ use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::failure;
 use crate::{
-    proto::{self, chat_service_server::ChatService},
-    session::{Caller, Error, ErrorKind, NewMessage, Position, Result, Token},
+    proto::{self, chat_service_server::ChatService, frame::EncodedFrame},
+    session::{
+        Caller, Created, Error, ErrorKind, NewToken, PageRequest, Position, Result, Revocation,
+        Scope, Token,
+    },
     transport::{
-        ConnectionBudget, ConnectionContext, ResponsePermit, TransportContext, auth, codec,
+        ConnectionBudget, ConnectionContext, ResponsePermit, TransportContext, auth,
+        codec::{self, Form},
         page_size,
         stream::{
             ClientStream, Inbound, InboundSource, ListenOnly, Outbound, Protocol, StreamRecord,
@@ -23,20 +27,40 @@ pub(super) struct ChatRpc {
     context: TransportContext,
 }
 
-type ResponseStream = BoxStream<'static, std::result::Result<proto::ChatResponse, Status>>;
+type ResponseStream = BoxStream<'static, Frame>;
+
+/// A frame of a stream, or its end.
+type Frame = std::result::Result<EncodedFrame, Status>;
 
 impl ChatRpc {
     pub(super) const fn new(context: TransportContext) -> Self {
         Self { context }
     }
 
-    async fn create(&self, caller: &Caller, name: &str) -> Result<proto::CreateTokenResponse> {
-        let created = self.context.gateway.create_token(caller, name).await?;
-        let start = Position { epoch: created.session.epoch.clone(), seq: 0 };
+    async fn create(
+        &self,
+        caller: &Caller,
+        request: proto::CreateTokenRequest,
+    ) -> Result<proto::CreateTokenResponse> {
+        let proto::CreateTokenRequest { name, metadata, session_token, title, scope, .. } = request;
+        let new = NewToken {
+            name: &name,
+            metadata: codec::new_metadata(metadata),
+            title: title.as_deref(),
+            scope: scope.as_deref().map(Scope::parse).transpose()?,
+            label: request.label.as_deref(),
+            subject: request.subject.as_deref(),
+        };
+        let gateway = &self.context.gateway;
+        let Created { token, session, head_seq } = match session_token {
+            None => gateway.create_token(caller, new).await?,
+            Some(token) => gateway.issue_token(caller, &Token::parse(&token)?, new).await?,
+        };
+        let position = Position::new(session.epoch.clone(), head_seq);
         Ok(proto::CreateTokenResponse {
-            token: created.token.expose(),
-            session: Some(codec::session(&created.session)),
-            position: Some(codec::wire_position(&start)),
+            token: token.expose(),
+            session: Some(codec::session(&session)),
+            position: Some(codec::wire_position(&position)),
         })
     }
 
@@ -47,22 +71,51 @@ impl ChatRpc {
         request: &proto::RefreshTokenRequest,
         budget: Option<&ConnectionBudget>,
     ) -> Result<(proto::RefreshTokenResponse, Option<ResponsePermit>)> {
-        let (after, limit) = (request.after, request.limit);
+        let proto::RefreshTokenRequest { after, before, limit, .. } = *request;
+        let page = PageRequest { after, before, limit };
         let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
-        let snapshot = self.context.gateway.refresh_token(caller, token, after, limit).await?;
+        let gateway = &self.context.gateway;
+        let snapshot = gateway.refresh_token(caller, token, page).await?;
         let permit = budget.map(|budget| budget.reserve(page_size(&snapshot))).transpose()?;
-        Ok((codec::snapshot(&snapshot, after), permit))
+        let shows_data = request.include_provider_data && gateway.settings().show_provider_data;
+        Ok((codec::snapshot(&snapshot, shows_data), permit))
+    }
+
+    async fn revoke(
+        &self,
+        caller: &Caller,
+        token: &Token,
+        request: &proto::RevokeTokenRequest,
+    ) -> Result<proto::RevokeTokenResponse> {
+        if request.token_id.is_some() {
+            let message = "token_id requires a credential";
+            return Err(Error::new(ErrorKind::Unauthenticated, message));
+        }
+        let extent = if request.token_only { Revocation::Token } else { Revocation::Session };
+        self.context.gateway.revoke_token(caller, token, extent).await?;
+        Ok(proto::RevokeTokenResponse {})
     }
 
     async fn send(
         &self,
         caller: &Caller,
         token: &Token,
-        request: proto::SendMessageRequest,
+        send: Option<proto::Send>,
     ) -> Result<proto::SendMessageResponse> {
-        let message = NewMessage::new(request.text, request.client_message_id.as_deref());
+        let message = codec::new_message(send.ok_or_else(|| missing("send"))?)?;
         let accepted = self.context.gateway.send(caller, token, message).await?;
         Ok(proto::SendMessageResponse { accepted: Some(codec::accepted(&accepted)) })
+    }
+
+    async fn ask_again(
+        &self,
+        caller: &Caller,
+        token: &Token,
+        again: Option<proto::Regenerate>,
+    ) -> Result<proto::RegenerateResponse> {
+        let again = codec::regeneration(again.ok_or_else(|| missing("regenerate"))?);
+        let accepted = self.context.gateway.regenerate(caller, token, again).await?;
+        Ok(proto::RegenerateResponse { accepted: Some(codec::accepted(&accepted)) })
     }
 
     async fn watch(
@@ -91,7 +144,7 @@ impl ChatService for ChatRpc {
         request: Request<proto::CreateTokenRequest>,
     ) -> Result<Response<proto::CreateTokenResponse>, Status> {
         let caller = ConnectionContext::caller(request.extensions());
-        answer(self.create(&caller, &request.get_ref().name).await)
+        answer(self.create(&caller, request.into_inner()).await)
     }
 
     async fn refresh_token(
@@ -116,8 +169,7 @@ impl ChatService for ChatRpc {
     ) -> Result<Response<proto::RevokeTokenResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
         let caller = ConnectionContext::caller(request.extensions());
-        let revoked = self.context.gateway.revoke_token(&caller, &token).await;
-        answer(revoked.map(|()| proto::RevokeTokenResponse {}))
+        answer(self.revoke(&caller, &token, request.get_ref()).await)
     }
 
     async fn send_message(
@@ -126,7 +178,16 @@ impl ChatService for ChatRpc {
     ) -> Result<Response<proto::SendMessageResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
         let caller = ConnectionContext::caller(request.extensions());
-        answer(self.send(&caller, &token, request.into_inner()).await)
+        answer(self.send(&caller, &token, request.into_inner().send).await)
+    }
+
+    async fn regenerate(
+        &self,
+        request: Request<proto::RegenerateRequest>,
+    ) -> Result<Response<proto::RegenerateResponse>, Status> {
+        let token = required_token(request.metadata(), &request.get_ref().token)?;
+        let caller = ConnectionContext::caller(request.extensions());
+        answer(self.ask_again(&caller, &token, request.into_inner().regenerate).await)
     }
 
     async fn stop_reply(
@@ -135,7 +196,8 @@ impl ChatService for ChatRpc {
     ) -> Result<Response<proto::StopReplyResponse>, Status> {
         let token = required_token(request.metadata(), &request.get_ref().token)?;
         let caller = ConnectionContext::caller(request.extensions());
-        let stopped = self.context.gateway.stop(&caller, &token).await;
+        let seq = request.into_inner().stop.and_then(|stop| stop.seq);
+        let stopped = self.context.gateway.stop(&caller, &token, seq).await;
         answer(stopped.map(|stopped| proto::StopReplyResponse { stopped }))
     }
 
@@ -159,6 +221,10 @@ impl ChatService for ChatRpc {
         let requests = Requests(request.into_inner());
         answer(Ok(StreamingCall { context: self.context.clone(), stream, requests }.responses()))
     }
+}
+
+fn missing(field: &str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("The field {field} is missing"))
 }
 
 fn answer<T>(result: Result<T>) -> Result<Response<T>, Status> {
@@ -224,10 +290,11 @@ impl<R: InboundSource + Send + 'static> StreamingCall<R> {
     }
 
     /// Encodes an item: a response, a status, or both.
-    fn items(&self, outbound: &Outbound) -> Vec<std::result::Result<proto::ChatResponse, Status>> {
+    fn items(&self, outbound: &Outbound) -> Vec<Frame> {
         let limits = self.context.gateway.settings();
-        let response = codec::response(outbound, limits, self.context.settings.heartbeat);
-        let mut items: Vec<_> = response.into_iter().map(Ok).collect();
+        let frame = Form::Proto.encoded(outbound, limits, self.context.settings.heartbeat);
+        let frame = frame.map_err(|error| failure::status(&error)).transpose();
+        let mut items: Vec<_> = frame.into_iter().map(|it| it.map(EncodedFrame)).collect();
         if let Outbound::End(Err(error)) = outbound {
             // The stream has counted it.
             items.push(Err(failure::status(error)));

@@ -38,7 +38,7 @@ where
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + std::fmt::Display,
 {
-    let max_frame = Codec::Proto.max_frame(context.gateway.settings().max_message_size);
+    let max_frame = Codec::Proto.max_frame(context.gateway.settings().messages.content.max_size);
     let chat =
         ChatServiceServer::new(ChatRpc::new(context.clone())).max_decoding_message_size(max_frame);
     let mut routes = Routes::new(chat)

@@ -4,7 +4,7 @@ use http::{HeaderMap, Uri};
 
 use super::HttpError;
 use crate::{
-    session::{ErrorKind, Token},
+    session::{Error, ErrorKind, Token},
     transport::auth,
 };
 
@@ -35,6 +35,18 @@ impl Params {
     ) -> Result<Option<u32>, HttpError> {
         let parse = |text: &str| text.parse().map_err(|_| HttpError::NotANumber(name, text.into()));
         self.get(name).map(parse).transpose()
+    }
+
+    /// Returns a switch, which is off if it is absent.
+    pub(in crate::transport) fn flag(&self, name: &'static str) -> Result<bool, HttpError> {
+        match self.get(name) {
+            None | Some("false" | "0" | "") => Ok(false),
+            Some("true" | "1") => Ok(true),
+            Some(_) => {
+                let message = format!("{name} must be true or false");
+                Err(Error::new(ErrorKind::InvalidArgument, message).into())
+            }
+        }
     }
 
     /// Returns the token of the query or the header.

@@ -1,35 +1,28 @@
-//! `/messages` and `/stop`, for clients that listen with server-sent events.
+//! `/messages`, `/regenerate` and `/stop`, for clients that listen with server-sent events.
 
 use axum::{
     Json,
     body::{Body, Bytes, to_bytes},
     extract::{Request, State},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use super::schema;
 use crate::{
-    session::{ErrorKind, NewMessage},
+    proto,
+    session::{self, Caller, ErrorKind, Token},
     transport::{
         ConnectionContext, TransportContext,
-        codec::Codec,
+        codec::{self, Codec},
         http::{HttpError, HttpResult, Params},
     },
 };
-
-/// A user message.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct MessageBody {
-    #[schema(example = "Hello Bot", nullable = false, required, min_length = 1)]
-    text: Option<String>,
-    /// Identifies the message: sending it again under the same id is the same message.
-    #[serde(alias = "clientMessageId")]
-    #[schema(nullable = false, max_length = 128)]
-    client_message_id: Option<String>,
-}
 
 /// The message is durable.
 #[derive(Serialize, ToSchema)]
@@ -39,8 +32,11 @@ pub(in crate::transport) struct Accepted {
     #[schema(value_type = i64, minimum = 1)]
     seq: u32,
     client_message_id: Option<String>,
-    /// It was there already: this is the first answer again.
+    /// The message had been accepted before: this is the first answer again.
     duplicate: bool,
+    /// The user message before it on its branch. 0: none.
+    #[schema(value_type = i64, minimum = 0)]
+    parent_seq: u32,
 }
 
 /// Whether there was a reply to stop.
@@ -49,7 +45,7 @@ pub(in crate::transport) struct Stopped {
     stopped: bool,
 }
 
-/// Says something. The reply comes through `/events`.
+/// Sends a message. The reply comes through `/events`.
 #[utoipa::path(
     post, path = "/messages", tag = "conversation",
     params(
@@ -57,12 +53,13 @@ pub(in crate::transport) struct Stopped {
         ("text" = Option<String>, Query, description = "Where there is no body"),
         ("client_message_id" = Option<String>, Query, description = "Where there is no body"),
     ),
-    request_body(content = MessageBody, description = "The message. Without a body it is read from the query"),
+    request_body(content = schema::SendBody, description = "The message. Without a body it is read from the query"),
     security(("bearer" = []), ("token" = [])),
     responses(
         (status = 202, body = Accepted, description = "The message is durable"),
-        (status = 400, description = "Session expired or does not exist, or not a valid text"),
-        (status = 409, description = "The client_message_id was used for another text, or the conversation is full"),
+        (status = 400, description = "Session expired or does not exist, or not a valid message"),
+        (status = 403, description = "The token permits reading only"),
+        (status = 409, description = "The client_message_id was used for another message, or the conversation is full"),
         (status = 413, description = "The message is too large"),
         (status = 422, description = "A parameter is missing"),
         (status = 429, description = "Too many messages wait for their reply"),
@@ -72,63 +69,138 @@ pub(in crate::transport) async fn send(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<(StatusCode, Json<Accepted>)> {
-    let caller = ConnectionContext::caller(request.extensions());
-    let (parts, body) = request.into_parts();
-    let params = Params::of(&parts.uri);
-    let token = params.token(&parts.headers)?;
-    let body = message_body(&context, &params, &parts.headers, body).await?;
-    let text = body.text.ok_or(HttpError::Missing("body", "text"))?;
-
-    let message = NewMessage::new(text, body.client_message_id.as_deref());
-    let accepted = context.gateway.send(&caller, &token, message).await?;
-    let message = &accepted.message;
-    let answer = Accepted {
-        message_id: message.id.to_string(),
-        seq: message.seq,
-        client_message_id: message.client_message_id().map(|id| id.as_ref().into()),
-        duplicate: accepted.duplicate,
+    let Call { caller, token, params, parts, body } = Call::of(request)?;
+    let send = match json_body::<proto::Send>(&context, &parts.headers, body).await? {
+        Some((send, body)) => {
+            // An absent text differs from an empty one.
+            if send.text.is_empty() && send.parts.is_empty() && !has_field(&body, "text") {
+                return Err(HttpError::Missing("body", "text"));
+            }
+            send
+        }
+        None => proto::Send {
+            text: params.text("text")?.into(),
+            client_message_id: params.get("client_message_id").map(Into::into),
+            ..proto::Send::default()
+        },
     };
-    Ok((StatusCode::ACCEPTED, Json(answer)))
+    let message = codec::new_message(send)?;
+    let accepted = context.gateway.send(&caller, &token, message).await?;
+    Ok((StatusCode::ACCEPTED, Json(accepted.into())))
 }
 
-/// Stops the reply in progress, or the next one.
+/// Asks for another reply to a question. It comes through `/events`.
+#[utoipa::path(
+    post, path = "/regenerate", tag = "conversation",
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("seq" = Option<i64>, Query, minimum = 0, description = "A message of the turn to repeat, where there is no body. 0: the newest turn"),
+        ("client_message_id" = Option<String>, Query, description = "Where there is no body"),
+    ),
+    request_body(content = schema::RegenerateBody, description = "Without a body the request is read from the query"),
+    security(("bearer" = []), ("token" = [])),
+    responses(
+        (status = 202, body = Accepted, description = "The new user message is durable"),
+        (status = 400, description = "Session expired or does not exist, or there is no such turn"),
+        (status = 403, description = "The token permits reading only"),
+        (status = 409, description = "The client_message_id was used for another message, or the conversation is full"),
+        (status = 422, description = "A parameter is missing or no number"),
+        (status = 429, description = "Too many messages wait for their reply"),
+    )
+)]
+pub(in crate::transport) async fn regenerate(
+    State(context): State<TransportContext>,
+    request: Request,
+) -> HttpResult<(StatusCode, Json<Accepted>)> {
+    let Call { caller, token, params, parts, body } = Call::of(request)?;
+    let again = match json_body::<proto::Regenerate>(&context, &parts.headers, body).await? {
+        Some((again, _)) => again,
+        None => proto::Regenerate {
+            seq: params.number("seq")?.unwrap_or(0),
+            client_message_id: params.get("client_message_id").map(Into::into),
+            ..proto::Regenerate::default()
+        },
+    };
+    let again = codec::regeneration(again);
+    let accepted = context.gateway.regenerate(&caller, &token, again).await?;
+    Ok((StatusCode::ACCEPTED, Json(accepted.into())))
+}
+
+/// Stops a turn: the reply in progress, or the next one.
 #[utoipa::path(
     post, path = "/stop", tag = "conversation",
-    params(("token" = Option<String>, Query, description = "Or `Authorization: Bearer`")),
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("seq" = Option<i64>, Query, minimum = 0, description = "The number of the user message whose turn is stopped, where there is no body"),
+    ),
+    request_body(content = schema::StopBody, description = "Without a body the request is read from the query"),
     security(("bearer" = []), ("token" = [])),
     responses(
         (status = 200, body = Stopped, description = "Whether there was a reply to stop"),
         (status = 400, description = "Session expired or does not exist"),
-        (status = 422, description = "A parameter is missing"),
+        (status = 403, description = "The token permits reading only"),
+        (status = 422, description = "A parameter is missing or no number"),
     )
 )]
 pub(in crate::transport) async fn stop(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<Json<Stopped>> {
-    let token = Params::of(request.uri()).token(request.headers())?;
-    let caller = ConnectionContext::caller(request.extensions());
-    let stopped = context.gateway.stop(&caller, &token).await?;
+    let Call { caller, token, params, parts, body } = Call::of(request)?;
+    let seq = match json_body::<proto::Stop>(&context, &parts.headers, body).await? {
+        Some((stop, _)) => stop.seq,
+        None => params.number("seq")?,
+    };
+    let stopped = context.gateway.stop(&caller, &token, seq).await?;
     Ok(Json(Stopped { stopped }))
 }
 
-/// Reads the message from a JSON body, or from the query if there is none.
-async fn message_body(
+impl From<session::Accepted> for Accepted {
+    fn from(accepted: session::Accepted) -> Self {
+        let message = &accepted.message;
+        Self {
+            message_id: message.id.to_string(),
+            seq: message.seq,
+            client_message_id: message.client_message_id().map(|id| id.as_ref().into()),
+            duplicate: accepted.duplicate,
+            parent_seq: message.user().map_or(0, |user| user.parent_seq),
+        }
+    }
+}
+
+/// The parts of a request.
+struct Call {
+    caller: Caller,
+    token: Token,
+    params: Params,
+    parts: Parts,
+    body: Body,
+}
+
+impl Call {
+    fn of(request: Request) -> HttpResult<Self> {
+        let caller = ConnectionContext::caller(request.extensions());
+        let (parts, body) = request.into_parts();
+        let params = Params::of(&parts.uri);
+        let token = params.token(&parts.headers)?;
+        Ok(Self { caller, token, params, parts, body })
+    }
+}
+
+/// Reads a JSON body as a message of the contract. Returns the body as well. `None` if there is
+/// none.
+async fn json_body<T: DeserializeOwned>(
     context: &TransportContext,
-    params: &Params,
     headers: &HeaderMap,
     body: Body,
-) -> HttpResult<MessageBody> {
+) -> HttpResult<Option<(T, Bytes)>> {
     let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
     if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
         return Err(HttpError::BodyEncoding);
     }
     let body = read(context, body).await?;
     if body.is_empty() {
-        return Ok(MessageBody {
-            text: Some(params.text("text")?.into()),
-            client_message_id: params.get("client_message_id").map(Into::into),
-        });
+        return Ok(None);
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
@@ -142,11 +214,21 @@ async fn message_body(
     ) {
         return Err(HttpError::NotAnObject);
     }
-    serde_json::from_slice(&body).map_err(|error| HttpError::BadJson(error.to_string()))
+    let text = str::from_utf8(&body).map_err(|_| HttpError::from(ErrorKind::BadUtf8))?;
+    let value = codec::json_from_str(text);
+    let value = value.map_err(|error| HttpError::BadJson(error.to_string()))?;
+    Ok(Some((value, body)))
+}
+
+/// Returns true if a JSON object has a field that is not null.
+fn has_field(body: &[u8], name: &str) -> bool {
+    type Fields = std::collections::HashMap<String, Option<IgnoredAny>>;
+    let fields = serde_json::from_slice::<Fields>(body);
+    fields.is_ok_and(|fields| fields.get(name).is_some_and(Option::is_some))
 }
 
 async fn read(context: &TransportContext, body: Body) -> HttpResult<Bytes> {
-    let limit = Codec::Json.max_frame(context.gateway.settings().max_message_size);
+    let limit = Codec::Json.max_frame(context.gateway.settings().messages.content.max_size);
     match timeout(context.settings.call_timeout, to_bytes(body, limit)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(_)) => Err(ErrorKind::FrameTooLarge.into()),

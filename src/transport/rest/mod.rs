@@ -2,6 +2,9 @@
 //! that clients without a stream need.
 
 pub(in crate::transport) mod documentation;
+mod log_entry;
 pub(in crate::transport) mod message;
 pub(in crate::transport) mod probe;
+mod schema;
+mod timestamp;
 pub(in crate::transport) mod token;

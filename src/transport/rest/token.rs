@@ -1,6 +1,6 @@
 //! Sessions: `/token`, `/refresh_token`.
 
-use std::time::SystemTime;
+use std::collections::BTreeMap;
 
 use axum::{
     Json,
@@ -13,8 +13,12 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
+use super::{log_entry::LogEntry, timestamp::rfc3339};
 use crate::{
-    session::{Error, Failure, Message, Role, Session, Snapshot, Status, Timestamp, Usage},
+    session::{
+        Error, ErrorKind, Metadata, NewToken, PageRequest, Revocation, Scope, Session, Snapshot,
+        Token,
+    },
     transport::{
         ConnectionBudget, ConnectionContext, TransportContext,
         http::{HttpResult, Params},
@@ -49,9 +53,16 @@ pub(in crate::transport) struct Refreshed {
     expires_at: String,
     messages: Vec<LogEntry>,
     position: At,
+    /// There are more messages in the direction of the page.
+    has_more: bool,
+    /// Names the conversation in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<String>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    metadata: BTreeMap<String, String>,
 }
 
-/// "I have everything up to here."
+/// A position: the client has everything up to here.
 #[derive(Serialize, ToSchema)]
 struct At {
     epoch: String,
@@ -59,69 +70,21 @@ struct At {
     seq: u32,
 }
 
-/// A message of the log.
-#[derive(Serialize, ToSchema)]
-struct LogEntry {
-    #[schema(format = "uuid")]
-    id: String,
-    msg: String,
-    #[schema(format = DateTime)]
-    timestamp: String,
-    /// `user` or `assistant`.
-    role: &'static str,
-    #[schema(value_type = i64, minimum = 0)]
-    seq: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    client_message_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    in_reply_to: Option<String>,
-    /// How a reply ended: `complete`, `stopped`, `interrupted`, `failed`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    finish_reason: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Tokens>,
-    /// Why a reply failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    failure: Option<ReplyFailure>,
-}
-
-/// Why a reply failed.
-#[derive(Serialize, ToSchema)]
-struct ReplyFailure {
-    /// For programs; stable.
-    #[schema(example = "upstream_unavailable")]
-    code: String,
-    /// For people.
-    message: String,
-}
-
-/// Tokens of the model that a reply took.
-#[derive(Serialize, ToSchema)]
-struct Tokens {
-    #[schema(value_type = i64, minimum = 0)]
-    input_tokens: u32,
-    #[schema(value_type = i64, minimum = 0)]
-    output_tokens: u32,
-    /// The numbers, or a part of them, are the gateway's estimate.
-    estimated: bool,
-}
-
-impl From<Usage> for Tokens {
-    fn from(usage: Usage) -> Self {
-        let Usage { input_tokens, output_tokens, estimated } = usage;
-        Self { input_tokens, output_tokens, estimated }
-    }
-}
-
 /// Starts a session for a user.
 #[utoipa::path(
     post, path = "/token", tag = "session",
-    params(("name" = String, Query, description = "1 to 128 characters", example = "Ada")),
+    params(
+        ("name" = Option<String>, Query, description = "1 to 128 characters; required without session_token", example = "Ada"),
+        ("title" = Option<String>, Query, description = "Names the conversation in lists"),
+        ("metadata" = Option<String>, Query, description = "A JSON object of strings, kept with the session"),
+        ("session_token" = Option<String>, Query, description = "Issues another token for the session of this one"),
+        ("scope" = Option<String>, Query, description = "`write` (default) or `read`"),
+        ("label" = Option<String>, Query, description = "Names the token"),
+    ),
     responses(
         (status = 200, body = Created, description = "The session and its token"),
-        (status = 400, description = "Not a valid name"),
+        (status = 400, description = "Not a valid name or parameter"),
+        (status = 403, description = "The session_token permits reading only"),
         (status = 422, description = "A parameter is missing"),
     )
 )]
@@ -131,7 +94,22 @@ pub(in crate::transport) async fn create(
 ) -> HttpResult<Json<Created>> {
     let params = Params::of(request.uri());
     let caller = ConnectionContext::caller(request.extensions());
-    let created = context.gateway.create_token(&caller, params.required("name")?).await?;
+    let mut new = NewToken {
+        name: params.get("name").unwrap_or_default(),
+        metadata: metadata(&params)?,
+        title: params.get("title"),
+        scope: params.get("scope").map(Scope::parse).transpose()?,
+        label: params.get("label"),
+        subject: None,
+    };
+    let gateway = &context.gateway;
+    let created = match params.get("session_token") {
+        Some(token) => gateway.issue_token(&caller, &Token::parse(token)?, new).await?,
+        None => {
+            new.name = params.required("name")?;
+            gateway.create_token(&caller, new).await?
+        }
+    };
     Ok(Json(Created {
         name: created.session.name.as_str().into(),
         token: created.token.expose(),
@@ -141,12 +119,23 @@ pub(in crate::transport) async fn create(
     }))
 }
 
+fn metadata(params: &Params) -> HttpResult<Metadata> {
+    let Some(json) = params.get("metadata").filter(|json| !json.is_empty()) else {
+        return Ok(Metadata::default());
+    };
+    Metadata::from_json(json).map_err(|_| {
+        let message = "metadata must be a JSON object of strings";
+        Error::new(ErrorKind::InvalidArgument, message).into()
+    })
+}
+
 /// Renews a session's idle deadline and reads it.
 #[utoipa::path(
     post, path = "/refresh_token", tag = "session",
     params(
         ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
-        ("after" = Option<i64>, Query, minimum = 0, description = "Only messages after this number, oldest first"),
+        ("after" = Option<i64>, Query, minimum = 0, description = "Only messages after this number, the oldest of them"),
+        ("before" = Option<i64>, Query, minimum = 0, description = "Only messages before this number, the newest of them. Not with after"),
         ("limit" = Option<i64>, Query, minimum = 0, description = "How many messages at most"),
     ),
     security(("bearer" = []), ("token" = [])),
@@ -168,7 +157,8 @@ pub(in crate::transport) async fn refresh(
     get, path = "/refresh_token", tag = "session",
     params(
         ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
-        ("after" = Option<i64>, Query, minimum = 0, description = "Only messages after this number, oldest first"),
+        ("after" = Option<i64>, Query, minimum = 0, description = "Only messages after this number, the oldest of them"),
+        ("before" = Option<i64>, Query, minimum = 0, description = "Only messages before this number, the newest of them. Not with after"),
         ("limit" = Option<i64>, Query, minimum = 0, description = "How many messages at most"),
     ),
     security(("bearer" = []), ("token" = [])),
@@ -188,14 +178,18 @@ pub(in crate::transport) async fn refresh_by_get(
 async fn renew(State(context): State<TransportContext>, request: Request) -> HttpResult<Response> {
     let params = Params::of(request.uri());
     let token = params.token(request.headers())?;
-    let (after, limit) = (params.number("after")?, params.number("limit")?);
+    let page = PageRequest {
+        after: params.number("after")?,
+        before: params.number("before")?,
+        limit: params.number("limit")?,
+    };
     let budget = ConnectionContext::budget(request.extensions());
     let caller = ConnectionContext::caller(request.extensions());
     let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
-    let snapshot = context.gateway.refresh_token(&caller, &token, after, limit).await?;
+    let snapshot = context.gateway.refresh_token(&caller, &token, page).await?;
     let size = page_size(&snapshot);
     let permit = budget.map(|budget| budget.reserve(size)).transpose()?;
-    let encode = move || Json(Refreshed::new(token.expose(), &snapshot, after)).into_response();
+    let encode = move || Json(Refreshed::new(token.expose(), &snapshot)).into_response();
     let mut response = if size < LARGE_PAGE {
         encode()
     } else {
@@ -210,13 +204,17 @@ async fn renew(State(context): State<TransportContext>, request: Request) -> Htt
 /// Bytes from which a page is encoded on a thread that may block.
 const LARGE_PAGE: usize = 64 << 10;
 
-/// Ends a session.
+/// Ends a session, or one token of it.
 #[utoipa::path(
     delete, path = "/token", tag = "session",
-    params(("token" = Option<String>, Query, description = "Or `Authorization: Bearer`")),
+    params(
+        ("token" = Option<String>, Query, description = "Or `Authorization: Bearer`"),
+        ("token_only" = Option<bool>, Query, description = "Ends this token alone. The session ends with its last token"),
+    ),
     security(("bearer" = []), ("token" = [])),
     responses(
         (status = 204, description = "Ended"),
+        (status = 403, description = "The token permits reading only"),
         (status = 400, description = "Session expired or does not exist"),
         (status = 422, description = "A parameter is missing"),
     )
@@ -225,16 +223,21 @@ pub(in crate::transport) async fn revoke(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<StatusCode> {
-    let token = Params::of(request.uri()).token(request.headers())?;
+    let params = Params::of(request.uri());
+    let token = params.token(request.headers())?;
     let caller = ConnectionContext::caller(request.extensions());
-    context.gateway.revoke_token(&caller, &token).await?;
+    let extent = match params.flag("token_only")? {
+        true => Revocation::Token,
+        false => Revocation::Session,
+    };
+    context.gateway.revoke_token(&caller, &token, extent).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 impl Refreshed {
-    fn new(token: String, snapshot: &Snapshot, after: Option<u32>) -> Self {
-        let Session { name, created_at, expires_at, .. } = &snapshot.session;
-        let position = snapshot.position(after);
+    fn new(token: String, snapshot: &Snapshot) -> Self {
+        let Session { name, created_at, expires_at, title, metadata, .. } = &snapshot.session;
+        let position = snapshot.position();
         Self {
             token,
             name: name.as_str().into(),
@@ -242,51 +245,9 @@ impl Refreshed {
             expires_at: rfc3339(*expires_at),
             messages: snapshot.messages.iter().map(|message| LogEntry::new(message)).collect(),
             position: At { epoch: position.epoch.as_str().into(), seq: position.seq },
+            has_more: snapshot.has_more,
+            title: title.as_deref().map(Into::into),
+            metadata: metadata.iter().map(|(key, value)| (key.into(), value.into())).collect(),
         }
     }
-}
-
-impl LogEntry {
-    fn new(message: &Message) -> Self {
-        let entry = Self {
-            id: message.id.to_string(),
-            msg: message.text.as_ref().into(),
-            timestamp: rfc3339(message.created_at),
-            role: "user",
-            seq: message.seq,
-            client_message_id: message.client_message_id().map(|id| id.as_ref().into()),
-            in_reply_to: message.in_reply_to().map(|id| id.to_string()),
-            status: None,
-            finish_reason: None,
-            usage: None,
-            failure: None,
-        };
-        match &message.role {
-            Role::User { .. } => entry,
-            Role::Assistant { status, finish_reason, usage, .. } => Self {
-                role: "assistant",
-                status: Some(status.as_str()),
-                finish_reason: finish_reason.as_deref().map(Into::into),
-                usage: usage.map(Into::into),
-                failure: ReplyFailure::of(status),
-                ..entry
-            },
-        }
-    }
-}
-
-impl ReplyFailure {
-    fn of(status: &Status) -> Option<Self> {
-        match status {
-            Status::Complete | Status::Stopped | Status::Interrupted => None,
-            Status::Failed(Failure { code, message }) => {
-                Some(Self { code: code.as_ref().into(), message: message.as_ref().into() })
-            }
-        }
-    }
-}
-
-/// RFC 3339, UTC, milliseconds.
-fn rfc3339(time: Timestamp) -> String {
-    humantime::format_rfc3339_millis(SystemTime::from(time)).to_string()
 }

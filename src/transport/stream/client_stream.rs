@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     session::{
-        Accepted, Caller, EagerTask, Error, ErrorKind, Event, Gateway, MessageId, NewMessage,
-        Opened, Position, Result, Subscription, Token,
+        Accepted, Caller, EagerTask, Error, ErrorKind, Event, Gateway, MessageId, Opened, Position,
+        Result, Subscription, Token,
     },
     transport::{Settings, TransportContext, auth},
 };
@@ -162,6 +162,11 @@ impl ClientStream {
         self.held_event.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
     }
 
+    /// Returns the position behind the last event. `None` before the stream is attached.
+    pub(in crate::transport) fn position(&self) -> Option<Position> {
+        self.subscription.as_ref().map(Subscription::position)
+    }
+
     /// Waits for the call in progress. A commit may take long, so the deltas of a reply are
     /// delivered meanwhile. From the first message on, events wait: a client gets the
     /// acknowledgement of its message before the message itself.
@@ -175,7 +180,7 @@ impl ClientStream {
                     return self.finish(done);
                 }
                 event = next_event(&mut self.subscription), if passes => match event {
-                    Ok(event @ (Event::Delta { .. } | Event::ReplyStarted(_))) => {
+                    Ok(event @ (Event::Delta(_) | Event::ReplyPart(_) | Event::ReplyStarted(_))) => {
                         return Outbound::Event(event);
                     }
                     event @ (Ok(Event::Message(_) | Event::GoAway(_)) | Err(_)) => {
@@ -194,8 +199,8 @@ impl ClientStream {
     fn event(&mut self, event: Result<Event>) -> Outbound {
         match event {
             Ok(event) => {
-                if let Event::Message(message) = &event
-                    && let Some(answered) = message.in_reply_to()
+                if let Event::Message(event) = &event
+                    && let Some(answered) = event.message.in_reply_to()
                 {
                     self.awaited.turns.retain(|turn| *turn != answered);
                 }
@@ -240,23 +245,39 @@ impl ClientStream {
         match request {
             ClientRequest::Ping => Some(Outbound::Pong),
             ClientRequest::Open { token, position } => self.open(token.as_deref(), position),
-            ClientRequest::Send { text, client_message_id } => {
-                let message = NewMessage::new(text, client_message_id.as_deref());
-                match subscription.send(message) {
-                    EagerTask::Done(result) => {
-                        Some(self.finish(CallResult::Sent { client_message_id, result }))
-                    }
-                    running @ EagerTask::Running(_) => {
-                        let sent = |result| CallResult::Sent { client_message_id, result };
-                        self.call = Some(running.end().map(sent).boxed());
-                        self.sending = true;
-                        None
-                    }
-                }
+            ClientRequest::Send { message, client_message_id } => {
+                let sent = match message {
+                    Ok(message) => subscription.send(message),
+                    Err(error) => EagerTask::Done(Err(error)),
+                };
+                self.sent(sent, client_message_id)
             }
-            ClientRequest::Stop => {
-                // The effect is the terminal message of the reply. Without a reply there is none.
-                let _had_effect = subscription.stop();
+            ClientRequest::Regenerate { again, client_message_id } => {
+                let sent = subscription.regenerate(again);
+                self.sent(sent, client_message_id)
+            }
+            // The effect is the terminal message of the reply. Without a reply there is none.
+            ClientRequest::Stop { seq } => match subscription.stop(seq) {
+                Ok(_had_effect) => None,
+                Err(error) => Some(Outbound::Refused { error, client_message_id: None }),
+            },
+        }
+    }
+
+    /// Returns the answer to a message, or keeps the commit in progress.
+    fn sent(
+        &mut self,
+        sent: EagerTask<Result<Accepted>>,
+        client_message_id: Option<String>,
+    ) -> Option<Outbound> {
+        match sent {
+            EagerTask::Done(result) => {
+                Some(self.finish(CallResult::Sent { client_message_id, result }))
+            }
+            running @ EagerTask::Running(_) => {
+                let sent = |result| CallResult::Sent { client_message_id, result };
+                self.call = Some(running.end().map(sent).boxed());
+                self.sending = true;
                 None
             }
         }
@@ -267,7 +288,9 @@ impl ClientStream {
         match request {
             ClientRequest::Ping => Some(Outbound::Pong),
             ClientRequest::Open { token, position } => self.open(token.as_deref(), position),
-            ClientRequest::Send { .. } | ClientRequest::Stop => match self.credential.clone() {
+            ClientRequest::Send { .. }
+            | ClientRequest::Regenerate { .. }
+            | ClientRequest::Stop { .. } => match self.credential.clone() {
                 Some(token) => {
                     self.first = Some(request);
                     self.attach(token, None);

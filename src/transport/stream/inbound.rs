@@ -2,14 +2,27 @@
 
 use std::task::{Context, Poll};
 
-use crate::session::{Error, Position};
+use crate::session::{Error, NewMessage, Position, Regeneration, Result};
 
 /// A request of a client.
 #[derive(Debug)]
 pub(in crate::transport) enum ClientRequest {
-    Open { token: Option<String>, position: Option<Position> },
-    Send { text: String, client_message_id: Option<String> },
-    Stop,
+    Open {
+        token: Option<String>,
+        position: Option<Position>,
+    },
+    /// An invalid message is refused under its id, as any other refusal of a message.
+    Send {
+        message: Result<NewMessage>,
+        client_message_id: Option<String>,
+    },
+    Regenerate {
+        again: Regeneration,
+        client_message_id: Option<String>,
+    },
+    Stop {
+        seq: Option<u32>,
+    },
     Ping,
 }
 

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::{
-    session::{Event, Message, MessageId, Role},
+    session::{Event, Message, MessageId, ReplyFields, Role},
     transport::stream::Outbound,
 };
 
@@ -39,8 +39,10 @@ impl AnswerQueue {
             Outbound::Refused { error, .. } => {
                 self.answers.push_back(PendingAnswer::Ready(format!("Error: {error}")));
             }
-            Outbound::Event(Event::Message(message)) => self.answered(message),
-            Outbound::Event(Event::ReplyStarted(_) | Event::Delta { .. } | Event::GoAway(_))
+            Outbound::Event(Event::Message(event)) => self.answered(&event.message),
+            Outbound::Event(
+                Event::ReplyStarted(_) | Event::Delta(_) | Event::ReplyPart(_) | Event::GoAway(_),
+            )
             | Outbound::Opened(_)
             | Outbound::Pong
             | Outbound::Heartbeat
@@ -55,12 +57,14 @@ impl AnswerQueue {
     }
 
     fn answered(&mut self, message: &Message) {
-        let Role::Assistant { in_reply_to, status, .. } = &message.role else { return };
+        let Role::Assistant(ReplyFields { in_reply_to, status, .. }) = &message.role else {
+            return;
+        };
         let waits = |answer: &&mut PendingAnswer| matches!(answer, PendingAnswer::To(id) if id == in_reply_to);
         if let Some(answer) = self.answers.iter_mut().find(waits) {
             *answer = PendingAnswer::Ready(match status.failure() {
-                Some(failure) if message.text.is_empty() => format!("Error: {}", failure.message),
-                _ => message.text.as_ref().into(),
+                Some(failure) if message.text().is_empty() => format!("Error: {}", failure.message),
+                _ => message.text().as_ref().into(),
             });
         }
     }

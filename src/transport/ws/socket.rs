@@ -29,7 +29,7 @@ use crate::{
     telemetry::PEER,
     transport::{
         TransportContext,
-        codec::{self, Codec},
+        codec::Codec,
         status,
         stream::{ClientStream, Close, Inbound, InboundSource, Outbound, StreamRecord},
     },
@@ -58,7 +58,7 @@ pub(super) async fn run(
     let frames = Incoming {
         stream,
         codec,
-        max_text: context.gateway.settings().max_message_size,
+        max_text: context.gateway.settings().messages.content.max_text_size,
         last_frame,
         asked: false,
         paused: false,
@@ -79,9 +79,13 @@ pub(super) async fn run(
 }
 
 fn config(codec: Codec, limits: &Limits) -> WebSocketConfig {
-    let max_frame = codec.max_frame(limits.max_message_size);
+    let content = &limits.messages.content;
+    let max_frame = match codec {
+        Codec::Plain => codec.max_frame(content.max_text_size),
+        Codec::Json | Codec::Proto => codec.max_frame(content.max_size),
+    };
     // The largest frame is a whole reply; another one may be in the buffer.
-    let largest = limits.max_reply_size.max(limits.max_message_size);
+    let largest = limits.max_reply_size.max(content.max_size);
     let max_write = WRITE_BUFFER + 2 * Codec::Json.max_frame(largest);
     WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -197,8 +201,8 @@ impl Socket<'_> {
 
     async fn frame(&mut self, outbound: &Outbound) -> Result<(), SendError> {
         let limits = self.context.gateway.settings();
-        match codec::response(outbound, limits, self.context.settings.heartbeat) {
-            Some(response) => self.feed(self.codec.encode(&response)?).await,
+        match self.codec.encode(outbound, limits, self.context.settings.heartbeat)? {
+            Some(frame) => self.feed(frame).await,
             None => Ok(()),
         }
     }

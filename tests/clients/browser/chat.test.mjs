@@ -151,8 +151,8 @@ test("gRPC-Web: a conversation with unary calls and Subscribe", async () => {
     const { token } = await client.createToken({ name: "Ada" });
     const deltas = [];
     for await (const { event } of client.subscribe({ token })) {
-      if (event.case === "opened") await client.sendMessage({ token, text: "Hello Bot" });
-      if (event.case === "delta") deltas.push(event.value.text);
+      if (event.case === "opened") await client.sendMessage({ token, send: { text: "Hello Bot" } });
+      if (event.case === "delta") deltas.push(event.value.piece.value);
       if (event.case === "message" && event.value.role === Role.ASSISTANT) {
         return { deltas, text: event.value.text, status: MessageStatus[event.value.status] };
       }
@@ -183,13 +183,19 @@ test("a page changes protocols in the middle of a reply and misses nothing", asy
     async ([http, ws, token]) => {
       const client = globalThis.duologue.chatService(http);
       let position;
+      let heard = "";
       for await (const { event } of client.subscribe({ token })) {
         if (event.case === "opened") {
           const { epoch } = event.value.position;
           position = { epoch, seq: 1 };
-          await client.sendMessage({ token, text: "Hello Bot" });
+          await client.sendMessage({ token, send: { text: "Hello Bot" } });
         }
-        if (event.case === "delta") break;
+        if (event.case === "delta") {
+          const { replyId, end, piece } = event.value;
+          position.reply = { replyId, offset: end };
+          heard += piece.value;
+          break;
+        }
       }
       return new Promise((resolve, reject) => {
         const events = [];
@@ -198,17 +204,18 @@ test("a page changes protocols in the middle of a reply and misses nothing", asy
         socket.onclose = ({ code }) => reject(new Error(`closed with ${code}`));
         socket.onmessage = ({ data }) => {
           events.push(JSON.parse(data));
-          if (events.at(-1).message?.seq === 2) resolve(events);
+          if (events.at(-1).message?.seq === 2) resolve([heard, ...events]);
         };
       });
     },
     [slow.http, slow.ws, token],
   );
-  const [opened, started, ...rest] = seen;
+  const [heard, opened, started, ...rest] = seen;
   const answered = rest.pop();
   assert.equal(opened.opened.recovered, true);
   const deltas = rest.map(({ delta }) => delta.text);
   assert(deltas.length > 0, "resumed after the reply, not in the middle of it");
-  assert.equal(started.replyStarted.text + deltas.join(""), SLOW_REPLY);
+  assert.equal(started.replyStarted.offset, heard.length, "it continues where the page was");
+  assert.equal(heard + deltas.join(""), SLOW_REPLY);
   assert.equal(answered.message.text, SLOW_REPLY);
 });

@@ -143,6 +143,29 @@ for (const open of [grpc, webSocket]) {
     client.close();
   });
 
+  test(`${open.name}: the bot runs a tool within its reply`, async () => {
+    const client = await open(gateway, await gateway.newToken());
+    client.write({ send: { text: "/time" } });
+    const heard = await client.events.until(isReply);
+    const { parts, text, model } = heard.at(-1).message;
+    assert.equal(model, "example-bot");
+    const [{ toolCall: call }, { toolResult: result }, { text: said }] = parts;
+    assert.equal(call.name, "clock");
+    assert.equal(call.responderExecuted, true);
+    assert.deepEqual(JSON.parse(call.arguments), { utc_offset: "0" });
+    assert.equal(result.toolCallId, call.id);
+    const time = JSON.parse(result.output);
+    assert.match(time, /^\d\d:\d\d$/);
+    assert.deepEqual([text, said], [`It is ${time}.`, text]);
+    // The whole parts, then the words of the text.
+    const whole = heard.filter(({ replyPart }) => replyPart).map(({ replyPart }) => replyPart);
+    assert.deepEqual(whole.map(({ index }) => index), [0, 1]);
+    const deltas = heard.filter(({ delta }) => delta).map(({ delta }) => delta);
+    assert.equal(deltas.map((delta) => delta.text).join(""), text);
+    assert(deltas.every(({ index }) => index === 2));
+    client.close();
+  });
+
   test(`${open.name}: a stop reaches the bot`, async () => {
     const client = await open(gateway, await gateway.newToken());
     client.write({ send: { text: LONG } });

@@ -62,7 +62,10 @@ for (const [name, transport] of Object.entries(transports)) {
       }
     })();
     assert.equal((await said.next("opened")).event.case, "opened");
-    const sent = await client.sendMessage({ token, text: "Hello Bot", clientMessageId: "m1" });
+    const sent = await client.sendMessage({
+      token,
+      send: { text: "Hello Bot", clientMessageId: "m1" },
+    });
     assert.equal(sent.accepted.seq, 1);
     const events = await said.until(isReply);
     await soon(watching);
@@ -70,7 +73,7 @@ for (const [name, transport] of Object.entries(transports)) {
       events.slice(0, 2).map(({ event }) => event.case),
       ["message", "replyStarted"],
     );
-    const deltas = events.slice(2, -1).map(({ event }) => event.value.text);
+    const deltas = events.slice(2, -1).map(({ event }) => event.value.piece.value);
     assert.equal(deltas.length, SLOW_REPLY.split(" ").length, "the reply was not streamed");
     assert.equal(deltas.join(""), SLOW_REPLY);
     assert.equal(events.at(-1).event.value.status, MessageStatus.COMPLETE);
@@ -79,20 +82,25 @@ for (const [name, transport] of Object.entries(transports)) {
   test(`${name}: an aborted Subscribe is resumed in the middle of the reply`, async () => {
     const client = connect(slow);
     const token = await slow.newToken();
-    await client.sendMessage({ token, text: "Hello Bot" });
+    await client.sendMessage({ token, send: { text: "Hello Bot" } });
     const before = await until(client.subscribe({ token }), ({ event }) => event.case === "delta");
     const { epoch } = before[0].event.value.position;
-    const after = await until(client.subscribe({ token, position: { epoch, seq: 1 } }), isReply);
+    const deltas = before.filter(({ event }) => event.case === "delta");
+    const { replyId, end: offset } = deltas.at(-1).event.value;
+    const position = { epoch, seq: 1, reply: { replyId, offset } };
+    const after = await until(client.subscribe({ token, position }), isReply);
     assert(after[0].event.value.recovered);
-    const rest = after.slice(2, -1).map(({ event }) => event.value.text);
+    assert.equal(after[1].event.value.offset, offset, "it continues where the client was");
+    const rest = after.slice(2, -1);
     assert(rest.length > 0, "resumed after the reply, not in the middle of it");
-    assert.equal(after[1].event.value.text + rest.join(""), SLOW_REPLY);
+    const pieces = [...deltas, ...rest].map(({ event }) => event.value.piece.value);
+    assert.equal(pieces.join(""), SLOW_REPLY);
   });
 
   test(`${name}: a stop keeps the text so far`, async () => {
     const client = connect(slow);
     const token = await slow.newToken();
-    await client.sendMessage({ token, text: "Hello Bot" });
+    await client.sendMessage({ token, send: { text: "Hello Bot" } });
     let stopped;
     const seen = await until(client.subscribe({ token }), (response) => {
       if (response.event.case === "delta") stopped ??= client.stopReply({ token });
@@ -105,13 +113,13 @@ for (const [name, transport] of Object.entries(transports)) {
   test(`${name}: every refusal has its code`, async () => {
     const client = connect(gateway);
     const token = await gateway.newToken();
-    await client.sendMessage({ token, text: "one", clientMessageId: "m1" });
+    await client.sendMessage({ token, send: { text: "one", clientMessageId: "m1" } });
     const code = async (call) => ConnectError.from(await call.catch((error) => error)).code;
     assert.equal(await code(client.createToken({ name: " " })), Code.InvalidArgument);
     assert.equal(await code(client.refreshToken({ token: "nonsense" })), Code.Unauthenticated);
-    assert.equal(await code(client.sendMessage({ token, text: "" })), Code.InvalidArgument);
+    assert.equal(await code(client.sendMessage({ token, send: { text: "" } })), Code.InvalidArgument);
     assert.equal(
-      await code(client.sendMessage({ token, text: "two", clientMessageId: "m1" })),
+      await code(client.sendMessage({ token, send: { text: "two", clientMessageId: "m1" } })),
       Code.AlreadyExists,
     );
     assert.equal(

@@ -94,15 +94,18 @@ test("a cancelled stream is resumed in the middle of its reply", async () => {
   stream.write({ send: { text: "Hello Bot" } });
   const before = await first.events.until((response) => response.delta);
   const { epoch } = before[0].opened.position;
+  const { delta } = before.at(-1);
   stream.cancel();
   assert.equal((await first.ended()).code, status.CANCELLED);
 
-  const second = listen(slowClient.subscribe({ token, position: { epoch, seq: 1 } }));
+  const reply = { replyId: delta.replyId, offset: delta.end };
+  const second = listen(slowClient.subscribe({ token, position: { epoch, seq: 1, reply } }));
   const after = await second.events.until(isReply);
   assert(after[0].opened.recovered);
+  assert.equal(after[1].replyStarted.offset, delta.end, "it continues where the client was");
   const rest = after.filter((response) => response.delta).map((response) => response.delta.text);
   assert(rest.length > 0, "resumed after the reply, not in the middle of it");
-  assert.equal(after[1].replyStarted.text + rest.join(""), SLOW_REPLY);
+  assert.equal(delta.text + rest.join(""), SLOW_REPLY);
 });
 
 test("a stop keeps the text so far", async () => {
@@ -123,7 +126,7 @@ test("a message without a stream is answered in the history", async () => {
   const token = await gateway.newToken();
   const watching = listen(client.subscribe({ token }));
   await watching.events.next("opened");
-  const request = { token, text: "Hello Bot", clientMessageId: "m1" };
+  const request = { token, send: { text: "Hello Bot", clientMessageId: "m1" } };
   const { accepted } = await call("sendMessage", request);
   assert.equal(accepted.duplicate ?? false, false);
   await watching.events.until(isReply);
@@ -142,14 +145,14 @@ test("a deadline ends a stream", async () => {
 
 test("every refusal has its code", async () => {
   const token = await gateway.newToken();
-  await call("sendMessage", { token, text: "one", clientMessageId: "m1" });
+  await call("sendMessage", { token, send: { text: "one", clientMessageId: "m1" } });
   const refusals = [
     ["createToken", { name: "  " }, status.INVALID_ARGUMENT],
     ["refreshToken", { token: UNKNOWN }, status.UNAUTHENTICATED],
     ["refreshToken", {}, status.UNAUTHENTICATED],
-    ["sendMessage", { token, text: "" }, status.INVALID_ARGUMENT],
-    ["sendMessage", { token, text: "x".repeat(64 * 1024 + 1) }, status.INVALID_ARGUMENT],
-    ["sendMessage", { token, text: "two", clientMessageId: "m1" }, status.ALREADY_EXISTS],
+    ["sendMessage", { token, send: { text: "" } }, status.INVALID_ARGUMENT],
+    ["sendMessage", { token, send: { text: "x".repeat(64 * 1024 + 1) } }, status.INVALID_ARGUMENT],
+    ["sendMessage", { token, send: { text: "two", clientMessageId: "m1" } }, status.ALREADY_EXISTS],
   ];
   for (const [method, request, code] of refusals) {
     await assert.rejects(call(method, request), { code }, `${method} is not ${status[code]}`);

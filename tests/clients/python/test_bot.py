@@ -1,6 +1,8 @@
 """The example bot in Python, behind the gateway, asked through
 every protocol."""
 
+import json
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +58,48 @@ def test_the_bot_answers_word_by_word_and_remembers(
     assert first.message.finish_reason == "stop"
     assert first.message.usage == pb.Usage(input_tokens=2, output_tokens=5)
     assert second.text == "Ada, you said: Again (and before that: Hello Bot)"
+
+
+@each
+def test_the_bot_runs_a_tool_within_its_reply(gateway: Gateway, protocol: type[Client]) -> None:
+    with protocol(gateway, gateway.new_token()) as client:
+        client.next_of("opened")
+        client.send("So what time is it?", "m1")
+        *heard, last = client.until_reply()
+    reply = last.message
+    call, result, text = reply.parts
+    assert (call.tool_call.name, call.tool_call.responder_executed) == ("clock", True)
+    assert json.loads(call.tool_call.arguments) == {"utc_offset": "0"}
+    assert result.tool_result.tool_call_id == call.tool_call.id
+    time = json.loads(result.tool_result.output)
+    assert re.fullmatch(r"\d\d:\d\d", time)
+    assert text.text == reply.text == f"It is {time}."
+    assert (reply.status, reply.model) == (pb.MESSAGE_STATUS_COMPLETE, "example-bot")
+    # The whole parts, then the words of the text.
+    whole = [event.reply_part.content for event in heard if event.HasField("reply_part")]
+    assert [part.WhichOneof("content") for part in whole] == ["tool_call", "tool_result"]
+    assert [part.tool_call for part in whole[:1]] == [call.tool_call]
+    deltas = [event.delta for event in heard if event.HasField("delta")]
+    assert "".join(delta.text for delta in deltas) == text.text
+    assert {delta.index for delta in deltas} == {2}
+
+
+def test_the_bot_knows_the_metadata_and_the_options(gateway: Gateway) -> None:
+    with grpc.insecure_channel(gateway.address) as channel:
+        stub = rpc.ChatServiceStub(channel)
+        for offset, is_error in [("5.5", False), ("home", True)]:
+            request = pb.CreateTokenRequest(name="Ada", metadata={"utc_offset": offset})
+            token = stub.CreateToken(request).token
+            with GrpcChat(gateway, token) as client:
+                client.next_of("opened")
+                call, result, _ = reply(client, "/time", "m1").parts
+                assert json.loads(call.tool_call.arguments) == {"utc_offset": offset}
+                assert result.tool_result.is_error == is_error
+                options = pb.TurnOptions(max_output_tokens=2)
+                send = pb.Send(text="Hello", options=options)
+                stub.SendMessage(pb.SendMessageRequest(token=token, send=send))
+                short = client.until_reply()[-1].message
+            assert (short.text, short.finish_reason) == ("Ada, you", "length")
 
 
 @each

@@ -64,7 +64,7 @@ def test_a_generated_client_holds_a_conversation(gateway: Gateway, generated: Mo
         importlib.import_module(f"{name}.api.session.{call}") for call in ("create", "refresh")
     )
     send = importlib.import_module(f"{name}.api.conversation.send")
-    body = importlib.import_module(f"{name}.models.message_body").MessageBody
+    body = importlib.import_module(f"{name}.models.send_body").SendBody
     with generated.Client(base_url=gateway.http) as client:
         created = create.sync(client=client, name="Ada")
     gateway.tokens.append(str(created.token))

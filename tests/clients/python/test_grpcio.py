@@ -32,10 +32,11 @@ def test_a_session_is_made_read_and_ended(stub, gateway: Gateway) -> None:
     assert read.session.expires_at.ToDatetime() >= made.session.expires_at.ToDatetime()
 
     stub.RevokeToken(pb.RevokeTokenRequest(token=made.token))
+    hello = pb.Send(text="Hello Bot")
     for call, request in (
         (stub.RevokeToken, pb.RevokeTokenRequest(token=made.token)),
         (stub.RefreshToken, pb.RefreshTokenRequest(token=made.token)),
-        (stub.SendMessage, pb.SendMessageRequest(token=made.token, text="Hello Bot")),
+        (stub.SendMessage, pb.SendMessageRequest(token=made.token, send=hello)),
     ):
         with pytest.raises(grpc.RpcError) as refused:
             call(request)
@@ -61,7 +62,7 @@ def test_history_is_read_in_pages(stub, gateway: Gateway) -> None:
         return [m.seq for m in answer.messages], answer.position.seq, answer.has_more
 
     assert read() == ([1, 2, 3, 4, 5, 6], 6, False)
-    assert read(after=0, limit=4) == ([1, 2, 3, 4], 4, True)
+    assert read(after=0, limit=4) == ([1, 2, 3, 4], 6, True)
     assert read(after=4, limit=4) == ([5, 6], 6, False)
     assert read(limit=2) == ([5, 6], 6, True)
     assert read(after=6) == ([], 6, False)
@@ -69,7 +70,7 @@ def test_history_is_read_in_pages(stub, gateway: Gateway) -> None:
 
 def test_the_token_may_come_in_the_metadata(stub, gateway: Gateway) -> None:
     token = gateway.new_token()
-    sent = stub.SendMessage(pb.SendMessageRequest(text="Hello Bot"), metadata=bearer(token))
+    sent = stub.SendMessage(pb.SendMessageRequest(send=pb.Send(text="Hello Bot")), metadata=bearer(token))
     assert sent.accepted.seq == 1
     assert not sent.accepted.HasField("client_message_id")
     read = stub.RefreshToken(pb.RefreshTokenRequest(), metadata=bearer(token))
@@ -134,10 +135,12 @@ def test_a_chat_without_a_token_is_unauthenticated(stub) -> None:
 
 def test_the_same_id_with_another_text_already_exists(stub, gateway: Gateway) -> None:
     token = gateway.new_token()
-    request = pb.SendMessageRequest(token=token, text="one", client_message_id="m1")
+    request = pb.SendMessageRequest(
+        token=token, send=pb.Send(text="one", client_message_id="m1")
+    )
     assert not stub.SendMessage(request).accepted.duplicate
     assert stub.SendMessage(request).accepted.duplicate
-    request.text = "two"
+    request.send.text = "two"
     with pytest.raises(grpc.RpcError) as refused:
         stub.SendMessage(request)
     assert refused.value.code() is grpc.StatusCode.ALREADY_EXISTS
@@ -150,7 +153,7 @@ def test_a_full_queue_is_resource_exhausted(slow: Gateway) -> None:
         stub = rpc.ChatServiceStub(channel)
         with pytest.raises(grpc.RpcError) as refused:
             for _ in range(room + 2):
-                stub.SendMessage(pb.SendMessageRequest(token=token, text="again"))
+                stub.SendMessage(pb.SendMessageRequest(token=token, send=pb.Send(text="again")))
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         stub.RevokeToken(pb.RevokeTokenRequest(token=token))
 
@@ -174,7 +177,7 @@ def test_a_compressed_call_is_refused_by_name(stub) -> None:
 
 def test_nothing_to_stop_is_said(stub, gateway: Gateway) -> None:
     token = gateway.new_token()
-    stub.SendMessage(pb.SendMessageRequest(token=token, text="Hello Bot"))
+    stub.SendMessage(pb.SendMessageRequest(token=token, send=pb.Send(text="Hello Bot")))
     answered = stub.RefreshToken(pb.RefreshTokenRequest(token=token, after=1))
     while not answered.messages:  # no delay: a matter of microseconds
         answered = stub.RefreshToken(pb.RefreshTokenRequest(token=token, after=1))

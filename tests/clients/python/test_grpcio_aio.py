@@ -63,10 +63,21 @@ async def test_a_reply_is_resumed_at_the_very_word(stub, slow: Gateway) -> None:
     back, _ = await attach(stub, token, pb.Position(epoch=opened.position.epoch, seq=asked.seq))
     started = await next_of(back, "reply_started")
     assert started.in_reply_to == asked.id
-    assert started.next_index == len(started.text.split())
+    assert started.offset == 0, "no offset was given: the reply comes from its start"
     first = await next_of(back, "delta")
-    assert first.index == started.next_index
-    assert SLOW_REPLY.startswith(started.text + first.text)
+    assert (first.index, first.offset) == (0, 0)
+    assert SLOW_REPLY.startswith(first.text)
+    assert first.end == len(first.text) >= len(" ".join(SLOW_REPLY.split()[:5]))
+    back.cancel()
+
+    reply = pb.ReplyPosition(reply_id=started.reply_id, offset=first.end)
+    position = pb.Position(epoch=opened.position.epoch, seq=asked.seq, reply=reply)
+    back, reopened = await attach(stub, token, position)
+    assert reopened.position == position
+    assert (await next_of(back, "reply_started")).offset == first.end
+    more = await next_of(back, "delta")
+    assert more.offset == first.end
+    assert SLOW_REPLY.startswith(first.text + more.text)
 
 
 async def test_a_deadline_ends_the_call_and_not_the_reply(stub, slow: Gateway) -> None:
@@ -79,7 +90,8 @@ async def test_a_deadline_ends_the_call_and_not_the_reply(stub, slow: Gateway) -
     assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
     watching = stub.Subscribe(pb.SubscribeRequest(token=token), timeout=20)
-    assert (await next_of(watching, "reply_started")).text
+    assert (await next_of(watching, "reply_started")).offset == 0
+    assert (await next_of(watching, "delta")).text
     assert (await next_of(watching, "message")).text == SLOW_REPLY
     watching.cancel()
 
@@ -104,7 +116,9 @@ async def test_one_session_has_one_order_for_everyone(stub, slow: Gateway) -> No
     token = slow.new_token()
     attached = [await attach(stub, token) for _ in range(8)]
     requests = [
-        pb.SendMessageRequest(token=token, text=f"message {n}", client_message_id=f"m{n}")
+        pb.SendMessageRequest(
+            token=token, send=pb.Send(text=f"message {n}", client_message_id=f"m{n}")
+        )
         for n in range(8)
     ]
     answers = await asyncio.gather(*(stub.SendMessage(request) for request in requests))
@@ -115,7 +129,7 @@ async def test_one_session_has_one_order_for_everyone(stub, slow: Gateway) -> No
 
     seen = await asyncio.gather(*(first_messages(call) for call, _ in attached))
     numbers = [answer.accepted.seq for answer in answers]
-    texts = [request.text for request in requests]
+    texts = [request.send.text for request in requests]
     in_order = [text for _, text in sorted(zip(numbers, texts, strict=True))]
     assert all(order == in_order for order in seen)
     for call, _ in attached:

@@ -51,8 +51,8 @@ def test_it_describes_the_contract_with_every_method(gateway: Gateway) -> None:
     assert methods == [
         f"{SERVICE}.{name}"
         for name in (
-            "Chat", "CreateToken", "RefreshToken", "RevokeToken",
-            "SendMessage", "StopReply", "Subscribe",
+            "Chat", "CreateToken", "RefreshToken", "Regenerate",
+            "RevokeToken", "SendMessage", "StopReply", "Subscribe",
         )
     ]  # fmt: skip
     assert "client_message_id" in grpcurl(gateway.address, "describe", "duologue.v1.Send").stdout
@@ -103,7 +103,7 @@ def test_a_bad_name_is_an_invalid_argument(gateway: Gateway, name: str) -> None:
 def test_a_token_that_opens_nothing_is_unauthenticated(
     gateway: Gateway, method: str, token: str
 ) -> None:
-    request = {"token": token} | ({"text": "x"} if method == "SendMessage" else {})
+    request = {"token": token} | ({"send": {"text": "x"}} if method == "SendMessage" else {})
     done = grpcurl("-d", json.dumps(request), gateway.address, f"{SERVICE}/{method}")
     assert failure(done) == "Unauthenticated"
 

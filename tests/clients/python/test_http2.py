@@ -119,7 +119,7 @@ def test_rpcs_rest_and_websockets_share_a_connection(gateway: Gateway) -> None:
         assert opcode == TEXT
         assert "opened" in json.loads(opened)
         stream = grpc(connection, "SendMessage", authorization=f"Bearer {token}")
-        connection.send(stream, framed(pb.SendMessageRequest(text="Hello Bot")), end=True)
+        connection.send(stream, framed(pb.SendMessageRequest(send=pb.Send(text="Hello Bot"))), end=True)
         assert connection.trailers(stream)["grpc-status"] == "0"
         rest = connection.request([
             (":method", "GET"), (":scheme", "http"), (":authority", connection.authority),

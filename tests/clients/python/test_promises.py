@@ -127,7 +127,7 @@ def test_the_longest_text_is_accepted_and_one_byte_more_refused(
 ) -> None:
     token = gateway.new_token()
     with protocol(gateway, token) as client:
-        room = client.next_of("opened").limits.max_message_bytes
+        room = client.next_of("opened").limits.max_text_bytes
         longest = character * (room // len(character.encode()))
         longest += "x" * (room - len(longest.encode()))
         with pytest.raises(Refused):

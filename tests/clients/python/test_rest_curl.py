@@ -126,6 +126,7 @@ def test_a_conversation_by_requests_alone(gateway: Gateway) -> None:
         history = read.json["messages"]
     assert list(read.json) == [
         "token", "name", "session_start", "expires_at", "messages", "position",
+        "has_more",
     ]  # fmt: skip
     assert (read.json["token"], read.json["name"]) == (token, "Ada")
     assert [(m["role"], m["msg"]) for m in history] == [

@@ -86,8 +86,10 @@ def test_a_conversation_is_streamed(gateway: Gateway) -> None:
     assert [event.WhichOneof("event") for _, event in seen] == [
         "message", "reply_started", "delta", "message",
     ]  # fmt: skip
-    # Only what is committed can be resumed from.
-    assert [ident for ident, _ in seen] == [f"{epoch}:1", None, None, f"{epoch}:2"]
+    reply = seen[1][1].reply_started.reply_id
+    assert [ident for ident, _ in seen] == [
+        f"{epoch}:1", f"{epoch}:1:{reply}:0", f"{epoch}:1:{reply}:{len(REPLY)}", f"{epoch}:2",
+    ]  # fmt: skip
     assert seen[-1][1].message.text == REPLY
 
 
@@ -98,16 +100,18 @@ def test_a_lost_stream_is_resumed_where_it_broke(slow: Gateway, how: str) -> Non
     with listen(url) as events:
         events.next_of("opened")
         say(slow, token, "Hello Bot")
-        last, _ = events.next_of("message")
         events.next_of("delta")
+        last, before = events.next_of("delta")
 
     resume = ["-H", f"Last-Event-ID: {last}"]
     with listen(url, *resume) if how == "header" else listen(f"{url}&position={last}") as events:
         ident, opened = events.next()
         assert (ident, opened.opened.recovered) == (last, True)
         _, started = events.next()
-        assert SLOW_REPLY.startswith(started.reply_started.text)
-        assert started.reply_started.next_index > 0
+        assert started.reply_started.offset == before.delta.end
+        _, after = events.next_of("delta")
+        assert after.delta.offset == before.delta.end
+        assert SLOW_REPLY[after.delta.offset :].startswith(after.delta.text)
         ident, answered = events.next_of("message")
         assert answered.message.text == SLOW_REPLY
         assert ident == f"{opened.opened.position.epoch}:2"

@@ -120,7 +120,7 @@ def test_a_message_too_big_closes_with_1009(gateway: Gateway, fragments: int) ->
 
 
 def test_the_longest_message_is_accepted_and_a_longer_one_refused(start) -> None:
-    gateway = start("--max-message-size", "4KiB", "--simulated-reply", "{text}")
+    gateway = start("--max-text-size", "4KiB", "--simulated-reply", "{text}")
     with open_chat(gateway) as socket:
         longest = "ä" * 2048
         for line_break in ("", "\n", "\r\n"):

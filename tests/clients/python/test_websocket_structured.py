@@ -45,7 +45,8 @@ def test_json_frames_are_what_the_documentation_shows(gateway: Gateway) -> None:
         assert opened["position"]["seq"] == 0
         assert (opened["recovered"], opened["headSeq"]) == (False, 0)
         assert opened["heartbeatIntervalMs"] > 0
-        assert opened["limits"]["maxMessageBytes"] == 64 * 1024
+        assert opened["limits"]["maxTextBytes"] == 64 * 1024
+        assert opened["limits"]["maxMessageBytes"] == 2 * 1024 * 1024
 
         socket.send('{"send":{"text":"Hello Bot","clientMessageId":"m1"}}')
         frames = [read(socket) for _ in range(5)]
@@ -54,14 +55,18 @@ def test_json_frames_are_what_the_documentation_shows(gateway: Gateway) -> None:
     asked, answered = (frame["message"] for frame in frames if "message" in frame)
     assert by_kind["accepted"] == {
         "clientMessageId": "m1", "messageId": asked["id"], "seq": 1, "duplicate": False,
+        "parentSeq": 0,
     }  # fmt: skip
     assert (asked["role"], asked["text"]) == ("ROLE_USER", "Hello Bot")
     assert asked["clientMessageId"] == "m1"
     assert by_kind["replyStarted"] == {
         "replyId": answered["id"], "inReplyTo": asked["id"],
-        "attempt": 1, "text": "", "nextIndex": 0, "contextTrimmed": False,
+        "attempt": 1, "offset": 0, "contextTrimmed": False,
     }  # fmt: skip
-    assert by_kind["delta"] == {"replyId": answered["id"], "index": 0, "text": REPLY}
+    assert by_kind["delta"] == {
+        "replyId": answered["id"], "index": 0, "offset": 0, "end": len(REPLY),
+        "done": False, "text": REPLY,
+    }  # fmt: skip
     assert (answered["seq"], answered["role"], answered["text"]) == (2, "ROLE_ASSISTANT", REPLY)
     assert answered["status"] == "MESSAGE_STATUS_COMPLETE"
     assert answered["finishReason"] == "stop"
@@ -122,7 +127,7 @@ def test_a_bad_binary_frame_is_an_error_and_the_talk_goes_on(gateway: Gateway) -
 
 
 def test_a_refused_message_is_named_in_its_error(start) -> None:
-    gateway = start("--max-message-size", "1KiB")
+    gateway = start("--max-text-size", "1KiB")
     with open_chat(gateway, JSON, query=f"?token={gateway.new_token()}") as socket:
         socket.send(json.dumps({"send": {"text": "x" * 1025, "clientMessageId": "m1"}}))
         assert "opened" in read(socket)
@@ -156,7 +161,7 @@ def test_silence_instead_of_an_open_closes_with_4004(gateway: Gateway, subprotoc
 def test_a_frame_too_big_closes_with_1009(gateway: Gateway, subprotocol: str) -> None:
     with open_chat(gateway, subprotocol, query=f"?token={gateway.new_token()}") as socket:
         try:
-            socket.send("x" * 1024 * 1024, text=subprotocol == JSON)
+            socket.send("x" * 16 * 1024 * 1024, text=subprotocol == JSON)
         except ConnectionClosed:
             pass  # the gateway did not wait for the rest
         assert close_code(socket) == 1009

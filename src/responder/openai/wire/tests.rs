@@ -1,13 +1,14 @@
 use super::*;
+use crate::responder::openai::tool_calls::CallPiece;
 
 fn parsed(data: &str) -> WireEvent {
     let event = SseEvent { data: data.as_bytes(), kind: EventKind::Message };
     read(&event, None).unwrap_or_else(|error| panic!("{data}: {error}"))
 }
 
-fn piece(data: &str) -> TextPiece {
+fn piece(data: &str) -> WirePiece {
     match parsed(data) {
-        WireEvent::Text(piece) => piece,
+        WireEvent::Piece(piece) => piece,
         other => panic!("{data}: {other:?}"),
     }
 }
@@ -63,9 +64,101 @@ fn reasoning_is_no_text() {
     for name in ["reasoning_content", "reasoning"] {
         let piece =
             piece(&format!(r#"{{"choices":[{{"delta":{{"{name}":"hm","content":""}}}}]}}"#));
-        assert!(piece.reasons && piece.text.is_empty());
+        assert_eq!((piece.reasoning.as_str(), piece.text.as_str()), ("hm", ""));
     }
-    assert!(!piece(r#"{"choices":[{"delta":{"reasoning":null,"reasoning_content":""}}]}"#).reasons);
+    let reasoning = |data: &str| piece(data).reasoning;
+    assert_eq!(
+        reasoning(r#"{"choices":[{"delta":{"reasoning":null,"reasoning_content":""}}]}"#),
+        ""
+    );
+    // Under both names it is the same.
+    assert_eq!(
+        reasoning(r#"{"choices":[{"delta":{"reasoning":"hm","reasoning_content":"hm"}}]}"#),
+        "hm"
+    );
+    for part in [
+        r#"{"type":"thinking","thinking":[{"type":"text","text":"hm"}]}"#,
+        r#"{"type":"thinking","thinking":"hm"}"#,
+        r#"{"type":"reasoning","text":"hm"}"#,
+    ] {
+        assert_eq!(
+            reasoning(&format!(r#"{{"choices":[{{"delta":{{"content":[{part}]}}}}]}}"#)),
+            "hm"
+        );
+    }
+}
+
+#[test]
+fn tool_calls_of_all_servers_are_read() {
+    let calls = |delta: &str| piece(&format!(r#"{{"choices":[{{"delta":{delta}}}]}}"#)).calls;
+    let call = |index: Option<u32>, id: Option<&str>, arguments: &str| CallPiece {
+        index,
+        id: id.map(Into::into),
+        name: Some("f".into()),
+        arguments: arguments.into(),
+        ..CallPiece::default()
+    };
+    for (delta, expected) in [
+        (
+            r#"{"tool_calls":[{"index":0,"id":"a","type":"function","function":{"name":"f","arguments":"{}"}}]}"#,
+            call(Some(0), Some("a"), "{}"),
+        ),
+        (
+            r#"{"tool_calls":[{"index":"1","id":null,"function":{"name":"f","arguments":{"x":1}}}]}"#,
+            call(Some(1), None, "{\"x\":1}"),
+        ),
+        (
+            r#"{"tool_calls":[{"id":"a","function":{"name":"f","arguments":null}}]}"#,
+            call(None, Some("a"), ""),
+        ),
+        (r#"{"function_call":{"name":"f","arguments":"{"}}"#, call(Some(0), None, "{")),
+    ] {
+        assert_eq!(calls(delta), [expected], "{delta}");
+    }
+    let message = r#"{"choices":[{"message":{"tool_calls":[{"id":"a","function":{"name":"f","arguments":""}}]}}]}"#;
+    assert_eq!(piece(message).calls, [call(None, Some("a"), "")]);
+    let custom = r#"{"tool_calls":[{"id":"a","type":"custom","custom":{"name":"f","input":"x"}}]}"#;
+    assert_eq!(
+        calls(custom),
+        [CallPiece { plain_text: true, ..call(None, Some("a"), "x") }],
+        "a call whose input is no JSON"
+    );
+    let signed = r#"{"tool_calls":[{"id":"a","function":{"name":"f"},"extra_content":{"x":1}}]}"#;
+    assert_eq!(calls(signed)[0].extra, Some(serde_json::json!({"x": 1})));
+}
+
+#[test]
+fn one_of_two_fields_counts_for_the_whole_piece() {
+    let both = piece(
+        r#"{"choices":[{"delta":{"content":"a","tool_calls":[{"function":{"name":"f"}}]},
+            "message":{"content":"a","reasoning":"hm","tool_calls":[{"function":{"name":"f"}}]}}]}"#,
+    );
+    assert_eq!((both.form, both.calls.len(), &*both.reasoning), (DocumentForm::Delta, 1, ""));
+    let second =
+        piece(r#"{"choices":[{"delta":{"role":"assistant"},"message":{"reasoning":"hm"}}]}"#);
+    assert_eq!((second.form, &*second.reasoning), (DocumentForm::Message, "hm"));
+}
+
+#[test]
+fn sources_images_details_and_the_model_are_read() {
+    let read = piece(
+        r#"{"model":"gpt-x","choices":[{"delta":{
+            "annotations":[{"type":"url_citation","url_citation":{"url":"https://a","title":"A","start_index":1,"end_index":3}}],
+            "images":[{"type":"image_url","image_url":{"url":"data:image/png;base64,AA=="}}],
+            "reasoning_details":[{"type":"reasoning.text"}]}}],
+            "usage":{"prompt_tokens":3,"completion_tokens":4,
+                "prompt_tokens_details":{"cached_tokens":2},
+                "completion_tokens_details":{"reasoning_tokens":1}}}"#,
+    );
+    assert_eq!(read.model.as_deref(), Some("gpt-x"));
+    assert_eq!(read.images, ["data:image/png;base64,AA=="]);
+    assert_eq!(
+        (read.annotations[0].url.as_str(), read.annotations[0].range),
+        ("https://a", Some((1, 3)))
+    );
+    assert_eq!(read.reasoning_details.len(), 1);
+    let usage = read.usage.unwrap();
+    assert_eq!((usage.cached_input_tokens, usage.reasoning_tokens), (Some(2), Some(1)));
 }
 
 #[test]
@@ -85,7 +178,7 @@ fn endings_and_usage_are_read() {
     let usage = piece(
         r#"{"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#,
     );
-    let exact = Usage { input_tokens: 3, output_tokens: 4, estimated: false };
+    let exact = Usage::exact(3, 4);
     assert_eq!(usage.usage, Some(exact));
     for elsewhere in [
         r#"{"choices":[{"delta":{},"usage":{"prompt_tokens":3,"completion_tokens":4}}]}"#,
@@ -148,7 +241,7 @@ fn what_is_no_json_of_this_form_is_refused() {
 #[test]
 fn content_that_is_not_understood_is_reported() {
     for (data, ignored) in [
-        (r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}]}"#, true),
+        (r#"{"choices":[{"delta":{"audio":{"id":"a"}}}]}"#, true),
         (r#"{"choices":[{"delta":{"tool_calls":[],"audio":null}}]}"#, false),
         (r#"{"choices":[{"delta":{"content":[{"type":"image_url"}]}}]}"#, true),
         (r#"{"choices":[{"delta":{"content":[{"type":"thinking","thinking":[]}]}}]}"#, false),
@@ -166,7 +259,7 @@ fn one_choice_makes_the_reply_whatever_its_index() {
     let text = |data: &str, adopted| {
         let event = SseEvent { data: data.as_bytes(), kind: EventKind::Message };
         match read(&event, adopted).unwrap() {
-            WireEvent::Text(piece) => (piece.text, piece.choice),
+            WireEvent::Piece(piece) => (piece.text, piece.choice),
             other => panic!("{other:?}"),
         }
     };

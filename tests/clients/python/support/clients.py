@@ -100,6 +100,14 @@ class Client(ABC):
                 self.position.CopyFrom(response.opened.position)
             case "message":
                 self.position.seq = response.message.seq
+                if response.message.role == pb.ROLE_ASSISTANT:
+                    self.position.ClearField("reply")
+            case "reply_started":
+                started = response.reply_started
+                self.position.reply.reply_id = started.reply_id
+                self.position.reply.offset = started.offset
+            case "delta":
+                self.position.reply.offset = response.delta.end
         return response
 
     def next_of(self, kind: str, timeout: float = TIMEOUT) -> Message:
@@ -197,7 +205,8 @@ class GrpcSubscribe(Client):
         return self._call
 
     def _send(self, text: str, client_message_id: str) -> Message:
-        request = pb.SendMessageRequest(text=text, client_message_id=client_message_id)
+        send = pb.Send(text=text, client_message_id=client_message_id)
+        request = pb.SendMessageRequest(send=send)
         try:
             return self._stub.SendMessage(
                 request, metadata=self._bearer(), timeout=TIMEOUT
@@ -269,7 +278,10 @@ class Sse(Client):
     def _connect(self) -> None:
         command = ["curl", "--no-buffer", "--silent", "--show-error", "--fail"]
         if self.start is not None:
-            command += ["-H", f"Last-Event-ID: {self.start.epoch}:{self.start.seq}"]
+            event_id = f"{self.start.epoch}:{self.start.seq}"
+            if self.start.HasField("reply"):
+                event_id += f":{self.start.reply.reply_id}:{self.start.reply.offset}"
+            command += ["-H", f"Last-Event-ID: {event_id}"]
         url = f"{self.gateway.http}/events?token={self.token}"
         self._curl = subprocess.Popen([*command, url], stdout=subprocess.PIPE, text=True)
 

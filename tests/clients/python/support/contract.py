@@ -36,5 +36,7 @@ sys.path.insert(0, str(GENERATED))
 # The generated modules exist only now.
 from duologue.v1 import chat_pb2 as pb  # noqa: E402
 from duologue.v1 import chat_pb2_grpc as rpc  # noqa: E402
+from duologue.v1 import responder_pb2 as bot_pb  # noqa: E402
+from duologue.v1 import responder_pb2_grpc as bot_rpc  # noqa: E402
 
-__all__ = ["GENERATED", "PROTO", "pb", "rpc"]
+__all__ = ["GENERATED", "PROTO", "bot_pb", "bot_rpc", "pb", "rpc"]

@@ -44,3 +44,35 @@ CREATE TABLE turns (
     text    TEXT    NOT NULL DEFAULT '', -- what it had produced when that was last noted
     PRIMARY KEY (session, seq)
 ) STRICT, WITHOUT ROWID;
+-- Tokens of all replies of a session, so that a read of the session needs no read of its messages.
+-- Each sum is at most 4294967295. It is an estimate if one reply is an estimate or was not counted.
+
+ALTER TABLE sessions ADD COLUMN input_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN output_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN usage_estimated INTEGER NOT NULL DEFAULT 0;
+
+UPDATE sessions SET (input_tokens, output_tokens, usage_estimated) = (
+    SELECT min(coalesce(sum(input_tokens), 0), 4294967295),
+           min(coalesce(sum(output_tokens), 0), 4294967295),
+           coalesce(max(coalesce(usage_estimated, 1)), 0)
+    FROM messages
+    WHERE messages.session = sessions.id AND messages.in_reply_to IS NOT NULL
+);
+-- The number of sessions, so that the check of the limit does not count rows. Triggers maintain it
+-- for every program that writes to the file.
+CREATE TABLE totals (
+    only_row INTEGER NOT NULL PRIMARY KEY CHECK (only_row = 1),
+    sessions INTEGER NOT NULL
+) STRICT;
+
+INSERT INTO totals SELECT 1, count(*) FROM sessions;
+
+CREATE TRIGGER sessions_come AFTER INSERT ON sessions
+BEGIN
+    UPDATE totals SET sessions = sessions + 1;
+END;
+
+CREATE TRIGGER sessions_go AFTER DELETE ON sessions
+BEGIN
+    UPDATE totals SET sessions = sessions - 1;
+END;

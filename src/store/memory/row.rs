@@ -1,0 +1,238 @@
+//! One session in memory: its tokens, its log, and the turns that wait.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::session::{
+    AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, LogView, Message,
+    MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session, Snapshot, Timestamp,
+    TokenHash, TokenId, TokenRecord, Unfinished, Usage,
+};
+
+/// Estimated bytes of a message beside its content.
+const MESSAGE_OVERHEAD: usize = 256;
+
+/// Returns the bytes that a message of this size counts.
+pub(super) const fn counted(size: usize) -> usize {
+    size + MESSAGE_OVERHEAD
+}
+
+#[derive(Debug)]
+pub(super) struct SessionRow {
+    pub(super) session: Session,
+    /// The time of its entry in `Tables::reviews`.
+    pub(super) review_at: Timestamp,
+    pub(super) tokens: Vec<TokenRecord>,
+    log: Vec<Arc<Message>>,
+    /// Number of the newest user message. 0: none.
+    newest_turn: u32,
+    /// Tokens of its replies.
+    usage: Usage,
+    /// Numbers of the user messages that have a `client_message_id`.
+    keys: HashMap<Arc<str>, u32>,
+    /// User messages without a reply, in order. Few, since the queue of turns is short.
+    unanswered: VecDeque<UnansweredTurn>,
+}
+
+#[derive(Debug)]
+struct UnansweredTurn {
+    /// Number of the user message.
+    seq: u32,
+    /// The last attempt that began.
+    attempt: u32,
+    /// The content of the last checkpoint.
+    partial: Content,
+}
+
+impl SessionRow {
+    pub(super) fn new(new: NewSession) -> Self {
+        Self {
+            review_at: new.session.expires_at,
+            session: new.session,
+            tokens: vec![new.token],
+            log: Vec::new(),
+            newest_turn: 0,
+            usage: Usage::default(),
+            keys: HashMap::new(),
+            unanswered: VecDeque::new(),
+        }
+    }
+
+    /// Returns the session as a token opens it.
+    pub(super) fn found(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
+        let record = self.tokens.iter().find(|record| record.hash == *token);
+        let token = record.cloned().ok_or(ErrorKind::SessionExpired)?;
+        let mut session = self.session.clone();
+        if let Some((expires_at, ends_at)) = token.deadlines {
+            (session.expires_at, session.ends_at) = (expires_at, ends_at);
+        }
+        if session.expires_at <= now {
+            return Err(ErrorKind::SessionExpired.into());
+        }
+        Ok(FoundSession { session, token })
+    }
+
+    pub(super) fn issue(&mut self, token: TokenRecord, max_tokens: u32) -> Result<()> {
+        if self.tokens.len() >= max_tokens as usize {
+            return Err(Error::new(ErrorKind::Overloaded, "The session has too many tokens"));
+        }
+        self.tokens.push(token);
+        Ok(())
+    }
+
+    /// Removes a token. Returns its hash, and the number of tokens that are left.
+    pub(super) fn revoke(&mut self, token: TokenId) -> Result<(TokenHash, u32)> {
+        let place = self.tokens.iter().position(|record| record.id == token);
+        let revoked = self.tokens.remove(place.ok_or(ErrorKind::SessionExpired)?);
+        // Bounded by `max_session_tokens`, a u32.
+        Ok((revoked.hash, self.tokens.len() as u32))
+    }
+
+    pub(super) fn renew(&mut self, expires_at: Timestamp) {
+        let session = &mut self.session;
+        session.expires_at = session.expires_at.max(expires_at).min(session.ends_at);
+    }
+
+    pub(super) fn head(&self) -> Head {
+        let Session { id, epoch, .. } = &self.session;
+        Head { session: *id, epoch: epoch.clone(), seq: self.head_seq() }
+    }
+
+    /// Returns the bytes that the log counts.
+    pub(super) fn size(&self) -> usize {
+        self.log.iter().map(|message| counted(message.size())).sum()
+    }
+
+    fn head_seq(&self) -> u32 {
+        // The log is bounded by `max_session_messages`, a u32.
+        self.log.len() as u32
+    }
+
+    fn at(&self, seq: u32) -> Option<&Arc<Message>> {
+        self.log.get(seq.checked_sub(1)? as usize)
+    }
+
+    pub(super) fn reply_of(&self, user: MessageId) -> Option<&Arc<Message>> {
+        self.log.iter().rev().find(|message| message.in_reply_to() == Some(user))
+    }
+
+    /// Returns the place of a user message in `unanswered`.
+    fn waiting(&self, user: MessageId) -> Option<usize> {
+        let is_it = |turn: &UnansweredTurn| self.at(turn.seq).is_some_and(|turn| turn.id == user);
+        self.unanswered.iter().position(is_it)
+    }
+
+    /// Refuses a user message by the limits of the session.
+    pub(super) fn check(&self, limits: &AppendLimits) -> Result<()> {
+        let waiting = self.unanswered.len();
+        if waiting >= limits.max_queued_turns as usize {
+            return Err(ErrorKind::QueueFull.into());
+        }
+        if self.log.len() + waiting + 2 > limits.max_session_messages as usize {
+            return Err(ErrorKind::SessionFull.into());
+        }
+        Ok(())
+    }
+
+    /// Appends a user message.
+    #[inline]
+    pub(super) fn ask(&mut self, placed: PlacedTurn) -> Arc<Message> {
+        let seq = self.head_seq() + 1;
+        let message = placed.into_message(seq, Timestamp::of_wall_clock());
+        if let Some(key) = message.client_message_id() {
+            self.keys.insert(Arc::clone(key), seq);
+        }
+        let partial = Content::default();
+        self.unanswered.push_back(UnansweredTurn { seq, attempt: 1, partial });
+        self.newest_turn = seq;
+        self.push(message)
+    }
+
+    /// Appends a reply. `None` if no turn waits for it.
+    #[inline]
+    pub(super) fn answer(&mut self, reply: NewReply) -> Option<Arc<Message>> {
+        let turn = self.waiting(reply.fields.in_reply_to)?;
+        self.unanswered.remove(turn);
+        let message = reply.into_message(self.head_seq() + 1, Timestamp::of_wall_clock());
+        Some(self.push(message))
+    }
+
+    // Inline, as its callers: each of them would copy the message otherwise.
+    #[inline]
+    fn push(&mut self, message: Message) -> Arc<Message> {
+        let message = Arc::new(message);
+        self.usage = self.usage.plus(message.cost());
+        self.log.push(Arc::clone(&message));
+        message
+    }
+
+    pub(super) fn checkpoint(&mut self, at: Checkpoint) {
+        if let Some(turn) = self.unanswered.iter_mut().find(|turn| turn.seq == at.seq) {
+            (turn.attempt, turn.partial) = (at.attempt, at.content);
+        }
+    }
+
+    pub(super) fn snapshot(&self, page: Page) -> Snapshot {
+        let until = self.log.len().min(page.until as usize);
+        let (messages, has_more) = match page.after {
+            Some(after) => {
+                let part = self.log.get(after as usize..until).unwrap_or_default();
+                let fits = fitting(part.iter(), page);
+                (part[..fits].to_vec(), fits < part.len())
+            }
+            None => {
+                let fits = fitting(self.log[..until].iter().rev(), page);
+                (self.log[until - fits..until].to_vec(), fits < until)
+            }
+        };
+        let (session, head_seq, usage) = (self.session.clone(), self.head_seq(), self.usage);
+        Snapshot { session, messages, head_seq, usage, has_more }
+    }
+
+    pub(super) fn unfinished(&self) -> impl Iterator<Item = Unfinished> {
+        self.unanswered.iter().filter_map(|turn| {
+            Some(Unfinished {
+                session: self.session.clone(),
+                message: Arc::clone(self.at(turn.seq)?),
+                attempt: turn.attempt,
+                partial: turn.partial.clone(),
+                head_seq: self.head_seq(),
+            })
+        })
+    }
+}
+
+impl LogView for SessionRow {
+    type Failure = Error;
+
+    fn message(&self, seq: u32) -> Result<Option<Arc<Message>>> {
+        Ok(self.at(seq).cloned())
+    }
+
+    fn by_client_message_id(&self, id: &str) -> Result<Option<Arc<Message>>> {
+        Ok(self.keys.get(id).and_then(|seq| self.at(*seq)).cloned())
+    }
+
+    fn reply_to(&self, question: &Message) -> Result<Option<Arc<Message>>> {
+        if self.waiting(question.id).is_some() {
+            return Ok(None);
+        }
+        Ok(self.reply_of(question.id).cloned())
+    }
+
+    fn newest_turn(&self) -> Result<u32> {
+        Ok(self.newest_turn)
+    }
+}
+
+/// Returns the number of messages, from the first, that fit on a page.
+fn fitting<'a>(messages: impl Iterator<Item = &'a Arc<Message>>, page: Page) -> usize {
+    let mut size = 0;
+    let fits = |(count, message): &(usize, &Arc<Message>)| {
+        size += message.size();
+        *count == 0 || size <= page.max_size
+    };
+    messages.take(page.limit as usize).enumerate().take_while(fits).count()
+}

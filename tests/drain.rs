@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use duologue::session::{Caller, Drained, NewMessage, PageRequest, Store as _, Timestamp, Token};
+use duologue::session::{Caller, Drained, NewMessage, PageRequest, Timestamp, Token, Turns as _};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
 use crate::support::{
     Call, DelayedStore, Event, Rest, Scripted, Setup, Socket, Step, Transport, core, create,
-    new_message, proto, proto::MessageStatus, soon, stub, watched,
+    new_message, proto, proto::MessageStatus, soon, stub, unshared, watched,
 };
 
 #[tokio::test]
@@ -191,7 +191,7 @@ async fn readyz_fails_during_a_drain() {
 #[tokio::test]
 async fn a_message_that_is_being_committed_when_the_drain_begins_is_answered_before_its_end() {
     let store = DelayedStore::new();
-    let mut server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let mut server = Setup { storage: unshared(&store), ..Setup::default() }.start().await;
     let token = Token::parse(&create(&server).await).unwrap();
     store.hold(Call::Append);
     let gateway = server.gateway.clone();
@@ -240,7 +240,7 @@ async fn a_message_that_becomes_durable_after_the_deadline_is_left_to_the_next_p
         .unwrap()
         .messages;
     assert_eq!(log.len(), 1, "answered after all: {log:?}");
-    let left = store.unfinished(Timestamp::of_wall_clock(), None, 2).await.unwrap();
+    let left = store.take_over(None, None, 2, Timestamp::of_wall_clock()).await.unwrap();
     assert_eq!(left.iter().map(|turn| turn.attempt).collect::<Vec<_>>(), [1]);
     assert!(let_go.try_recv().is_err(), "the responder was asked");
 }

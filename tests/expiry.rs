@@ -12,14 +12,14 @@ use duologue::{
 };
 use tokio::time::{Instant, advance, sleep};
 
-use crate::support::{Call, DelayedStore, named};
+use crate::support::{Call, DelayedStore, named, unshared};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 async fn gateway() -> (Gateway, Created) {
     let store = Arc::new(MemoryStore::new(10, 1 << 20));
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
-    let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
+    let gateway = Gateway::start(Settings::default(), unshared(&store), responder).await.unwrap();
     let created = gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     (gateway, created)
 }
@@ -143,7 +143,7 @@ async fn watching_is_no_activity() {
 async fn a_message_accepted_just_before_the_deadline_is_answered_even_by_a_slow_store() {
     let store = DelayedStore::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
-    let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
+    let gateway = Gateway::start(Settings::default(), unshared(&store), responder).await.unwrap();
     let Created { token, .. } =
         gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     let (mut attachment, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();
@@ -169,7 +169,7 @@ async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
     const MANY: usize = 20_000;
     let store = Arc::new(MemoryStore::new(MANY, 1 << 20));
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
-    let gateway = Gateway::start(Settings::default(), store, responder).await.unwrap();
+    let gateway = Gateway::start(Settings::default(), unshared(&store), responder).await.unwrap();
     for _ in 0..MANY {
         gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     }
@@ -184,7 +184,7 @@ async fn expired_sessions_make_room_within_a_second_however_many_they_are() {
 async fn a_store_that_is_slow_to_report_changes_delays_no_expiry() {
     let store = DelayedStore::new();
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
-    let gateway = Gateway::start(Settings::default(), store.clone(), responder).await.unwrap();
+    let gateway = Gateway::start(Settings::default(), unshared(&store), responder).await.unwrap();
     let Created { token, .. } =
         gateway.create_token(&Caller::default(), named("Ada")).await.unwrap();
     let (mut subscription, _) = gateway.attach(&Caller::default(), &token, None).await.unwrap();

@@ -9,7 +9,7 @@ use tonic_types::StatusExt as _;
 
 use crate::support::{
     Call, DelayedStore, Event, Rest, Scripted, Setup, Step, Transport, create, proto, send_text,
-    soon, stub,
+    soon, stub, unshared,
 };
 use proto::{ChatRequest, chat_request::Request as Ask};
 
@@ -281,7 +281,7 @@ async fn a_half_closed_stream_that_asked_for_a_replay_gets_it() {
 #[tokio::test]
 async fn a_half_closed_stream_that_was_opened_twice_gets_its_answer_and_ends() {
     let store = DelayedStore::new();
-    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::default() }.start().await;
     let token = create(&server).await;
     let (requests, outgoing) = tokio::sync::mpsc::unbounded_channel();
     let outgoing = tokio_stream::wrappers::UnboundedReceiverStream::new(outgoing);

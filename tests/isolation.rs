@@ -6,7 +6,7 @@ use duologue::session::{Caller, ErrorKind, Position, Revocation, Store as _, Tim
 
 use crate::support::{
     Call, DelayedStore, Log, Rest, Scripted, Setup, Step, Transport, core, create, handshake,
-    new_message, proto, send_text, soon, stub, watched,
+    new_message, proto, send_text, soon, stub, unshared, watched,
 };
 
 /// The answer of each transport to a wrong token.
@@ -170,7 +170,7 @@ async fn foreign_pages_may_not_open_a_websocket_nor_read_an_answer() {
 #[tokio::test]
 async fn a_session_revoked_while_a_stream_attaches_has_no_stream_afterwards() {
     let store = DelayedStore::new();
-    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::default() }.start().await;
     let token = Token::parse(&create(&server).await).unwrap();
     store.hold(Call::Read);
     let attaching = tokio::spawn({

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
-use crate::support::{DelayedStore, Setup, Transport, create, history};
+use crate::support::{DelayedStore, Setup, Transport, create, history, unshared};
 
 #[tokio::test]
 async fn a_retry_over_any_transport_gets_the_first_answer() {
@@ -100,7 +100,7 @@ async fn without_an_id_every_message_is_a_new_one() {
 #[tokio::test]
 async fn a_message_whose_commit_was_not_confirmed_is_answered_and_holds_up_nobody() {
     let store = DelayedStore::new();
-    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::default() }.start().await;
     let token = create(&server).await;
     let mut client = Transport::Json.open(&server, &token, None).await;
     store.lose_answer.store(true, Ordering::SeqCst);

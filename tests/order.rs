@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use crate::support::{
     Call, DelayedStore, Event, Scripted, Setup, Step, Transport, core, create, history,
-    new_message, proto, proto::chat_request::Request, soon, watched,
+    new_message, proto, proto::chat_request::Request, soon, unshared, watched,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -168,7 +168,7 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
     let script = [Step::Say("a"), Step::Gate, Step::Say("b"), Step::Gate, Step::End];
     let (store, responder) = (DelayedStore::new(), Scripted::new(&script).0);
     let gate = responder.gate.clone();
-    let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::answering(responder) }.start().await;
     for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {
         let token = create(&server).await;
         let mut client = transport.open(&server, &token, None).await;
@@ -193,7 +193,7 @@ async fn a_reply_goes_on_on_the_stream_whose_next_message_is_being_committed() {
 #[tokio::test]
 async fn accepted_precedes_the_message_itself() {
     let (store, responder) = (DelayedStore::new(), Scripted::new(&[Step::Say("a"), Step::End]).0);
-    let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::answering(responder) }.start().await;
     for transport in [Transport::Grpc, Transport::Json, Transport::Proto] {
         let token = create(&server).await;
         let mut client = transport.open(&server, &token, None).await;

@@ -29,6 +29,7 @@ mod grpc_calls;
 mod heads;
 mod isolation;
 mod logs;
+mod nodes;
 mod old_files;
 mod once;
 mod operations;

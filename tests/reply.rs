@@ -5,8 +5,8 @@ use std::time::Duration;
 use duologue::{
     responder::Simulated,
     session::{
-        Caller, Checkpoint, Content, Created, ErrorKind, History, NewMessage, Position, Prompt,
-        Reply, Responder, Status, Store as _,
+        Caller, Checkpoint, Content, Created, ErrorKind, History, Lease, NewMessage, Position,
+        Prompt, Reply, Responder, Status, Turns as _,
     },
 };
 use tokio::time::Instant;
@@ -181,7 +181,7 @@ async fn a_gateway_starts_on_a_full_disk_with_a_turn_to_give_up() {
         before.create_token(&Caller::default(), named("Ada")).await.unwrap();
     before.send(&Caller::default(), &token, NewMessage::new("hello", None)).await.unwrap();
     let died = Checkpoint { seq: 1, attempt: 2, content: Content::of_text("seen") };
-    store.checkpoint(session.id, session.created_at, died).await.unwrap();
+    store.checkpoint(session.id, Lease::UNSHARED, died, session.created_at).await.unwrap();
     store.refuse_appends.lock().unwrap().extend([ErrorKind::StoreFull; 3]);
     let gateway = core(&store, Simulated::new("{text}", Duration::ZERO)).await;
     let start = Position::new(session.epoch, 1);

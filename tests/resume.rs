@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::support::{
     Call, DelayedStore, Event, Scripted, Setup, Step, Transport, core, create, new_message,
-    piece_of, proto, soon, stub, watched,
+    piece_of, proto, soon, stub, unshared, watched,
 };
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn an_open_on_an_open_stream_attaches_anew() {
 #[tokio::test]
 async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
     let store = DelayedStore::new();
-    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::default() }.start().await;
     for transport in [Transport::Json, Transport::Proto, Transport::Grpc] {
         let token = create(&server).await;
         let mut client = transport.open(&server, &token, None).await;
@@ -201,14 +201,16 @@ async fn a_replay_from_a_slow_store_goes_on_while_the_client_talks() {
 async fn a_session_that_expires_during_the_start_does_not_prevent_it() {
     let store = DelayedStore::new();
     let (responder, _) = Scripted::new(&[Step::Hang]);
-    let before = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    let before = Setup { storage: unshared(&store), ..Setup::answering(responder) }.start().await;
     let token = create(&before).await;
     let mut client = Transport::Json.open(&before, &token, None).await;
     client.say("unanswered", None).await.unwrap();
     client.messages(1).await;
     store.reads_fail.store(true, Ordering::SeqCst);
     let responder = Arc::new(Simulated::new("{text}", Duration::ZERO));
-    Gateway::start(Settings::default(), store, responder).await.expect("the others are served");
+    Gateway::start(Settings::default(), unshared(&store), responder)
+        .await
+        .expect("the others are served");
 }
 
 /// A client that has read a durable message from the log must not get `recovered: false` for its
@@ -257,7 +259,7 @@ async fn a_position_at_a_durable_but_unpublished_message_is_honored() {
 #[tokio::test]
 async fn a_half_closed_stream_that_was_opened_anew_ends_wherever_its_answers_are() {
     let store = DelayedStore::new();
-    let server = Setup { store: store.clone(), ..Setup::default() }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::default() }.start().await;
     for (seq, expected) in [(4, vec![]), (3, vec![4]), (2, vec![3, 4]), (0, vec![1, 2, 3, 4])] {
         let token = create(&server).await;
         let mut other = Transport::Json.open(&server, &token, None).await;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::{
     Call, Clock, DelayedStore, Rest, Scripted, Setup, Step, Transport, create,
-    proto::MessageStatus, soon,
+    proto::MessageStatus, soon, unshared,
 };
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn a_late_stop_returns_false_and_does_not_stop_the_next_turn() {
     let store = DelayedStore::new();
     let (responder, _) = Scripted::new(&[Step::Gate, Step::Say("whole"), Step::End]);
     let gate = responder.gate.clone();
-    let server = Setup { store: store.clone(), ..Setup::answering(responder) }.start().await;
+    let server = Setup { storage: unshared(&store), ..Setup::answering(responder) }.start().await;
     let token = create(&server).await;
     let mut client = Transport::Json.open(&server, &token, None).await;
     client.say("one", None).await.unwrap();

@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Content, Epoch, ErrorKind, Failure, Head, MessageId,
-        Metadata, Name, NewReply, NewSession, NewTurn, Page, Question, ReplyFields, Result, Scope,
-        Session, SessionId, Status, Store, Swept, Timestamp, Token, TokenId, TokenRecord, Usage,
+        Answered, AppendLimits, Appended, Checkpoint, Content, Epoch, ErrorKind, Failure, Head,
+        Lease, MessageId, Metadata, Name, NewReply, NewSession, NewTurn, Page, Question,
+        ReplyFields, Result, Scope, Session, SessionId, Status, Storage, Store, Swept, Timestamp,
+        Token, TokenId, TokenRecord, Turns, Usage,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -20,11 +22,41 @@ pub(crate) fn later(seconds: u64) -> Timestamp {
     NOW.plus(Duration::from_secs(seconds))
 }
 
-pub(crate) fn stores() -> Vec<Arc<dyn Store>> {
+/// A store whose only process is the test.
+#[async_trait]
+pub(crate) trait AnyStore: Store + Turns {
+    async fn answer_alone(
+        &self,
+        id: SessionId,
+        reply: NewReply,
+        now: Timestamp,
+    ) -> Result<Appended> {
+        match self.answer(id, Lease::UNSHARED, reply, now).await? {
+            Answered::Kept(appended) => Ok(appended),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl<S: Store + Turns> AnyStore for S {}
+
+fn memory() -> Arc<MemoryStore> {
+    Arc::new(MemoryStore::new(1000, 1 << 20))
+}
+
+fn sqlite() -> Arc<SqliteStore> {
     let (_, path) = tempfile::NamedTempFile::new().unwrap().keep().unwrap();
     std::fs::remove_file(&path).unwrap();
-    let sqlite = SqliteStore::open(&path, Durability::Full).unwrap();
-    vec![Arc::new(MemoryStore::new(1000, 1 << 20)), Arc::new(sqlite)]
+    Arc::new(SqliteStore::open(&path, Durability::Full).unwrap())
+}
+
+pub(crate) fn stores() -> Vec<Arc<dyn AnyStore>> {
+    vec![memory(), sqlite()]
+}
+
+/// The same for a gateway.
+pub(crate) fn storages() -> Vec<Storage> {
+    vec![Storage::unshared(memory()), Storage::unshared(sqlite())]
 }
 
 pub(crate) fn terms() -> AppendLimits {
@@ -58,7 +90,7 @@ pub(crate) fn record(token: &Token) -> TokenRecord {
     TokenRecord { id, hash, scope: Scope::Write, label: None, deadlines: None }
 }
 
-pub(crate) async fn created(store: &dyn Store) -> (Session, Token) {
+pub(crate) async fn created(store: &dyn AnyStore) -> (Session, Token) {
     let (new, token) = new_session();
     store.create(new.clone()).await.unwrap();
     (new.session, token)
@@ -183,7 +215,7 @@ async fn revoking_takes_the_log_and_the_token() {
         assert_eq!(kind(store.find(&token.hash(), NOW).await), ErrorKind::SessionExpired);
         assert_eq!(kind(store.read(session.id, NOW, ALL).await), ErrorKind::SessionExpired);
         assert_eq!(kind(store.revoke(session.id, NOW).await), ErrorKind::SessionExpired);
-        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
+        assert!(store.take_over(None, None, 10, NOW).await.unwrap().is_empty());
     }
 }
 
@@ -199,7 +231,7 @@ async fn numbers_are_gapless_and_a_read_is_one_consistent_look() {
                 (turn * 2 + 1, false, None)
             );
             assert_eq!(
-                store.answer(session.id, reply(&asked), NOW).await.unwrap().message.seq,
+                store.answer_alone(session.id, reply(&asked), NOW).await.unwrap().message.seq,
                 turn * 2 + 2
             );
         }
@@ -239,9 +271,9 @@ async fn an_entry_is_appended_once_whatever_the_terms() {
             ErrorKind::MessageIdReused
         );
 
-        let answered = store.answer(session.id, reply(&first), NOW).await.unwrap();
+        let answered = store.answer_alone(session.id, reply(&first), NOW).await.unwrap();
         assert!(!answered.duplicate, "a reply is never refused by the terms");
-        let twice = store.answer(session.id, reply(&first), NOW).await.unwrap();
+        let twice = store.answer_alone(session.id, reply(&first), NOW).await.unwrap();
         assert!(twice.duplicate && twice.message == answered.message);
         let again = store.append(session.id, user("x", Some("k")), terms()).await.unwrap();
         assert_eq!((again.duplicate, again.reply_seq), (true, Some(2)));
@@ -268,7 +300,7 @@ async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
             let mut reply = reply(&asked);
             (reply.fields.status, reply.fields.usage) = (status, usage);
             for again in [false, true] {
-                let appended = store.answer(session.id, reply.clone(), NOW).await.unwrap();
+                let appended = store.answer_alone(session.id, reply.clone(), NOW).await.unwrap();
                 assert_eq!(appended.duplicate, again);
             }
         };
@@ -286,7 +318,7 @@ async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
 
         let (other, _) = created(&*store).await;
         let asked = store.append(other.id, user("x", None), terms()).await.unwrap();
-        store.answer(other.id, reply(&asked), NOW).await.unwrap();
+        store.answer_alone(other.id, reply(&asked), NOW).await.unwrap();
         let uncounted = store.read(other.id, NOW, ALL).await.unwrap().usage;
         assert_eq!(uncounted, took(0, 0, true), "a session's own, and not all was counted");
     }
@@ -320,12 +352,12 @@ async fn terms_refuse_a_full_queue_and_a_full_log() {
             kind(store.append(session.id, user("3", None), narrow).await),
             ErrorKind::QueueFull
         );
-        store.answer(session.id, reply(&first), NOW).await.unwrap();
+        store.answer_alone(session.id, reply(&first), NOW).await.unwrap();
         assert_eq!(
             kind(store.append(session.id, user("3", None), narrow).await),
             ErrorKind::SessionFull
         );
-        store.answer(session.id, reply(&second), NOW).await.unwrap();
+        store.answer_alone(session.id, reply(&second), NOW).await.unwrap();
         assert_eq!(
             kind(store.append(session.id, user("3", None), narrow).await),
             ErrorKind::SessionFull
@@ -354,7 +386,7 @@ async fn unfinished_turns_are_listed_in_order_page_by_page() {
         for _ in 0..3 {
             let (session, _) = created(&*store).await;
             let done = store.append(session.id, user("done", None), terms()).await.unwrap();
-            store.answer(session.id, reply(&done), NOW).await.unwrap();
+            store.answer_alone(session.id, reply(&done), NOW).await.unwrap();
             for _ in 0..2 {
                 let open = store.append(session.id, user("open", None), terms()).await.unwrap();
                 expected.push((session.id, open.message.seq));
@@ -363,14 +395,14 @@ async fn unfinished_turns_are_listed_in_order_page_by_page() {
         expected.sort_unstable();
         let (mut found, mut after) = (Vec::new(), None);
         loop {
-            let page = store.unfinished(NOW, after, 4).await.unwrap();
+            let page = store.take_over(None, after, 4, NOW).await.unwrap();
             let Some(last) = page.last() else { break };
             after = Some((last.session.id, last.message.seq));
             found.extend(page.iter().map(|turn| (turn.session.id, turn.message.seq)));
         }
         assert_eq!(found, expected);
         assert!(
-            store.unfinished(later(100), None, 10).await.unwrap().is_empty(),
+            store.take_over(None, None, 10, later(100)).await.unwrap().is_empty(),
             "expired sessions have no turns"
         );
     }
@@ -385,16 +417,16 @@ async fn a_note_of_progress_that_comes_after_the_reply_changes_nothing() {
         let note = |text: &str| {
             let at =
                 Checkpoint { seq: asked.message.seq, attempt: 1, content: Content::of_text(text) };
-            store.checkpoint(session.id, NOW, at)
+            store.checkpoint(session.id, Lease::UNSHARED, at, NOW)
         };
         note("early").await.unwrap();
         assert_eq!(
-            store.unfinished(NOW, None, 10).await.unwrap()[0].partial,
+            store.take_over(None, None, 10, NOW).await.unwrap()[0].partial,
             Content::of_text("early")
         );
-        let reply = store.answer(session.id, reply(&asked), NOW).await.unwrap();
+        let reply = store.answer_alone(session.id, reply(&asked), NOW).await.unwrap();
         note("late").await.unwrap();
-        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
+        assert!(store.take_over(None, None, 10, NOW).await.unwrap().is_empty());
         let log = store.read(session.id, NOW, ALL).await.unwrap().messages;
         assert_eq!(log, [asked.message, reply.message]);
     }
@@ -406,6 +438,9 @@ async fn a_reply_to_nothing_is_a_fault() {
         let (one, _) = created(&*store).await;
         let (other, _) = created(&*store).await;
         let asked = store.append(one.id, user("x", None), terms()).await.unwrap();
-        assert_eq!(kind(store.answer(other.id, reply(&asked), NOW).await), ErrorKind::Internal);
+        assert_eq!(
+            kind(store.answer_alone(other.id, reply(&asked), NOW).await),
+            ErrorKind::Internal
+        );
     }
 }

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use duologue::{
-    session::{AppendLimits, Caller, Content, ErrorKind, NewReply, Store, Swept, Timestamp},
+    session::{
+        AppendLimits, Caller, Content, ErrorKind, NewReply, Store, Swept, Timestamp, Turns as _,
+    },
     store::{Durability, MemoryStore, SqliteStore},
 };
 
 use crate::store_contract::{
-    ALL, NOW, created, kind, later, new_session, reply, stores, terms, user,
+    ALL, AnyStore, NOW, created, kind, later, new_session, reply, storages, stores, terms, user,
 };
 
 #[tokio::test]
@@ -16,7 +18,8 @@ async fn a_store_keeps_no_more_sessions_than_it_may_and_has_room_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("duologue.db");
     let sqlite = || SqliteStore::open(&path, Durability::Full).unwrap().with_room(3);
-    let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new(3, 1 << 20)), Arc::new(sqlite())];
+    let stores: [Arc<dyn AnyStore>; 2] =
+        [Arc::new(MemoryStore::new(3, 1 << 20)), Arc::new(sqlite())];
     for store in stores {
         let mut kept = Vec::new();
         for _ in 0..3 {
@@ -85,7 +88,7 @@ async fn a_log_that_takes_several_steps_to_delete_is_deleted() {
         }
         assert_eq!(swept, [session.id]);
         assert_eq!(kind(store.read(session.id, NOW, ALL).await), ErrorKind::SessionExpired);
-        assert!(store.unfinished(NOW, None, 10).await.unwrap().is_empty());
+        assert!(store.take_over(None, None, 10, NOW).await.unwrap().is_empty());
     }
 }
 
@@ -100,7 +103,7 @@ async fn a_full_store_refuses_sessions_until_a_sweep() {
     );
     let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
     let long = NewReply { content: Content::of_text("y".repeat(2000)), ..reply(&asked) };
-    store.answer(session.id, long, NOW).await.unwrap();
+    store.answer_alone(session.id, long, NOW).await.unwrap();
     assert_eq!(
         kind(store.append(session.id, user("x", None), terms()).await),
         ErrorKind::StoreFull
@@ -118,19 +121,22 @@ async fn a_gateway_takes_up_the_turns_that_it_finds_unanswered() {
         session::{Event, Gateway, Position, Settings},
     };
 
-    for store in stores() {
+    for storage in storages() {
         let (mut new, token) = new_session();
         let now = Timestamp::of_wall_clock();
         new.session.expires_at = now.plus(Duration::from_secs(60));
         new.session.ends_at = new.session.expires_at;
         let (id, epoch) = (new.session.id, new.session.epoch.clone());
-        store.create(new).await.unwrap();
+        storage.store.create(new).await.unwrap();
         for text in ["one", "two"] {
-            store.append(id, user(text, None), AppendLimits { now, ..terms() }).await.unwrap();
+            storage
+                .turns
+                .append(id, user(text, None), AppendLimits { now, ..terms() })
+                .await
+                .unwrap();
         }
         let responder = Arc::new(Simulated::new("{text}!", Duration::ZERO));
-        let gateway =
-            Gateway::start(Settings::default(), Arc::clone(&store), responder).await.unwrap();
+        let gateway = Gateway::start(Settings::default(), storage, responder).await.unwrap();
         let start = Position::new(epoch, 0);
         let (mut attachment, _) =
             gateway.attach(&Caller::default(), &token, Some(&start)).await.unwrap();

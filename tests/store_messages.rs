@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    ApprovalRequest, ApprovalResponse, Checkpoint, Citation, Content, Data, File, Metadata,
+    ApprovalRequest, ApprovalResponse, Checkpoint, Citation, Content, Data, File, Lease, Metadata,
     NewReply, NewTurn, Part, PartContent, Question, ReplyFields, Session, Source, Tool, ToolCall,
     ToolResult, TurnOptions, Usage, UserFields,
 };
@@ -26,7 +26,7 @@ async fn everything_of_a_session_is_read_as_it_was_written() {
         let renewed = Session { expires_at: asked.expires_at, ..new.session };
         assert_eq!(store.read(renewed.id, NOW, ALL).await.unwrap().session, renewed);
         assert_eq!(store.renew(renewed.id, NOW, NOW).await.unwrap(), renewed);
-        assert_eq!(store.unfinished(NOW, None, 1).await.unwrap()[0].session, renewed);
+        assert_eq!(store.take_over(None, None, 1, NOW).await.unwrap()[0].session, renewed);
     }
 }
 
@@ -107,8 +107,8 @@ async fn everything_of_a_message_is_read_as_it_was_written() {
         assert!(store.append(session.id, turn, terms()).await.unwrap().duplicate);
         let content = Content::of_parts(reply_parts.clone());
         let at = Checkpoint { seq: 1, attempt: 2, content: content.clone() };
-        store.checkpoint(session.id, NOW, at).await.unwrap();
-        assert_eq!(store.unfinished(NOW, None, 1).await.unwrap()[0].partial, content);
+        store.checkpoint(session.id, Lease::UNSHARED, at, NOW).await.unwrap();
+        assert_eq!(store.take_over(None, None, 1, NOW).await.unwrap()[0].partial, content);
         let usage = Usage {
             cached_input_tokens: Some(1),
             cache_write_tokens: Some(2),
@@ -124,7 +124,7 @@ async fn everything_of_a_message_is_read_as_it_was_written() {
             ..reply(&asked).fields
         };
         let answer = NewReply { content, metadata: metadata.clone(), fields, ..reply(&asked) };
-        let answered = store.answer(session.id, answer, NOW).await.unwrap();
+        let answered = store.answer_alone(session.id, answer, NOW).await.unwrap();
         let again = store.append(
             session.id,
             NewTurn { question: Question::Again { seq: 2 }, ..user("", None) },

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use duologue::session::{
     AppendLimits, Appended, Content, ErrorKind, Message, Metadata, NewReply, NewTurn, Part,
-    PartContent, Question, Result, Session, Store, ToolCall, ToolResult, TurnOptions, UserFields,
+    PartContent, Question, Result, Session, ToolCall, ToolResult, TurnOptions, UserFields,
 };
 
-use crate::store_contract::{ALL, NOW, created, kind, reply, stores, terms, user};
+use crate::store_contract::{ALL, AnyStore, NOW, created, kind, reply, stores, terms, user};
 
 fn asked(text: &str, key: Option<&str>, parent_seq: Option<u32>) -> NewTurn {
     let question = Question::New { content: Content::of_text(text), parent_seq };
@@ -18,15 +18,15 @@ fn again(seq: u32, key: Option<&str>) -> NewTurn {
     NewTurn { question: Question::Again { seq }, ..user("", key) }
 }
 
-async fn append(store: &dyn Store, session: &Session, turn: NewTurn) -> Result<Appended> {
+async fn append(store: &dyn AnyStore, session: &Session, turn: NewTurn) -> Result<Appended> {
     let wide = AppendLimits { max_queued_turns: 100, ..terms() };
     store.append(session.id, turn, wide).await
 }
 
 /// Appends a turn with its reply. Returns the user message.
-async fn answered(store: &dyn Store, session: &Session, turn: NewTurn) -> Arc<Message> {
+async fn answered(store: &dyn AnyStore, session: &Session, turn: NewTurn) -> Arc<Message> {
     let asked = append(store, session, turn).await.unwrap();
-    store.answer(session.id, reply(&asked), NOW).await.unwrap();
+    store.answer_alone(session.id, reply(&asked), NOW).await.unwrap();
     asked.message
 }
 
@@ -196,7 +196,7 @@ async fn results_belong_to_the_open_calls_of_the_parent_turn() {
         assert_eq!(kind(early), ErrorKind::InvalidArgument, "the parent is not answered");
         let content = Content::of_parts(vec![call("a"), call("b")]);
         let calls = NewReply { content, ..reply(&asked) };
-        store.answer(session.id, calls, NOW).await.unwrap();
+        store.answer_alone(session.id, calls, NOW).await.unwrap();
         for (ids, parent) in
             [(&["c"][..], None), (&["a", "a"], None), (&["a"], Some(0)), (&["a", "c"], Some(2))]
         {

@@ -10,9 +10,9 @@ use std::{
 
 use duologue::{
     session::{
-        AppendLimits, Content, Epoch, MessageId, Metadata, Name, NewReply, NewSession, NewTurn,
-        Question, ReplyFields, Scope, Session, SessionId, Status, Store, Timestamp, Token, TokenId,
-        TokenRecord,
+        Answered, AppendLimits, Content, Epoch, Lease, MessageId, Metadata, Name, NewReply,
+        NewSession, NewTurn, Question, ReplyFields, Scope, Session, SessionId, Status, Storage,
+        Timestamp, Token, TokenId, TokenRecord,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -59,23 +59,27 @@ impl fmt::Display for Subject {
 #[derive(Clone)]
 enum Keeper {
     Bare(Bare),
-    Store(Arc<dyn Store>),
+    Store(Storage),
+}
+
+fn sqlite(path: &Path, durability: Durability) -> Result<Storage> {
+    Ok(Storage::unshared(Arc::new(SqliteStore::open(path, durability)?)))
 }
 
 impl Keeper {
     async fn open(subject: Subject, path: &Path) -> Result<Self> {
         Ok(Self::Store(match subject {
             Subject::Bare => return Ok(Self::Bare(Bare::start(path).await?)),
-            Subject::Full => Arc::new(SqliteStore::open(path, Durability::Full)?),
-            Subject::Relaxed => Arc::new(SqliteStore::open(path, Durability::Relaxed)?),
-            Subject::Memory => Arc::new(MemoryStore::new(1 << 20, 8 << 30)),
+            Subject::Full => sqlite(path, Durability::Full)?,
+            Subject::Relaxed => sqlite(path, Durability::Relaxed)?,
+            Subject::Memory => Storage::unshared(Arc::new(MemoryStore::new(1 << 20, 8 << 30))),
         }))
     }
 
     async fn create(&self, id: SessionId) -> Result<()> {
         match self {
             Self::Bare(bare) => bare.create(id).await,
-            Self::Store(store) => {
+            Self::Store(Storage { store, .. }) => {
                 let now = Timestamp::of_wall_clock();
                 let later = now.plus(Duration::from_secs(3600));
                 let name = Name::trusted("Ada");
@@ -115,7 +119,7 @@ impl Keeper {
                 let (seq, text, kind) = (seq + 1, REPLY, Kind::Reply { to: user });
                 bare.write(Row { session, seq, id: reply, text, kind }).await
             }
-            Self::Store(store) => {
+            Self::Store(Storage { turns, .. }) => {
                 let now = Timestamp::of_wall_clock();
                 let terms = AppendLimits {
                     now,
@@ -129,18 +133,21 @@ impl Keeper {
                 let (metadata, options) = (Metadata::default(), None);
                 let turn_of_user =
                     NewTurn { id: user, client_message_id, metadata, options, question };
-                let asked = store.append(session, turn_of_user, terms).await?.message.seq;
+                let asked = turns.append(session, turn_of_user, terms).await?.message.seq;
                 let reply = NewReply {
                     id: reply,
                     content: Content::of_text(REPLY),
                     metadata: Metadata::default(),
                     fields: ReplyFields::new(user, asked, Status::Complete),
                 };
-                let appended = store.answer(session, reply, now).await?;
-                if appended.message.seq != turn * 2 + 2 || appended.duplicate {
-                    return Err("a wrong number".into());
+                match turns.answer(session, Lease::UNSHARED, reply, now).await? {
+                    Answered::Kept(appended)
+                        if appended.message.seq == turn * 2 + 2 && !appended.duplicate =>
+                    {
+                        Ok(())
+                    }
+                    other => Err(format!("not the next reply: {other:?}").into()),
                 }
-                Ok(())
             }
         }
     }
@@ -148,7 +155,7 @@ impl Keeper {
     async fn close(self) -> Result<()> {
         match self {
             Self::Bare(_) => Ok(()),
-            Self::Store(store) => Ok(store.close().await?),
+            Self::Store(Storage { store, .. }) => Ok(store.close().await?),
         }
     }
 }

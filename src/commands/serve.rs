@@ -43,9 +43,9 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
     let addr = settings.server.addr;
     let server = Server::bind(settings.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
-    let store = store::open(&settings.store)?;
+    let storage = store::open(&settings.store)?;
     let responder = responder::connect(&settings.responder)?;
-    let gateway = Gateway::start(settings.session.clone(), store, responder).await?;
+    let gateway = Gateway::start(settings.session.clone(), storage, responder).await?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());

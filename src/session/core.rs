@@ -13,7 +13,7 @@ use super::{
     },
     metrics::Metrics,
     model::{Clock, Error, ErrorKind, Result, SessionId, TokenHash, TokenRecord},
-    ports::{AppendLimits, FoundSession, Page, Responder, Store},
+    ports::{AppendLimits, FoundSession, Peers, Responder, Store, Turns},
     revoked_tokens::RevokedTokens,
     settings::Settings,
 };
@@ -22,15 +22,14 @@ use super::{
 /// same as `telemetry::PEER`, which the core does not import.
 pub(super) const PEER: &str = "duologue::peer";
 
-/// Reads a session and its head, without messages.
-pub(super) const HEAD: Page = Page { after: None, until: u32::MAX, limit: 0, max_size: 0 };
-
 /// Delays before a client reconnects after a drain.
 const RECONNECT_DELAY: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
 
 pub(super) struct Core {
     pub(super) settings: Settings,
     pub(super) store: Arc<dyn Store>,
+    pub(super) turns: Arc<dyn Turns>,
+    pub(super) peers: Arc<dyn Peers>,
     pub(super) responder: Arc<dyn Responder>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
@@ -110,10 +109,16 @@ impl Core {
     /// Returns the active session of this id, loading it if necessary.
     pub(super) async fn load_session(&self, id: SessionId) -> Result<SessionHandle> {
         let load = async {
-            let snapshot = self.store.read(id, self.clock.now(), HEAD).await?;
-            Ok(ActiveSession::new(snapshot.session, snapshot.head_seq))
+            let entered = self.peers.enter(id, self.clock.now()).await?;
+            Ok(ActiveSession::new(entered))
         };
         self.registry.get_or_load(id, load).await
+    }
+
+    /// Ends a session that is no longer in the store: revoked if its deadline is still ahead.
+    pub(super) fn end_gone(&self, session: &ActiveSession) {
+        let is_revoked = session.expires_at() > self.clock.now();
+        session.end(if is_revoked { ErrorKind::SessionRevoked } else { ErrorKind::SessionExpired });
     }
 }
 

@@ -7,10 +7,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     core::{Core, reconnect_delay},
-    live::event::Event,
+    live::{event::Event, registry::Registry},
     metrics::Metrics,
     model::{Clock, Error, Result},
-    ports::{Responder, Store},
+    peers,
+    ports::{Responder, Storage},
     revoked_tokens::RevokedTokens,
     service::Gateway,
     settings::Settings,
@@ -35,21 +36,25 @@ impl Gateway {
     /// An error of the store.
     pub async fn start(
         settings: Settings,
-        store: Arc<dyn Store>,
+        storage: Storage,
         responder: Arc<dyn Responder>,
     ) -> Result<Self> {
+        let Storage { store, turns, peers } = storage;
         let core = Arc::new(Core {
             settings,
+            registry: Arc::new(Registry::new(peers.is_shared())),
             store,
+            turns,
+            peers,
             responder,
             clock: Clock::start(),
             metrics: Metrics::new(),
-            registry: Arc::default(),
             revoked_tokens: RevokedTokens::default(),
             draining: CancellationToken::new(),
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
+        peers::start(&core);
         recovery::resume_all(&core).await?;
         sweeper::start(&core);
         Ok(Self { core })

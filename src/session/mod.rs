@@ -8,7 +8,7 @@
 //! - `live`: the sessions that are active in this process, their subscribers and events.
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
 //! - `service`: the operations, one file per group; `caller`: the origin of an operation. `lifecycle`: start and shutdown.
-//! - `sweeper`: ends expired and removed sessions. `sync`: the lock whose schedules are tested.
+//! - `sweeper`: ends expired and removed sessions. `peers`: follows what other processes change. `sync`: the lock whose schedules are tested.
 
 mod caller;
 mod core;
@@ -18,6 +18,7 @@ mod live;
 mod metrics;
 mod model;
 mod panic;
+mod peers;
 mod ports;
 mod revoked_tokens;
 #[cfg(all(test, feature = "schedules"))]
@@ -48,9 +49,10 @@ pub use model::{
     estimate_tokens, given_id, parts_from_json, parts_to_json,
 };
 pub use ports::{
-    AppendLimits, Appended, Checkpoint, Chunk, Chunks, FoundSession, Head, History, NewReply,
-    NewSession, NewTurn, Outcome, Page, Piece, Prompt, Question, Reply, Responder, Snapshot, Store,
-    Swept, Unfinished,
+    Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Chunk, Chunks, Entered,
+    FoundSession, Head, History, Lease, NewReply, NewSession, NewTurn, NodeId, Note, Outcome, Page,
+    Peers, Piece, Prompt, Question, Received, Reply, Responder, Snapshot, Storage, Store, Swept,
+    Turns, Unfinished, WaitingTurn,
 };
 pub use service::{Created, Gateway, NewToken, PageRequest, Revocation};
 pub use settings::Settings;

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
-    core::{Core, HEAD, PEER},
+    core::{Core, PEER},
     live::registry::SessionHandle,
     model::{ErrorKind, Result, SessionId, Timestamp},
+    ports::Page,
     turn::recovery,
 };
 
@@ -46,7 +47,7 @@ async fn expire(core: &Core) {
     let now = core.clock.now();
     for session in core.registry.expired(now) {
         // A renewal may be durable but not yet known here.
-        match core.store.read(session.session().id, now, HEAD).await {
+        match core.store.read(session.session().id, now, Page::HEAD).await {
             Ok(snapshot) => {
                 session.renewed(snapshot.session.expires_at);
                 core.registry.review(&session);
@@ -103,7 +104,7 @@ async fn handle_changes(core: &Arc<Core>) -> Result<()> {
     for batch in core.registry.all().chunks(COMPARE_BATCH) {
         end_removed(core, batch).await?;
     }
-    recovery::resume_imported(core).await
+    recovery::resume_all(core).await
 }
 
 /// Ends sessions that are no longer in the store, or that were replaced by an older state.

@@ -1,29 +1,37 @@
 //! Sessions in the memory of the process: for tests, demonstrations, and conversations that need
 //! not outlive the process.
 
+mod peers;
 mod row;
+mod sharing;
+mod turns;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
-use row::SessionRow;
+pub use sharing::Network;
+use {row::SessionRow, sharing::Member};
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, Error, ErrorKind, FoundSession, Head, NewReply, NewSession,
-    NewTurn, Page, Placed, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp,
-    TokenHash, TokenId, TokenRecord, Unfinished, place,
+    Error, ErrorKind, FoundSession, Head, NewSession, NodeId, Note, Page, Result, Session,
+    SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord,
 };
 
 /// A store in memory. A write counts as durable once it is in memory.
+///
+/// Several gateways of one process can share it, each as a node of its own: see
+/// [`MemoryStore::join`].
 #[derive(Debug)]
 pub struct MemoryStore {
     max_sessions: usize,
     max_size: usize,
     // A std mutex: every operation is short and awaits nothing.
-    tables: Mutex<Tables>,
+    tables: Arc<Mutex<Tables>>,
+    /// `None` if the store is not shared.
+    member: Option<Member>,
 }
 
 #[derive(Debug, Default)]
@@ -40,7 +48,16 @@ impl MemoryStore {
     /// Returns an empty store for `max_sessions` sessions and `max_size` bytes of messages.
     #[must_use]
     pub fn new(max_sessions: usize, max_size: usize) -> Self {
-        Self { max_sessions, max_size, tables: Mutex::default() }
+        Self { max_sessions, max_size, tables: Arc::default(), member: None }
+    }
+
+    /// Returns the same store as another node sees it. The nodes that have joined fence their
+    /// turns, and tell each other of changes over the network.
+    #[must_use]
+    pub fn join(&self, node: NodeId, network: Arc<dyn Network>) -> Self {
+        let member = Some(Member { node, network });
+        let Self { max_sessions, max_size, .. } = *self;
+        Self { max_sessions, max_size, tables: Arc::clone(&self.tables), member }
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -87,7 +104,9 @@ impl Store for MemoryStore {
 
     async fn revoke_token(&self, id: SessionId, now: Timestamp, token: TokenId) -> Result<u32> {
         let mut tables = self.tables();
-        let (hash, left) = tables.row(id, now)?.revoke(token)?;
+        let row = tables.row(id, now)?;
+        let (hash, left) = row.revoke(token)?;
+        self.tell_watchers(row, &Note::TokenRevoked(token));
         tables.tokens.remove(&hash);
         Ok(left)
     }
@@ -101,7 +120,9 @@ impl Store for MemoryStore {
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
         let mut tables = self.tables();
-        let review = (tables.row(id, now)?.review_at, id);
+        let row = tables.row(id, now)?;
+        self.tell_watchers(row, &Note::Ended);
+        let review = (row.review_at, id);
         tables.reviews.remove(&review);
         tables.remove(id);
         Ok(())
@@ -131,6 +152,10 @@ impl Store for MemoryStore {
         Ok(Swept { sessions, more: true })
     }
 
+    async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>> {
+        Ok(self.tables().row(id, now)?.tokens.clone())
+    }
+
     async fn written_elsewhere(&self) -> Result<bool> {
         Ok(false)
     }
@@ -141,64 +166,8 @@ impl Store for MemoryStore {
         Ok(sessions.iter().filter_map(head).collect())
     }
 
-    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
-        let mut tables = self.tables();
-        let size = tables.size;
-        let row = tables.row(id, limits.now)?;
-        let placed = match place(row, turn)? {
-            Placed::New(placed) => placed,
-            Placed::Before { message, reply_seq } => {
-                let expires_at = row.session.expires_at;
-                return Ok(Appended { message, duplicate: true, reply_seq, expires_at });
-            }
-        };
-        row.check(&limits)?;
-        if size + row::counted(placed.size()) > self.max_size {
-            return Err(ErrorKind::StoreFull.into());
-        }
-        let message = row.ask(*placed);
-        row.renew(limits.expires_at);
-        let expires_at = row.session.expires_at;
-        tables.size += row::counted(message.size());
-        Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
-    }
-
-    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended> {
-        let mut tables = self.tables();
-        let row = tables.row(id, now)?;
-        let (expires_at, user) = (row.session.expires_at, reply.fields.in_reply_to);
-        if let Some(message) = row.answer(reply) {
-            tables.size += row::counted(message.size());
-            return Ok(Appended { message, duplicate: false, reply_seq: None, expires_at });
-        }
-        let missing = || Error::internal("a reply to no message of this log");
-        let message = row.reply_of(user).cloned().ok_or_else(missing)?;
-        Ok(Appended { message, duplicate: true, reply_seq: None, expires_at })
-    }
-
-    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
-        self.tables().row(id, now)?.checkpoint(at);
-        Ok(())
-    }
-
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
         Ok(self.tables().row(id, now)?.snapshot(page))
-    }
-
-    async fn unfinished(
-        &self,
-        now: Timestamp,
-        after: Option<(SessionId, u32)>,
-        limit: usize,
-    ) -> Result<Vec<Unfinished>> {
-        let tables = self.tables();
-        let first = after.map_or(SessionId::from_bytes([0; 16]), |(id, _)| id);
-        let rows = tables.sessions.range(first..).map(|(_, row)| row);
-        let turns =
-            rows.filter(|row| row.session.expires_at > now).flat_map(SessionRow::unfinished);
-        let rest = turns
-            .filter(|turn| after.is_none_or(|after| after < (turn.session.id, turn.message.seq)));
-        Ok(rest.take(limit).collect())
     }
 
     async fn close(&self) -> Result<()> {

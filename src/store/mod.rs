@@ -4,7 +4,7 @@ mod memory;
 mod settings;
 mod sqlite;
 
-pub use memory::MemoryStore;
+pub use memory::{MemoryStore, Network};
 pub use settings::{Settings, open};
 pub use sqlite::{
     BackupSummary, Durability, Import, OpenError, SessionFilter, SqliteFile, SqliteStore,

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use super::{Durability, MemoryStore, OpenError, SqliteStore};
-use crate::session::Store;
+use crate::session::Storage;
 
 /// A store by its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,14 +94,15 @@ impl FromStr for Settings {
 ///
 /// # Errors
 /// One sentence for the operator.
-pub fn open(settings: &Settings) -> Result<Arc<dyn Store>, OpenError> {
+pub fn open(settings: &Settings) -> Result<Storage, OpenError> {
     Ok(match settings {
         Settings::Memory { max_sessions, max_size } => {
-            Arc::new(MemoryStore::new(*max_sessions, *max_size))
+            Storage::unshared(Arc::new(MemoryStore::new(*max_sessions, *max_size)))
         }
         Settings::Sqlite { path, durability, max_sessions } => {
             let max_sessions = u64::try_from(*max_sessions).unwrap_or(u64::MAX);
-            Arc::new(SqliteStore::open(path, *durability)?.with_room(max_sessions))
+            let store = SqliteStore::open(path, *durability)?.with_room(max_sessions);
+            Storage::unshared(Arc::new(store))
         }
     })
 }

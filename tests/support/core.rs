@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    Caller, Event, Gateway, Message, NewMessage, NewToken, Responder, Settings, Status, Store,
-    Subscription, Token,
+    Caller, Event, Gateway, Message, NewMessage, NewToken, Responder, Settings, Status, Storage,
+    Store, Subscription, Token, Turns,
 };
 
 /// The core on this store, with this responder.
-pub async fn core<S: Store>(store: &Arc<S>, responder: impl Responder) -> Gateway {
-    let (store, responder) = (Arc::clone(store), Arc::new(responder));
-    Gateway::start(Settings::default(), store, responder).await.unwrap()
+pub async fn core<S: Store + Turns>(store: &Arc<S>, responder: impl Responder) -> Gateway {
+    Gateway::start(Settings::default(), unshared(store), Arc::new(responder)).await.unwrap()
+}
+
+/// Returns the ports of a store that only this gateway uses.
+pub fn unshared<S: Store + Turns>(store: &Arc<S>) -> Storage {
+    Storage::unshared(Arc::clone(store))
 }
 
 /// Returns the request for a session of this user.

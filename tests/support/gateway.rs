@@ -5,7 +5,7 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 use duologue::{
     responder::Simulated,
     server::{self, Server},
-    session::{Drained, Gateway, Responder, Settings, Store},
+    session::{Drained, Gateway, Responder, Settings, Storage},
     store::MemoryStore,
     transport::{self, Origins},
 };
@@ -18,7 +18,7 @@ pub struct Setup {
     pub session: Settings,
     pub transport: transport::Settings,
     pub server: server::Settings,
-    pub store: Arc<dyn Store>,
+    pub storage: Storage,
     pub responder: Arc<dyn Responder>,
 }
 
@@ -37,13 +37,13 @@ impl Setup {
                 ..Default::default()
             },
             server: server::Settings { addr: ([127, 0, 0, 1], 0).into(), ..Default::default() },
-            store: Arc::new(MemoryStore::new(1000, 1 << 28)),
+            storage: Storage::unshared(Arc::new(MemoryStore::new(1000, 1 << 28))),
             responder: Arc::new(responder),
         }
     }
 
     pub async fn start(self) -> Running {
-        let gateway = Gateway::start(self.session, self.store, self.responder).await.unwrap();
+        let gateway = Gateway::start(self.session, self.storage, self.responder).await.unwrap();
         let server = Server::bind(self.server).unwrap();
         let addr = server.local_addr().unwrap();
         let (shutdown, asked) = oneshot::channel::<()>();

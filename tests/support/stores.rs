@@ -11,12 +11,14 @@ use std::{
 use async_trait::async_trait;
 use duologue::{
     session::{
-        AppendLimits, Appended, Checkpoint, Error, ErrorKind, FoundSession, Head, NewReply,
-        NewSession, NewTurn, Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp,
-        TokenHash, TokenId, TokenRecord, Unfinished,
+        Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
+        FoundSession, Head, Lease, NewReply, NewSession, NewTurn, NodeId, Page, Peers, Received,
+        Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId,
+        TokenRecord, Turns, Unfinished,
     },
     store::MemoryStore,
 };
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::{sync::Semaphore, time::Instant};
 
 /// An operation that may be delayed.
@@ -54,6 +56,8 @@ pub struct DelayedStore {
     pub written_elsewhere: AtomicBool,
     /// Times and sizes of the checkpoints.
     pub noted: Mutex<Vec<(Instant, usize)>>,
+    /// Every call takes a random time, up to this, before and after its effect.
+    jitter: Option<(Mutex<StdRng>, Duration)>,
 }
 
 impl DelayedStore {
@@ -62,8 +66,19 @@ impl DelayedStore {
     }
 
     pub fn with_room(max_sessions: usize) -> Arc<Self> {
-        Arc::new(Self {
-            inner: MemoryStore::new(max_sessions, 1 << 28),
+        Arc::new(Self::over(MemoryStore::new(max_sessions, 1 << 28), None))
+    }
+
+    /// The same over a node of a shared store. With a seed, every call takes a random time.
+    pub fn of_node(node: MemoryStore, jitter: Option<(u64, Duration)>) -> Arc<Self> {
+        let random = |(seed, longest)| (Mutex::new(StdRng::seed_from_u64(seed)), longest);
+        Arc::new(Self::over(node, jitter.map(random)))
+    }
+
+    fn over(inner: MemoryStore, jitter: Option<(Mutex<StdRng>, Duration)>) -> Self {
+        Self {
+            inner,
+            jitter,
             held: Mutex::default(),
             held_once: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -76,7 +91,22 @@ impl DelayedStore {
             refuse_appends: Mutex::default(),
             written_elsewhere: AtomicBool::new(false),
             noted: Mutex::default(),
-        })
+        }
+    }
+
+    async fn pass_time(&self) {
+        if let Some((random, longest)) = &self.jitter {
+            let micros = random.lock().unwrap().random_range(0..=longest.as_micros() as u64);
+            tokio::time::sleep(Duration::from_micros(micros)).await;
+        }
+    }
+
+    /// Performs a call between two pauses.
+    async fn slowly<T>(&self, call: impl Future<Output = T>) -> T {
+        self.pass_time().await;
+        let result = call.await;
+        self.pass_time().await;
+        result
     }
 
     /// Holds back the answers to these calls from now on.
@@ -133,13 +163,13 @@ impl DelayedStore {
 
 impl DelayedStore {
     /// Appends a message, unless the test wants it otherwise.
-    async fn appending(&self, append: impl Future<Output = Result<Appended>>) -> Result<Appended> {
+    async fn appending<T>(&self, append: impl Future<Output = Result<T>>) -> Result<T> {
         self.may_panic(Call::Append);
         let refusal = self.refuse_appends.lock().unwrap().pop();
         if let Some(kind) = refusal {
             return Err(kind.into());
         }
-        let appended = append.await;
+        let appended = self.slowly(append).await;
         self.delay(Call::Append).await;
         if self.lose_answer.swap(false, Ordering::SeqCst) {
             return Err(Error::internal("the answer was lost"));
@@ -155,7 +185,7 @@ impl Store for DelayedStore {
     }
 
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
-        let found = self.inner.find(token, now).await;
+        let found = self.slowly(self.inner.find(token, now)).await;
         self.delay(Call::Find).await;
         found
     }
@@ -171,7 +201,7 @@ impl Store for DelayedStore {
     }
 
     async fn revoke_token(&self, id: SessionId, now: Timestamp, token: TokenId) -> Result<u32> {
-        self.inner.revoke_token(id, now, token).await
+        self.slowly(self.inner.revoke_token(id, now, token)).await
     }
 
     async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
@@ -179,7 +209,7 @@ impl Store for DelayedStore {
     }
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
-        self.inner.revoke(id, now).await
+        self.slowly(self.inner.revoke(id, now)).await
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
@@ -196,17 +226,13 @@ impl Store for DelayedStore {
         heads
     }
 
-    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
-        self.appending(self.inner.append(id, turn, limits)).await
-    }
-
-    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended> {
-        self.appending(self.inner.answer(id, reply, now)).await
+    async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>> {
+        self.slowly(self.inner.tokens(id, now)).await
     }
 
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
         self.may_panic(Call::Read);
-        let snapshot = self.inner.read(id, now, page).await;
+        let snapshot = self.slowly(self.inner.read(id, now, page)).await;
         if page.limit > 0 {
             self.reads.fetch_add(1, Ordering::SeqCst);
             let time = *self.read_time.lock().unwrap();
@@ -225,28 +251,79 @@ impl Store for DelayedStore {
         snapshot
     }
 
-    async fn unfinished(
-        &self,
-        now: Timestamp,
-        after: Option<(SessionId, u32)>,
-        limit: usize,
-    ) -> Result<Vec<Unfinished>> {
-        self.inner.unfinished(now, after, limit).await
-    }
-
-    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
-        self.may_panic(Call::Checkpoint);
-        self.noted.lock().unwrap().push((Instant::now(), at.content.size()));
-        let noted = self.inner.checkpoint(id, now, at).await;
-        self.delay(Call::Checkpoint).await;
-        noted
-    }
-
     async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
 
     async fn failed(&self) -> Error {
         self.inner.failed().await
+    }
+}
+
+#[async_trait]
+impl Turns for DelayedStore {
+    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
+        self.appending(self.inner.append(id, turn, limits)).await
+    }
+
+    async fn answer(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        reply: NewReply,
+        now: Timestamp,
+    ) -> Result<Answered> {
+        self.appending(self.inner.answer(id, lease, reply, now)).await
+    }
+
+    async fn checkpoint(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        at: Checkpoint,
+        now: Timestamp,
+    ) -> Result<Checkpointed> {
+        self.may_panic(Call::Checkpoint);
+        self.noted.lock().unwrap().push((Instant::now(), at.content.size()));
+        let noted = self.slowly(self.inner.checkpoint(id, lease, at, now)).await;
+        self.delay(Call::Checkpoint).await;
+        noted
+    }
+
+    async fn stop(&self, id: SessionId, seq: Option<u32>, now: Timestamp) -> Result<bool> {
+        self.slowly(self.inner.stop(id, seq, now)).await
+    }
+
+    async fn unanswered(&self, id: SessionId, now: Timestamp) -> Result<Vec<Unfinished>> {
+        self.slowly(self.inner.unanswered(id, now)).await
+    }
+
+    async fn take_over(
+        &self,
+        from: Option<NodeId>,
+        after: Option<(SessionId, u32)>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Unfinished>> {
+        self.inner.take_over(from, after, limit, now).await
+    }
+}
+
+#[async_trait]
+impl Peers for DelayedStore {
+    fn is_shared(&self) -> bool {
+        self.inner.is_shared()
+    }
+
+    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
+        self.slowly(self.inner.enter(id, now)).await
+    }
+
+    async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
+        self.slowly(self.inner.leave(sessions)).await
+    }
+
+    async fn receive(&self) -> Received {
+        self.inner.receive().await
     }
 }

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{
     event::{Event, EventFilter},
     reply_draft::{Extended, ReplyLimits},
-    state::{NewSubscriber, Published, State, Turn, Work},
+    state::{NewSubscriber, Published, State, Work},
     subscriber_queue::{QueueCapacity, SubscriberQueue},
+    turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
     model::{
-        Citation, Content, ErrorKind, Message, Part, Position, Result, Session, Timestamp, TokenId,
+        Citation, Content, ErrorKind, Message, MessageId, Part, Position, Result, Session,
+        Timestamp, TokenId,
     },
-    ports::Piece,
+    ports::{Appended, Entered, Lease, Piece},
     turn::cancel::CancelReason,
 };
 
@@ -26,10 +28,12 @@ pub(in crate::session) struct ActiveSession {
 }
 
 impl ActiveSession {
-    /// Creates it from the session and head that the store returned. Nothing may have appended
-    /// to the log since.
-    pub(in crate::session) fn new(session: Session, head_seq: u32) -> Self {
-        let state = Mutex::new(State::new(session.expires_at, head_seq));
+    /// Creates it from the state of the session in the store. This process must have been told of
+    /// every change since.
+    pub(in crate::session) fn new(entered: Entered) -> Self {
+        let Entered { session, head_seq, waiting, lease } = entered;
+        let turns = TurnQueue::new(lease, waiting);
+        let state = Mutex::new(State::new(session.expires_at, head_seq, turns));
         Self { session, state }
     }
 
@@ -82,6 +86,60 @@ impl ActiveSession {
         self.state().publish(message)
     }
 
+    /// As [`Self::publish`], for a user message that this process has appended: begins the lease
+    /// that came with it, and moves the idle deadline.
+    pub(in crate::session) fn publish_appended(&self, appended: &Appended) -> Published {
+        self.state().publish_appended(appended)
+    }
+
+    /// As [`Self::publish`], for a reply that this process has appended under a lease. The lease may
+    /// have ended with it.
+    pub(in crate::session) fn publish_answer(&self, lease: Lease, appended: Appended) -> Published {
+        self.state().publish_answer(lease, appended)
+    }
+
+    /// Takes note of a message that another process has appended: the log is read unless the
+    /// message is published before.
+    pub(in crate::session) fn announce(&self, seq: u32) -> Published {
+        self.state().announce(seq)
+    }
+
+    /// Returns the number of the newest announced message.
+    pub(in crate::session) fn announced_seq(&self) -> u32 {
+        self.state().announced_seq()
+    }
+
+    /// Forgets an announcement: the log was read to its end after it, and does not hold the message.
+    pub(in crate::session) fn forget_announced(&self, seq: u32) {
+        self.state().forget_announced(seq);
+    }
+
+    /// Follows the state of the session in the store: its deadline, its lease and its head.
+    pub(in crate::session) fn follow(&self, entered: &Entered) -> Published {
+        self.state().follow(entered)
+    }
+
+    /// Gives up the turns of a lease that another process has taken over, and cancels the reply in
+    /// progress.
+    pub(in crate::session) fn lose_lease(&self, lease: Lease) {
+        self.state().lose_lease(lease);
+    }
+
+    /// Returns true if this process answers the turns of the session.
+    pub(in crate::session) fn has_lease(&self) -> bool {
+        self.state().has_lease()
+    }
+
+    /// Returns the turns that wait for this process and are not in its queue.
+    pub(in crate::session) fn unqueued_turns(&self) -> Vec<MessageId> {
+        self.state().unqueued_turns()
+    }
+
+    /// Ends the streams whose token is not one of these.
+    pub(in crate::session) fn retain_tokens(&self, tokens: &[TokenId]) {
+        self.state().retain_tokens(tokens);
+    }
+
     /// Returns the sequence number of the last published message.
     pub(in crate::session) fn head_seq(&self) -> u32 {
         self.state().head_seq
@@ -92,12 +150,12 @@ impl ActiveSession {
         at.epoch == self.session.epoch && at.seq > self.head_seq()
     }
 
-    /// Returns true if a committed message waits for one of its predecessors.
+    /// Returns true if the log holds messages that are not published.
     pub(in crate::session) fn has_gap(&self) -> bool {
         self.state().has_gap()
     }
 
-    /// Queues a turn that an earlier process left unanswered.
+    /// Queues a turn that another process has left unanswered.
     pub(in crate::session) fn resume(&self, turn: Turn) -> Published {
         self.state().resume(turn)
     }
@@ -225,7 +283,12 @@ mod tests {
             metadata: Metadata::default(),
             subject: None,
         };
-        ActiveSession::new(session, 0)
+        ActiveSession::new(Entered {
+            session,
+            head_seq: 0,
+            waiting: Vec::new(),
+            lease: Some(Lease::UNSHARED),
+        })
     }
 
     fn message(seq: u32, role: Role) -> Arc<Message> {

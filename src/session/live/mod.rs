@@ -8,7 +8,9 @@ mod reply_draft;
 mod state;
 pub(super) mod subscriber_queue;
 pub(super) mod subscription;
+mod turn_queue;
 
 pub(super) use active_session::ActiveSession;
 pub(super) use reply_draft::{Extended, ReplyLimits};
-pub(super) use state::{NewSubscriber, Published, ReplySoFar, Turn, Work};
+pub(super) use state::{NewSubscriber, Published, ReplySoFar, Work};
+pub(super) use turn_queue::Turn;

@@ -5,12 +5,12 @@
 //! subscriber uses no memory outside its store.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
 use super::active_session::ActiveSession;
 use crate::session::model::{Error, ErrorKind, Result, SessionId, Timestamp};
@@ -19,6 +19,12 @@ use crate::session::model::{Error, ErrorKind, Result, SessionId, Timestamp};
 #[derive(Debug, Default)]
 pub(in crate::session) struct Registry {
     index: Mutex<Index>,
+    /// Other processes must be told of sessions that are no longer active here.
+    tells_of_leaving: bool,
+    /// A session is in `Index::left`.
+    someone_left: Notify,
+    /// A session was removed from `Index::leaving`.
+    has_left: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -27,6 +33,10 @@ struct Index {
     /// The time at which each loaded session is checked for expiry. A renewal does not move it: the
     /// check may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
+    /// Sessions that are no longer active here, and that other processes are still to be told of.
+    left: HashSet<SessionId>,
+    /// Sessions that others are being told of.
+    leaving: HashSet<SessionId>,
 }
 
 #[derive(Debug)]
@@ -50,7 +60,20 @@ pub(in crate::session) struct SessionHandle {
     entry: Arc<Entry>,
 }
 
+/// A session that a note of another process is about.
+#[derive(Debug)]
+pub(in crate::session) enum Noted {
+    Active(SessionHandle),
+    Loading,
+    Inactive,
+}
+
 impl Registry {
+    /// Creates it. `tells_of_leaving`: [`Self::take_left`] is called.
+    pub(in crate::session) fn new(tells_of_leaving: bool) -> Self {
+        Self { tells_of_leaving, ..Self::default() }
+    }
+
     /// Returns a handle. Loads the session if it is not active.
     pub(in crate::session) async fn get_or_load(
         self: &Arc<Self>,
@@ -60,6 +83,7 @@ impl Registry {
         let entry = self.entry(id);
         let mut loaded = false;
         let load = async || {
+            self.wait_while_leaving(id).await;
             let live = load.await;
             loaded = live.is_ok();
             live
@@ -85,6 +109,47 @@ impl Registry {
         let not_loaded = async || Err::<ActiveSession, Error>(ErrorKind::SessionExpired.into());
         entry.live.get_or_try_init(not_loaded).await.ok()?;
         Some(SessionHandle { entry })
+    }
+
+    /// Returns the session that a note is about.
+    pub(in crate::session) fn noted(&self, id: SessionId) -> Noted {
+        let entry = self.index().slots.get(&id).and_then(|slot| slot.entry.upgrade());
+        match entry {
+            Some(entry) if entry.live.initialized() => Noted::Active(SessionHandle { entry }),
+            Some(_) => Noted::Loading,
+            None => Noted::Inactive,
+        }
+    }
+
+    /// Waits for sessions that are no longer active, and returns them. None of them is loaded again
+    /// before [`Self::told_of_leaving`].
+    pub(in crate::session) async fn take_left(&self) -> Vec<SessionId> {
+        loop {
+            self.someone_left.notified().await;
+            let mut index = self.index();
+            let left = std::mem::take(&mut index.left);
+            if !left.is_empty() {
+                index.leaving.clone_from(&left);
+                return left.into_iter().collect();
+            }
+        }
+    }
+
+    /// Permits that the sessions of [`Self::take_left`] are loaded again.
+    pub(in crate::session) fn told_of_leaving(&self) {
+        self.index().leaving.clear();
+        self.has_left.notify_waiters();
+    }
+
+    /// A registration that is ended after it was renewed would lose notes.
+    async fn wait_while_leaving(&self, id: SessionId) {
+        while self.tells_of_leaving {
+            let has_left = self.has_left.notified();
+            if !self.index().leaving.contains(&id) {
+                return;
+            }
+            has_left.await;
+        }
     }
 
     /// Schedules the next check at the session's deadline.
@@ -124,6 +189,7 @@ impl Registry {
         }
         // Replaces the schedule of an earlier entry of this session.
         index.forget(id);
+        index.left.remove(&id);
         let entry = Arc::new(Entry { id, registry: Arc::clone(self), live: OnceCell::new() });
         let slot = Slot { entry: Arc::downgrade(&entry), review_at: None };
         index.slots.insert(id, slot);
@@ -165,6 +231,10 @@ impl Drop for Entry {
         let dead = |slot: &Slot| slot.entry.strong_count() == 0;
         if index.slots.get(&self.id).is_some_and(dead) {
             index.forget(self.id);
+            if self.registry.tells_of_leaving {
+                index.left.insert(self.id);
+                self.registry.someone_left.notify_one();
+            }
         }
     }
 }
@@ -197,7 +267,10 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::session::model::{Epoch, Metadata, Name, Session};
+    use crate::session::{
+        model::{Epoch, Metadata, Name, Session},
+        ports::{Entered, Lease},
+    };
 
     fn live(id: SessionId, expires_at: u64) -> ActiveSession {
         let expires_at = Timestamp::from_millis(expires_at);
@@ -213,7 +286,8 @@ mod tests {
             metadata: Metadata::default(),
             subject: None,
         };
-        ActiveSession::new(session, 0)
+        let (waiting, lease) = (Vec::new(), Some(Lease::UNSHARED));
+        ActiveSession::new(Entered { session, head_seq: 0, waiting, lease })
     }
 
     #[tokio::test]

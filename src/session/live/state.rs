@@ -4,23 +4,21 @@
 //! must happen in one order does: a message goes to every subscriber, and its turn into the
 //! queue, in the order of the numbers.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     encoded::EncodedForms,
     event::{Event, EventFilter, MessageEvent, Opened, ReplyStarted},
     reply_draft::{DraftEvents, Extended, ReplyDraft, ReplyLimits, Sink},
     subscriber_queue::{QueueCapacity, SubscriberQueue},
+    turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
     model::{
         Citation, Content, Error, ErrorKind, Message, MessageId, Part, Position, ReplyPosition,
         Result, Role, Session, Timestamp, TokenId,
     },
-    ports::Piece,
+    ports::{Appended, Entered, Lease, Piece},
     turn::cancel::{CancelReason, CancelSignal},
 };
 
@@ -31,8 +29,10 @@ pub(super) struct State {
     pub(super) head_seq: u32,
     /// Committed messages that arrived before one of their predecessors.
     out_of_order: BTreeMap<u32, Arc<Message>>,
+    /// Number of a message that another process has appended. It may not be published yet.
+    announced_seq: u32,
     subscribers: Vec<Arc<SubscriberQueue>>,
-    turns: VecDeque<Turn>,
+    turns: TurnQueue,
     reply: Option<ReplyInProgress>,
     /// A turn runner exists.
     running: bool,
@@ -42,29 +42,13 @@ pub(super) struct State {
     pub(super) ended: Option<ErrorKind>,
 }
 
-/// A user message that waits for its reply.
-#[derive(Clone, Debug)]
-pub(in crate::session) struct Turn {
-    pub(in crate::session) message: Arc<Message>,
-    pub(in crate::session) attempt: u32,
-    /// The content of an earlier attempt, at its last checkpoint.
-    pub(in crate::session) partial: Content,
-    /// A client stopped it before it began.
-    pub(in crate::session) stopped: bool,
-}
-
-impl Turn {
-    /// Creates the first attempt of a turn.
-    pub(in crate::session) fn new(message: Arc<Message>) -> Self {
-        Self { message, attempt: 1, partial: Content::default(), stopped: false }
-    }
-}
-
 #[derive(Debug)]
 struct ReplyInProgress {
     started: ReplyStarted,
     /// Number of the user message.
     turn_seq: u32,
+    /// The lease under which it is answered.
+    lease: Lease,
     draft: ReplyDraft,
     /// Subscribers have been sent `ReplyStarted`.
     announced: bool,
@@ -112,13 +96,14 @@ pub(in crate::session) enum Work {
 }
 
 impl State {
-    pub(super) fn new(expires_at: Timestamp, head_seq: u32) -> Self {
+    pub(super) fn new(expires_at: Timestamp, head_seq: u32, turns: TurnQueue) -> Self {
         Self {
             expires_at,
             head_seq,
+            announced_seq: head_seq,
             out_of_order: BTreeMap::new(),
             subscribers: Vec::new(),
-            turns: VecDeque::new(),
+            turns,
             reply: None,
             running: false,
             draining: false,
@@ -204,25 +189,91 @@ impl State {
         self.broadcast(Event::Message(event));
         match &message.role {
             Role::User(_) if self.interrupted => {}
-            Role::User(_) => self.turns.push_back(Turn::new(Arc::clone(message))),
+            Role::User(_) => self.turns.push(message),
             Role::Assistant(fields) => {
                 // Compared by turn, not by reply: if two attempts committed, the log holds
                 // the id of the first.
                 self.reply.take_if(|reply| reply.turn_seq == fields.turn_seq);
+                self.turns.remove_answered(fields.turn_seq);
                 self.close_if_idle();
             }
         }
     }
 
-    /// Returns true if a message waits for a predecessor. Always false once the session has
-    /// ended: nothing is published any more.
-    pub(super) fn has_gap(&self) -> bool {
-        self.ended.is_none() && !self.out_of_order.is_empty()
+    /// Publishes a message that this process has appended, and begins the lease that came with it.
+    pub(super) fn publish_appended(&mut self, appended: &Appended) -> Published {
+        self.expires_at = self.expires_at.max(appended.expires_at);
+        // The head at the time of an earlier append is not known: `follow` begins its lease.
+        if let Some(lease) = appended.lease
+            && !appended.duplicate
+        {
+            self.turns.begin_lease(lease);
+        }
+        self.publish(Arc::clone(&appended.message))
     }
 
-    /// Queues a turn that an earlier process left unanswered.
+    /// Publishes a reply that this process has appended. The lease may have ended with it.
+    pub(super) fn publish_answer(&mut self, lease: Lease, appended: Appended) -> Published {
+        if appended.lease.is_none() {
+            self.turns.end_lease(lease);
+        }
+        self.publish(appended.message)
+    }
+
+    /// Takes note of a message that is in the log: it is read unless it is published before.
+    pub(super) fn announce(&mut self, seq: u32) -> Published {
+        self.announced_seq = self.announced_seq.max(seq);
+        self.start_running()
+    }
+
+    /// Returns the number of the newest announced message.
+    pub(super) const fn announced_seq(&self) -> u32 {
+        self.announced_seq
+    }
+
+    /// Forgets an announcement: the log was read to its end after it, and does not hold the message.
+    pub(super) fn forget_announced(&mut self, seq: u32) {
+        if self.announced_seq == seq {
+            self.announced_seq = self.head_seq;
+        }
+    }
+
+    /// Follows the state of the session in the store.
+    pub(super) fn follow(&mut self, entered: &Entered) -> Published {
+        self.expires_at = self.expires_at.max(entered.session.expires_at);
+        if let Some(lease) = entered.lease {
+            self.turns.begin_lease(lease);
+        }
+        self.announce(entered.head_seq)
+    }
+
+    /// Gives up the turns of a lease that another process has taken over, and the reply in
+    /// progress with them.
+    pub(super) fn lose_lease(&mut self, lease: Lease) {
+        self.turns.end_lease(lease);
+        if let Some(reply) = self.reply.as_ref().filter(|reply| reply.lease == lease) {
+            reply.cancel.cancel(CancelReason::LeaseLost);
+        }
+    }
+
+    pub(super) fn has_lease(&self) -> bool {
+        self.turns.has_lease()
+    }
+
+    pub(super) fn unqueued_turns(&self) -> Vec<MessageId> {
+        self.turns.unqueued()
+    }
+
+    /// Returns true if a message waits for a predecessor, or is announced and not published. Always
+    /// false once the session has ended: nothing is published any more.
+    pub(super) fn has_gap(&self) -> bool {
+        let is_behind = !self.out_of_order.is_empty() || self.announced_seq > self.head_seq;
+        self.ended.is_none() && is_behind
+    }
+
+    /// Queues a turn that another process has left unanswered.
     pub(super) fn resume(&mut self, turn: Turn) -> Published {
-        self.turns.push_back(turn);
+        self.turns.resume(turn);
         self.start_running()
     }
 
@@ -230,7 +281,7 @@ impl State {
         let replies_to = |reply: &ReplyInProgress| reply.started.in_reply_to == message.id;
         self.ended.is_none()
             && message.seq <= self.head_seq
-            && !self.turns.iter().any(|turn| turn.message.id == message.id)
+            && !self.turns.is_queued(message.id)
             && !self.reply.as_ref().is_some_and(replies_to)
     }
 
@@ -238,7 +289,7 @@ impl State {
         if self.has_gap() {
             return Work::CatchUp;
         }
-        let turn = self.turns.pop_front().filter(|_| self.ended.is_none());
+        let turn = self.turns.pop().filter(|_| self.ended.is_none());
         match turn {
             Some(turn) => self.begin_reply(turn),
             None => self.stop_running(),
@@ -260,6 +311,7 @@ impl State {
         let id = started.reply;
         let reply = ReplyInProgress {
             turn_seq: turn.message.seq,
+            lease: turn.lease,
             draft: ReplyDraft::new(id),
             started,
             announced: false,
@@ -271,7 +323,7 @@ impl State {
     }
 
     fn start_running(&mut self) -> Published {
-        if self.running || (self.turns.is_empty() && !self.has_gap()) {
+        if self.running || (self.turns.is_idle() && !self.has_gap()) {
             return Published::Done;
         }
         self.running = true;
@@ -361,14 +413,7 @@ impl State {
                 }
                 !reply.ended
             }
-            Some(_) | None => {
-                let mut turns = self.turns.iter_mut();
-                let turn = turns.find(|turn| seq.is_none_or(|seq| seq == turn.message.seq));
-                turn.is_some_and(|turn| {
-                    turn.stopped = true;
-                    true
-                })
-            }
+            Some(_) | None => self.turns.stop(seq),
         }
     }
 
@@ -386,8 +431,17 @@ impl State {
 
     /// Ends the streams that were opened with a token.
     pub(super) fn end_token(&mut self, token: TokenId) {
+        self.retain_subscribers(|of| of != token);
+    }
+
+    /// Ends the streams whose token is not one of these.
+    pub(super) fn retain_tokens(&mut self, tokens: &[TokenId]) {
+        self.retain_subscribers(|of| tokens.contains(&of));
+    }
+
+    fn retain_subscribers(&mut self, is_valid: impl Fn(TokenId) -> bool) {
         self.subscribers.retain(|subscriber| {
-            let keeps = subscriber.token() != token;
+            let keeps = is_valid(subscriber.token());
             if !keeps {
                 subscriber.close_now(ErrorKind::SessionRevoked);
             }
@@ -415,9 +469,9 @@ impl State {
     /// Returns the user messages without a reply, including unpublished ones.
     fn unanswered(&self) -> Vec<MessageId> {
         let replying = self.reply.as_ref().map(|reply| reply.started.in_reply_to);
-        let queued = self.turns.iter().map(|turn| turn.message.id);
-        let unpublished = self.out_of_order.values().map(|message| message.id);
-        replying.into_iter().chain(queued).chain(unpublished).collect()
+        let is_asked = |message: &&Arc<Message>| matches!(message.role, Role::User(_));
+        let unpublished = self.out_of_order.values().filter(is_asked).map(|message| message.id);
+        replying.into_iter().chain(self.turns.ids()).chain(unpublished).collect()
     }
 
     fn broadcast(&self, event: Event) {
@@ -431,7 +485,7 @@ impl State {
 
     /// Closes the streams of a draining session once no reply is running or queued.
     fn close_if_idle(&mut self) {
-        let idle = self.reply.is_none() && self.turns.is_empty();
+        let idle = self.reply.is_none() && self.turns.is_idle();
         if self.draining && idle {
             for subscriber in std::mem::take(&mut self.subscribers) {
                 subscriber.close(ErrorKind::Draining);

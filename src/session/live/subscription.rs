@@ -19,7 +19,7 @@ use crate::session::{
         SessionId,
     },
     ports::Page,
-    turn::append,
+    turn::{append, stop},
 };
 
 /// The subscription of one stream. Dropping it detaches the stream; a reply continues.
@@ -168,12 +168,11 @@ impl Subscription {
     }
 
     /// Stops a turn, see [`Gateway::stop`](crate::session::Gateway::stop).
-    ///
-    /// # Errors
-    /// `Forbidden`.
-    pub fn stop(&self, seq: Option<u32>) -> Result<bool> {
-        self.scope.check_write()?;
-        Ok(self.session.stop(seq))
+    pub fn stop(&self, seq: Option<u32>) -> EagerTask<Result<bool>> {
+        match self.scope.check_write() {
+            Ok(()) => stop::stop(&self.core, self.session(), Some(&self.session), seq),
+            Err(error) => EagerTask::Done(Err(error)),
+        }
     }
 
     /// Returns the id of the session, for logs.

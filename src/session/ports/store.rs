@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::session::model::{
-    Content, Epoch, Error, Message, MessageId, Metadata, Position, ReplyFields, Result, Role,
-    Session, SessionId, Timestamp, TokenHash, TokenId, TokenRecord, TurnOptions, Usage,
+    Epoch, Error, Message, Position, Result, Session, SessionId, Timestamp, TokenHash, TokenId,
+    TokenRecord, Usage,
 };
 
 /// A session to store, with its first token.
@@ -27,89 +27,6 @@ pub struct FoundSession {
     pub token: TokenRecord,
 }
 
-/// A user message to append. The store assigns its number.
-#[derive(Clone, Debug)]
-pub struct NewTurn {
-    /// The id of the message.
-    pub id: MessageId,
-    /// The id that the sender gave it. The append is idempotent by it.
-    pub client_message_id: Option<Arc<str>>,
-    /// The metadata. Empty for a question that is asked again: that of the original.
-    pub metadata: Metadata,
-    /// The options. `None` for a question that is asked again: those of the original.
-    pub options: Option<Arc<TurnOptions>>,
-    /// The content, and its place in the tree of turns.
-    pub question: Question,
-}
-
-/// The content of a new turn, and its place in the tree of turns.
-#[derive(Clone, Debug)]
-pub enum Question {
-    /// A new one.
-    New {
-        /// The content.
-        content: Content,
-        /// A message of the parent turn. 0: none. `None`: the newest turn.
-        parent_seq: Option<u32>,
-    },
-    /// The question of an earlier turn again, under the same parent.
-    Again {
-        /// A message of that turn. 0: the newest turn.
-        seq: u32,
-    },
-}
-
-/// A reply to append. Idempotent by the user message that it answers.
-#[derive(Clone, Debug)]
-pub struct NewReply {
-    /// The id of the message.
-    pub id: MessageId,
-    /// The content.
-    pub content: Content,
-    /// The metadata.
-    pub metadata: Metadata,
-    /// The other fields.
-    pub fields: ReplyFields,
-}
-
-impl NewReply {
-    /// Returns the message that this reply becomes under its number.
-    #[must_use]
-    #[inline]
-    pub fn into_message(self, seq: u32, created_at: Timestamp) -> Message {
-        let Self { id, content, metadata, fields } = self;
-        Message { seq, id, content, created_at, metadata, role: Role::Assistant(fields) }
-    }
-}
-
-/// The limits of an append.
-#[derive(Clone, Copy, Debug)]
-pub struct AppendLimits {
-    /// The present: a session whose deadline has come is gone.
-    pub now: Timestamp,
-    /// New idle deadline of the session, unless the current one is later. Limited by the end of the
-    /// session.
-    pub expires_at: Timestamp,
-    /// Most user messages without a reply. Further ones are refused.
-    pub max_queued_turns: u32,
-    /// A user message is refused when it and the replies that are still to come would
-    /// not fit into this many messages.
-    pub max_session_messages: u32,
-}
-
-/// The result of an append.
-#[derive(Clone, Debug)]
-pub struct Appended {
-    /// The message as it stands in the log.
-    pub message: Arc<Message>,
-    /// It stood there already.
-    pub duplicate: bool,
-    /// Number of the reply to it, if it is a user message that has been answered.
-    pub reply_seq: Option<u32>,
-    /// The session's idle deadline now.
-    pub expires_at: Timestamp,
-}
-
 /// Which part of a log to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
@@ -121,6 +38,11 @@ pub struct Page {
     pub limit: u32,
     /// Most bytes, but at least one message if `limit` allows it.
     pub max_size: usize,
+}
+
+impl Page {
+    /// No message, only the session and the head of its log.
+    pub const HEAD: Self = Self { after: None, until: u32::MAX, limit: 0, max_size: 0 };
 }
 
 /// One consistent look at a session.
@@ -167,33 +89,7 @@ pub struct Head {
     pub seq: u32,
 }
 
-/// A turn that was accepted and not answered.
-#[derive(Clone, Debug)]
-pub struct Unfinished {
-    /// The session.
-    pub session: Session,
-    /// The user message.
-    pub message: Arc<Message>,
-    /// The attempt of the last checkpoint. 1 without a checkpoint.
-    pub attempt: u32,
-    /// The content of the last checkpoint.
-    pub partial: Content,
-    /// Number of the last message of the session's log.
-    pub head_seq: u32,
-}
-
-/// The progress of a reply, for the process that may take its turn over.
-#[derive(Clone, Debug)]
-pub struct Checkpoint {
-    /// Number of the user message.
-    pub seq: u32,
-    /// The attempt.
-    pub attempt: u32,
-    /// The content so far.
-    pub content: Content,
-}
-
-/// Stores sessions and their logs.
+/// Stores sessions and their logs. [`Turns`](super::Turns) appends to the logs.
 ///
 /// Every operation is atomic and durable when it returns, in the sense of the store. A session
 /// whose deadline has passed does not exist for any operation, swept or not.
@@ -234,6 +130,9 @@ pub trait Store: Send + Sync + 'static {
     /// operations are not delayed.
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept>;
 
+    /// Returns the tokens of a session.
+    async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>>;
+
     /// Returns true if another process has written to the store since the last call. Must be
     /// cheap: it is called twice a second.
     async fn written_elsewhere(&self) -> Result<bool>;
@@ -241,36 +140,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the heads of those of the given sessions that exist, in one consistent read.
     async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>>;
 
-    /// Appends a user message under the next number, once, and renews the idle deadline.
-    ///
-    /// A message that was appended before under its `client_message_id` is returned as a
-    /// duplicate, regardless of the limits. [`place`](crate::session::place) has the rules.
-    ///
-    /// `MessageIdReused` if the `client_message_id` was used for another message;
-    /// `InvalidArgument` if its parent, the turn to repeat or a tool call that it answers does
-    /// not exist; `QueueFull` and `SessionFull` by the limits; `StoreFull` if there is no room.
-    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended>;
-
-    /// Appends the reply to a user message, once, under the next number. A reply to a turn that
-    /// has one is not stored: the first one is returned as a duplicate. No limit applies.
-    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended>;
-
-    /// Replaces the checkpoint of a turn. Has no effect on a turn that is answered already. If the
-    /// future is dropped, the checkpoint may or may not be written. The core never writes two
-    /// checkpoints of one turn at the same time.
-    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()>;
-
     /// Returns the session, a page of its log, and its head, from one consistent snapshot.
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot>;
-
-    /// Returns up to `limit` unanswered turns of live sessions, in the order of `(session, seq)`,
-    /// after the given place.
-    async fn unfinished(
-        &self,
-        now: Timestamp,
-        after: Option<(SessionId, u32)>,
-        limit: usize,
-    ) -> Result<Vec<Unfinished>>;
 
     /// Closes the store before the process ends. Nothing is written afterwards.
     async fn close(&self) -> Result<()>;

@@ -126,7 +126,7 @@ impl Gateway {
         let (secret, record) = new_token(new.scope.unwrap_or(token.scope), label);
         let now = clock.now();
         store.issue(session.id, now, record, settings.max_session_tokens).await?;
-        let snapshot = store.read(session.id, now, crate::session::core::HEAD).await?;
+        let snapshot = store.read(session.id, now, Page::HEAD).await?;
         tracing::info!(session = %session.id, "token issued");
         Ok(Created { token: secret, session: snapshot.session, head_seq: snapshot.head_seq })
     }

@@ -11,7 +11,7 @@ use crate::session::{
         subscription::Subscription,
     },
     model::{ErrorKind, Position, Result, Token},
-    turn::runner::TurnRunner,
+    turn::{follow, runner::TurnRunner},
 };
 
 impl Gateway {
@@ -49,10 +49,14 @@ impl Gateway {
     ) -> Result<(Subscription, Opened)> {
         let core = &self.core;
         core.check_serving()?;
-        let (session, token) = core.open_session(caller, &token.hash()).await?;
+        let hash = token.hash();
+        let (session, token) = core.open_session(caller, &hash).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.
             while session.is_behind(position) && TurnRunner::catch_up(core, &session).await? {}
+        }
+        if core.peers.is_shared() && !session.unqueued_turns().is_empty() {
+            follow::follow(core, &session).await?;
         }
         let settings = &core.settings;
         let capacity =
@@ -69,6 +73,10 @@ impl Gateway {
         core.check_serving()?;
         if core.revoked_tokens.contains(token.id) {
             return Err(ErrorKind::SessionRevoked.into());
+        }
+        if core.peers.is_shared() {
+            // Another process may have revoked the token before this one had entered the session.
+            core.store.find(&hash, core.clock.now()).await?;
         }
         Ok(subscription)
     }

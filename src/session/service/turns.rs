@@ -6,7 +6,7 @@ use crate::session::{
     live::event::Accepted,
     model::{NewMessage, Regeneration, Result, Token},
     ports::FoundSession,
-    turn::append,
+    turn::{append, stop},
 };
 
 impl Gateway {
@@ -52,6 +52,6 @@ impl Gateway {
         let FoundSession { session, token } = self.authenticate(caller, token).await?;
         token.scope.check_write()?;
         let active = self.core.registry.get(session.id);
-        Ok(active.is_some_and(|active| active.stop(seq)))
+        stop::stop(&self.core, session.id, active.as_ref(), seq).end().await
     }
 }

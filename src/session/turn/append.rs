@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::runner::TurnRunner;
+use super::{follow, runner::TurnRunner};
 use crate::session::{
     core::Core,
     eager_task::{EagerTask, spawn_eager},
-    live::{Published, event::Accepted, registry::SessionHandle},
+    live::{event::Accepted, registry::SessionHandle},
     model::{ErrorKind, MessageId, NewMessage, Regeneration, Result, TurnOptions},
     ports::{NewTurn, Question},
 };
@@ -60,24 +60,23 @@ fn append(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> EagerTask
 }
 
 async fn commit(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> Result<Accepted> {
-    let appended = core.store.append(session.session().id, turn, core.append_limits()).await;
+    let appended = core.turns.append(session.session().id, turn, core.append_limits()).await;
     let appended = match appended {
         Ok(appended) => appended,
         Err(error) => {
             // The message may be in the log nevertheless.
             if error.kind() == ErrorKind::Internal {
-                try_to_catch_up(core, session).await;
+                find_missing(core, session).await;
             }
             return Err(error);
         }
     };
     core.metrics.message(appended.duplicate);
-    session.renewed(appended.expires_at);
-    let published = session.publish(Arc::clone(&appended.message));
+    let published = session.publish_appended(&appended);
     TurnRunner::start(core, session, published);
-    // A runner that starts now catches up first; one that runs already may be in a long reply.
-    if published == Published::Done && session.has_gap() {
-        try_to_catch_up(core, session).await;
+    follow::catch_up_if_behind(core, session, published).await;
+    if appended.duplicate && appended.reply_seq.is_none() && core.peers.is_shared() {
+        find_missing(core, session).await;
     }
     Ok(Accepted {
         message: appended.message,
@@ -86,9 +85,9 @@ async fn commit(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> Res
     })
 }
 
-/// Tries once: the turn runner repeats a failed attempt.
-async fn try_to_catch_up(core: &Arc<Core>, session: &SessionHandle) {
-    if let Err(error) = TurnRunner::catch_up(core, session).await {
+/// Finds a message whose append seemed to fail, and starts its turn.
+async fn find_missing(core: &Arc<Core>, session: &SessionHandle) {
+    if let Err(error) = follow::follow(core, session).await {
         tracing::error!(session = %session.session().id, %error, cause = ?error, "failed to catch up with the log");
     }
 }

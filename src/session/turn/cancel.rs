@@ -17,6 +17,8 @@ pub(in crate::session) enum CancelReason {
     Interrupt,
     /// The session expired or was revoked.
     Ended,
+    /// Another process answers the turns of the session.
+    LeaseLost,
 }
 
 /// Carries a [`CancelReason`] to the task that runs the reply. The first reason wins.

@@ -5,7 +5,7 @@
 //! reply therefore never waits for a checkpoint. One checkpoint is written at a time, and content
 //! that arrives meanwhile goes into the next one. A checkpoint that is still being written when
 //! the reply ends is dropped: finished or not, it has no effect on an answered turn (see
-//! [`Store::checkpoint`](crate::session::Store::checkpoint)).
+//! [`Store::checkpoint`](crate::session::Turns::checkpoint)).
 
 use std::{
     pin::Pin,
@@ -21,7 +21,7 @@ use crate::session::{
     live::{Turn, registry::SessionHandle},
     model::{Content, Result},
     panic::caught,
-    ports::Checkpoint,
+    ports::{Checkpoint, Checkpointed, Lease},
 };
 
 /// New bytes after which a checkpoint is due.
@@ -34,6 +34,7 @@ pub(super) struct Checkpointer<'a> {
     core: &'a Core,
     session: &'a SessionHandle,
     seq: u32,
+    lease: Lease,
     attempt: u32,
     /// Bytes of the last checkpoint.
     partial: usize,
@@ -44,7 +45,7 @@ pub(super) struct Checkpointer<'a> {
     /// Set to `due` or earlier: moving a timer with each checkpoint costs more than one early
     /// wake-up. `None` until the responder is first waited for.
     timer: Option<Pin<Box<Sleep>>>,
-    writing: Option<BoxFuture<'a, Result<()>>>,
+    writing: Option<BoxFuture<'a, Result<Checkpointed>>>,
 }
 
 impl<'a> Checkpointer<'a> {
@@ -53,6 +54,7 @@ impl<'a> Checkpointer<'a> {
             core,
             session,
             seq: turn.message.seq,
+            lease: turn.lease,
             attempt: turn.attempt,
             partial: 0,
             behind: 0,
@@ -98,10 +100,10 @@ impl<'a> Checkpointer<'a> {
         let _written = self.poll_writing(cx);
     }
 
-    fn write(&self, content: Content) -> BoxFuture<'a, Result<()>> {
+    fn write(&self, content: Content) -> BoxFuture<'a, Result<Checkpointed>> {
         let at = Checkpoint { seq: self.seq, attempt: self.attempt, content };
         let (session, now) = (self.session.session().id, self.core.clock.now());
-        caught(self.core.store.checkpoint(session, now, at)).boxed()
+        caught(self.core.turns.checkpoint(session, self.lease, at, now)).boxed()
     }
 
     /// Ready if no checkpoint is being written.
@@ -115,9 +117,13 @@ impl<'a> Checkpointer<'a> {
     }
 
     /// A failed checkpoint does not end the reply.
-    fn report(&self, written: &Result<()>) {
-        if let Err(error) = written {
-            tracing::warn!(session = %self.session.session().id, %error, "failed to write a checkpoint");
+    fn report(&self, written: &Result<Checkpointed>) {
+        match written {
+            Ok(Checkpointed::Done) => {}
+            Ok(Checkpointed::LeaseLost) => self.session.lose_lease(self.lease),
+            Err(error) => {
+                tracing::warn!(session = %self.session.session().id, %error, "failed to write a checkpoint");
+            }
         }
     }
 

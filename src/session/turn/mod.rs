@@ -3,10 +3,12 @@
 pub(super) mod append;
 pub(super) mod cancel;
 mod checkpointer;
+pub(super) mod follow;
 mod prompt;
 pub(super) mod recovery;
 mod reply_run;
 pub(super) mod runner;
+pub(super) mod stop;
 mod tree;
 
 pub use runner::MAX_ATTEMPTS;

@@ -22,7 +22,7 @@ use crate::session::{
         Usage, estimate_tokens,
     },
     panic::caught,
-    ports::{NewReply, Outcome, Page},
+    ports::{Answered, Lease, NewReply, Outcome, Page},
 };
 
 /// Attempts of a turn. A turn whose process died twice may be the cause of it.
@@ -86,10 +86,14 @@ impl TurnRunner {
             limit: core.settings.max_page_messages,
             max_size: core.settings.max_page_size,
         };
+        let announced = session.announced_seq();
         let snapshot = core.store.read(session.session().id, core.clock.now(), page).await?;
         let found = !snapshot.messages.is_empty();
         for message in snapshot.messages {
             Self::start(core, session, session.publish(message));
+        }
+        if !snapshot.has_more {
+            session.forget_announced(announced);
         }
         Ok(found)
     }
@@ -120,7 +124,7 @@ impl TurnRunner {
                 Ok(true) => continue,
                 Ok(false) => {}
                 Err(error) if error.kind() == ErrorKind::SessionExpired => {
-                    return self.end_gone();
+                    return self.core.end_gone(&self.session);
                 }
                 Err(error) => {
                     tracing::warn!(session = %self.session.session().id, %error, cause = ?error, "failed to read the log; retrying");
@@ -131,6 +135,7 @@ impl TurnRunner {
     }
 
     async fn answer(&self, turn: Turn, id: MessageId, cancel: &CancelSignal) {
+        let lease = turn.lease;
         let reply = if turn.attempt > MAX_ATTEMPTS {
             self.given_up(turn, id)
         } else {
@@ -138,7 +143,7 @@ impl TurnRunner {
             self.terminal_reply(&turn.message, id, produced)
         };
         if let Some(reply) = reply {
-            self.commit_reply(reply).await;
+            self.commit_reply(lease, reply).await;
         }
     }
 
@@ -189,19 +194,25 @@ impl TurnRunner {
     }
 
     /// Commits a terminal message and publishes it. Retries until the store accepts it: the
-    /// entry is appended once, however often it is tried. Only the end of the session or of
-    /// the process ends the wait.
-    async fn commit_reply(&self, reply: NewReply) {
+    /// entry is appended once, however often it is tried. Only the end of the session, of the lease
+    /// or of the process ends the wait.
+    async fn commit_reply(&self, lease: Lease, mut reply: NewReply) {
         let (mut delay, mut reported) = (RetryDelay::new(), false);
         let id = self.session.session().id;
         loop {
-            let answer = self.core.store.answer(id, reply.clone(), self.core.clock.now());
+            let now = self.core.clock.now();
+            let answer = self.core.turns.answer(id, lease, reply.clone(), now);
             match caught(answer).await {
-                Ok(appended) => {
+                Ok(Answered::Kept(appended)) => {
                     self.core.metrics.reply(&appended.message.role);
-                    let published = self.session.publish(appended.message);
+                    let published = self.session.publish_answer(lease, appended);
                     return Self::start(&self.core, &self.session, published);
                 }
+                Ok(Answered::Stopped) => {
+                    reply.fields.status = Status::Stopped;
+                    continue;
+                }
+                Ok(Answered::LeaseLost) => return self.session.lose_lease(lease),
                 Err(error) if error.kind() == ErrorKind::StoreFull => {
                     if !std::mem::replace(&mut reported, true) {
                         tracing::warn!(session = %id, "the store is full; a reply waits to be committed");
@@ -223,27 +234,17 @@ impl TurnRunner {
         let (id, kind) = (self.session.session().id, error.kind());
         if kind == ErrorKind::SessionExpired {
             tracing::debug!(session = %id, "session ended before its reply was committed");
-            return self.end_gone();
+            return self.core.end_gone(&self.session);
         }
         tracing::error!(session = %id, %error, cause = ?error, "failed to commit a reply");
         self.session.end(kind);
-    }
-
-    /// Ends a session that is no longer in the store: revoked if its deadline is still ahead.
-    fn end_gone(&self) {
-        let revoked = self.session.expires_at() > self.core.clock.now();
-        self.session.end(if revoked {
-            ErrorKind::SessionRevoked
-        } else {
-            ErrorKind::SessionExpired
-        });
     }
 
     /// Makes the text of the reply final. A stop that came until now has been promised to a
     /// client, and takes precedence.
     fn end_reply(&self, ending: ReplyEnding) -> ReplyEnding {
         match self.session.end_reply() {
-            Some(reason @ (CancelReason::Stop | CancelReason::Ended)) => {
+            Some(reason @ (CancelReason::Stop | CancelReason::Ended | CancelReason::LeaseLost)) => {
                 ReplyEnding::Cancelled(reason)
             }
             Some(CancelReason::Interrupt) | None => ending,
@@ -251,8 +252,8 @@ impl TurnRunner {
     }
 }
 
-/// Returns the status and the outcome of the terminal message; `None` if the session has no log any
-/// more.
+/// Returns the status and the outcome of the terminal message. `None` if the session has no log any
+/// more, or if another process answers the turn.
 fn terminal(ending: ReplyEnding) -> Option<(Status, Outcome)> {
     let nothing = Outcome::default;
     Some(match ending {
@@ -261,7 +262,7 @@ fn terminal(ending: ReplyEnding) -> Option<(Status, Outcome)> {
         }
         ReplyEnding::Cancelled(CancelReason::Stop) => (Status::Stopped, nothing()),
         ReplyEnding::Cancelled(CancelReason::Interrupt) => (Status::Interrupted, nothing()),
-        ReplyEnding::Cancelled(CancelReason::Ended) => return None,
+        ReplyEnding::Cancelled(CancelReason::Ended | CancelReason::LeaseLost) => return None,
         ReplyEnding::TooLong => {
             let finish_reason = Some("max_reply_size".into());
             (Status::Interrupted, Outcome { finish_reason, ..nothing() })

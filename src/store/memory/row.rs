@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use super::sharing::Sharing;
 use crate::session::{
-    AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, LogView, Message,
-    MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session, Snapshot, Timestamp,
-    TokenHash, TokenId, TokenRecord, Unfinished, Usage,
+    AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, Lease, LogView,
+    Message, MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session, Snapshot,
+    Timestamp, TokenHash, TokenId, TokenRecord, Unfinished, Usage, WaitingTurn,
 };
 
 /// Estimated bytes of a message beside its content.
@@ -34,6 +35,8 @@ pub(super) struct SessionRow {
     keys: HashMap<Arc<str>, u32>,
     /// User messages without a reply, in order. Few, since the queue of turns is short.
     unanswered: VecDeque<UnansweredTurn>,
+    /// `None` until a node of a shared store uses it.
+    pub(super) sharing: Option<Box<Sharing>>,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,8 @@ struct UnansweredTurn {
     attempt: u32,
     /// The content of the last checkpoint.
     partial: Content,
+    /// A client stopped it through a node that does not answer it.
+    stopped: bool,
 }
 
 impl SessionRow {
@@ -57,6 +62,7 @@ impl SessionRow {
             usage: Usage::default(),
             keys: HashMap::new(),
             unanswered: VecDeque::new(),
+            sharing: None,
         }
     }
 
@@ -105,7 +111,7 @@ impl SessionRow {
         self.log.iter().map(|message| counted(message.size())).sum()
     }
 
-    fn head_seq(&self) -> u32 {
+    pub(super) fn head_seq(&self) -> u32 {
         // The log is bounded by `max_session_messages`, a u32.
         self.log.len() as u32
     }
@@ -118,10 +124,37 @@ impl SessionRow {
         self.log.iter().rev().find(|message| message.in_reply_to() == Some(user))
     }
 
-    /// Returns the place of a user message in `unanswered`.
-    fn waiting(&self, user: MessageId) -> Option<usize> {
+    /// Returns the place of a user message in the queue of turns.
+    pub(super) fn waiting(&self, user: MessageId) -> Option<usize> {
         let is_it = |turn: &UnansweredTurn| self.at(turn.seq).is_some_and(|turn| turn.id == user);
         self.unanswered.iter().position(is_it)
+    }
+
+    pub(super) fn has_waiting_turn(&self) -> bool {
+        !self.unanswered.is_empty()
+    }
+
+    pub(super) fn is_waiting(&self, seq: u32) -> bool {
+        self.unanswered.iter().any(|turn| turn.seq == seq)
+    }
+
+    /// Returns the user messages that wait for a reply, in order.
+    pub(super) fn waiting_turns(&self) -> Vec<WaitingTurn> {
+        let turn = |seq: u32| Some(WaitingTurn { seq, id: self.at(seq)?.id });
+        self.unanswered.iter().filter_map(|waiting| turn(waiting.seq)).collect()
+    }
+
+    /// Stops the turn of a number, or the first one. Returns its number.
+    pub(super) fn stop(&mut self, seq: Option<u32>) -> Option<u32> {
+        let mut turns = self.unanswered.iter_mut();
+        let turn = turns.find(|turn| seq.is_none_or(|seq| seq == turn.seq))?;
+        turn.stopped = true;
+        Some(turn.seq)
+    }
+
+    /// Returns true if the turn at a place in the queue was stopped.
+    pub(super) fn is_stopped(&self, turn: usize) -> bool {
+        self.unanswered.get(turn).is_some_and(|turn| turn.stopped)
     }
 
     /// Refuses a user message by the limits of the session.
@@ -145,18 +178,17 @@ impl SessionRow {
             self.keys.insert(Arc::clone(key), seq);
         }
         let partial = Content::default();
-        self.unanswered.push_back(UnansweredTurn { seq, attempt: 1, partial });
+        self.unanswered.push_back(UnansweredTurn { seq, attempt: 1, partial, stopped: false });
         self.newest_turn = seq;
         self.push(message)
     }
 
-    /// Appends a reply. `None` if no turn waits for it.
+    /// Appends the reply to the turn at a place in the queue.
     #[inline]
-    pub(super) fn answer(&mut self, reply: NewReply) -> Option<Arc<Message>> {
-        let turn = self.waiting(reply.fields.in_reply_to)?;
+    pub(super) fn answer(&mut self, turn: usize, reply: NewReply) -> Arc<Message> {
         self.unanswered.remove(turn);
         let message = reply.into_message(self.head_seq() + 1, Timestamp::of_wall_clock());
-        Some(self.push(message))
+        self.push(message)
     }
 
     // Inline, as its callers: each of them would copy the message otherwise.
@@ -191,14 +223,14 @@ impl SessionRow {
         Snapshot { session, messages, head_seq, usage, has_more }
     }
 
-    pub(super) fn unfinished(&self) -> impl Iterator<Item = Unfinished> {
-        self.unanswered.iter().filter_map(|turn| {
+    pub(super) fn unfinished(&self, lease: Lease) -> impl Iterator<Item = Unfinished> {
+        self.unanswered.iter().filter_map(move |turn| {
             Some(Unfinished {
+                lease,
                 session: self.session.clone(),
                 message: Arc::clone(self.at(turn.seq)?),
                 attempt: turn.attempt,
                 partial: turn.partial.clone(),
-                head_seq: self.head_seq(),
             })
         })
     }

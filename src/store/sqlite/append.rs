@@ -10,8 +10,8 @@ use super::{
     rows::{self, Head, Id, StoredTime},
 };
 use crate::session::{
-    AppendLimits, Appended, Error, ErrorKind, LogView, Message, MessageId, NewReply, NewTurn,
-    Placed, ReplyFields, Role, SessionId, Status, Timestamp, Usage, place,
+    AppendLimits, Appended, Error, ErrorKind, Lease, LogView, Message, MessageId, NewReply,
+    NewTurn, Placed, ReplyFields, Role, SessionId, Status, Timestamp, Usage, place,
 };
 
 /// Appends a user message under the next number. A message that was appended before is not
@@ -29,7 +29,7 @@ pub(super) fn append(
         Placed::New(placed) => placed,
         Placed::Before { message, reply_seq } => {
             let expires_at = session.expires_at;
-            return Ok(Appended { message, duplicate: true, reply_seq, expires_at });
+            return Ok(appended(message, true, reply_seq, expires_at));
         }
     };
     check(tx, id, head.seq, limits)?;
@@ -40,7 +40,18 @@ pub(super) fn append(
     let expires_at = session.expires_at.max(limits.expires_at).min(session.ends_at);
     let sql = "UPDATE sessions SET head_seq = ?2, newest_turn = ?2, expires_at = ?3 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![Id(id), message.seq, StoredTime(expires_at)])?;
-    Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+    Ok(appended(message, false, None, expires_at))
+}
+
+/// Returns the result of an append. The only process of a store answers every turn.
+fn appended(
+    message: Arc<Message>,
+    duplicate: bool,
+    reply_seq: Option<u32>,
+    expires_at: Timestamp,
+) -> Appended {
+    let lease = Some(Lease::UNSHARED);
+    Appended { message, duplicate, reply_seq, expires_at, lease }
 }
 
 /// Appends the reply to a user message under the next number, unless it has one.
@@ -56,14 +67,14 @@ pub(super) fn answer(
     if tx.prepare_cached(turn)?.execute(params![Id(id), Id(in_reply_to)])? == 0 {
         let first = reply_to(tx, id, in_reply_to, reply.fields.turn_seq)?;
         let message = first.ok_or_else(|| Error::internal("a reply to no message of this log"))?;
-        return Ok(Appended { message, duplicate: true, reply_seq: None, expires_at });
+        return Ok(appended(message, true, None, expires_at));
     }
     let head = reader::head(tx, id)?;
     let created_at = Timestamp::of_wall_clock();
     let message = Arc::new(reply.clone().into_message(head.seq + 1, created_at));
     insert(tx, id, &message)?;
     update_usage(tx, id, message.seq, head.usage.plus(message.cost()))?;
-    Ok(Appended { message, duplicate: false, reply_seq: None, expires_at })
+    Ok(appended(message, false, None, expires_at))
 }
 
 fn update_usage(

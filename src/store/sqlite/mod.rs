@@ -31,11 +31,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use rusqlite::{Connection, Transaction};
 
 use crate::session::{
-    AppendLimits, Appended, Checkpoint, FoundSession, Head, NewReply, NewSession, NewTurn, Page,
-    Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord,
-    Unfinished,
+    Answered, AppendLimits, Appended, Checkpoint, Checkpointed, FoundSession, Head, Lease,
+    NewReply, NewSession, NewTurn, NodeId, Page, Result, Session, SessionId, Snapshot, Store,
+    Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
 };
 pub use backup::BackupSummary;
 pub use durability::Durability;
@@ -130,6 +131,14 @@ impl Store for SqliteStore {
         self.writer.write(move |tx| sweep::sweep(tx, now, limit)).await
     }
 
+    async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>> {
+        let read = move |db: &Connection| {
+            reader::session(db, id, now)?;
+            Ok(reader::tokens(db, id)?)
+        };
+        self.readers.read(read).await
+    }
+
     async fn written_elsewhere(&self) -> Result<bool> {
         let version = self.writer.inspect(schema::data_version).await?;
         Ok(self.data_version.swap(version, Ordering::Relaxed) != version)
@@ -140,29 +149,8 @@ impl Store for SqliteStore {
         self.readers.read(move |db| Ok(reader::heads(db, &sessions, now)?)).await
     }
 
-    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
-        self.writer.write(move |tx| append::append(tx, id, &turn, &limits)).await
-    }
-
-    async fn answer(&self, id: SessionId, reply: NewReply, now: Timestamp) -> Result<Appended> {
-        self.writer.write(move |tx| append::answer(tx, id, &reply, now)).await
-    }
-
-    async fn checkpoint(&self, id: SessionId, now: Timestamp, at: Checkpoint) -> Result<()> {
-        self.writer.write(move |tx| sessions::checkpoint(tx, id, now, &at)).await
-    }
-
     async fn read(&self, id: SessionId, now: Timestamp, page: Page) -> Result<Snapshot> {
         self.readers.read(move |db| reader::read(db, id, now, page)).await
-    }
-
-    async fn unfinished(
-        &self,
-        now: Timestamp,
-        after: Option<(SessionId, u32)>,
-        limit: usize,
-    ) -> Result<Vec<Unfinished>> {
-        self.readers.read(move |db| reader::unfinished(db, now, after, limit)).await
     }
 
     async fn close(&self) -> Result<()> {
@@ -171,5 +159,59 @@ impl Store for SqliteStore {
 
     async fn failed(&self) -> crate::session::Error {
         self.trust.lost().await
+    }
+}
+
+#[async_trait]
+impl Turns for SqliteStore {
+    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
+        self.writer.write(move |tx| append::append(tx, id, &turn, &limits)).await
+    }
+
+    async fn answer(
+        &self,
+        id: SessionId,
+        _: Lease,
+        reply: NewReply,
+        now: Timestamp,
+    ) -> Result<Answered> {
+        let answer = move |tx: &Transaction<'_>| append::answer(tx, id, &reply, now);
+        self.writer.write(answer).await.map(Answered::Kept)
+    }
+
+    async fn checkpoint(
+        &self,
+        id: SessionId,
+        _: Lease,
+        at: Checkpoint,
+        now: Timestamp,
+    ) -> Result<Checkpointed> {
+        self.writer.write(move |tx| sessions::checkpoint(tx, id, now, &at)).await?;
+        Ok(Checkpointed::Done)
+    }
+
+    /// The core holds every lease and stops turns itself.
+    async fn stop(&self, _: SessionId, _: Option<u32>, _: Timestamp) -> Result<bool> {
+        Ok(false)
+    }
+
+    async fn unanswered(&self, id: SessionId, now: Timestamp) -> Result<Vec<Unfinished>> {
+        let read = move |db: &Connection| {
+            reader::session(db, id, now)?;
+            reader::unfinished(db, now, (id, 0)..=(id, u32::MAX), usize::MAX)
+        };
+        self.readers.read(read).await
+    }
+
+    async fn take_over(
+        &self,
+        _: Option<NodeId>,
+        after: Option<(SessionId, u32)>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Unfinished>> {
+        let first = after.map_or((SessionId::from_bytes([0; 16]), 0), |(id, seq)| (id, seq + 1));
+        let last = (SessionId::from_bytes([0xff; 16]), u32::MAX);
+        self.readers.read(move |db| reader::unfinished(db, now, first..=last, limit)).await
     }
 }

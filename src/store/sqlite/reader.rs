@@ -1,6 +1,7 @@
 //! Reads: each uses one of a few connections, and sees one snapshot of the file.
 
 use std::{
+    ops::RangeInclusive,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -15,8 +16,8 @@ use super::{
     schema::{self, OpenError},
 };
 use crate::session::{
-    Content, Error, ErrorKind, FoundSession, Head, Message, Page, Result, Session, SessionId,
-    Snapshot, Timestamp, TokenHash, TokenRecord, Unfinished,
+    Content, Error, ErrorKind, FoundSession, Head, Lease, Message, Page, Result, Session,
+    SessionId, Snapshot, Timestamp, TokenHash, TokenRecord, Unfinished,
 };
 
 /// Number of connections for reading.
@@ -218,27 +219,24 @@ fn in_order(mut messages: Vec<Arc<Message>>, page: Page) -> Vec<Arc<Message>> {
 pub(super) fn unfinished(
     db: &Connection,
     now: Timestamp,
-    after: Option<(SessionId, u32)>,
+    range: RangeInclusive<(SessionId, u32)>,
     limit: usize,
 ) -> WriteResult<Vec<Unfinished>> {
-    let (first, seq) = after.unwrap_or((SessionId::from_bytes([0; 16]), 0));
+    let ((first, first_seq), (last, last_seq)) = range.into_inner();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let list = || {
         let mut statement = db.prepare_cached(
             "SELECT turns.session, turns.seq, turns.attempt, turns.text, turns.parts FROM turns
              JOIN sessions ON sessions.id = turns.session
-             WHERE (turns.session, turns.seq) > (?1, ?2) AND sessions.expires_at > ?3
-             ORDER BY turns.session, turns.seq LIMIT ?4",
+             WHERE (turns.session, turns.seq) BETWEEN (?1, ?2) AND (?3, ?4)
+               AND sessions.expires_at > ?5
+             ORDER BY turns.session, turns.seq LIMIT ?6",
         )?;
-        let turns =
-            statement.query_map(params![Id(first), seq, StoredTime(now), limit], |row| {
-                Ok((
-                    row.get::<_, Id<SessionId>>(0)?.0,
-                    row.get::<_, u32>(1)?,
-                    row.get(2)?,
-                    rows::content(row, 3)?,
-                ))
-            })?;
+        let params = params![Id(first), first_seq, Id(last), last_seq, StoredTime(now), limit];
+        let turns = statement.query_map(params, |row| {
+            let (id, seq) = (row.get::<_, Id<SessionId>>(0)?.0, row.get::<_, u32>(1)?);
+            Ok((id, seq, row.get(2)?, rows::content(row, 3)?))
+        })?;
         turns.collect::<rusqlite::Result<Vec<_>>>()
     };
     let turn = |(id, seq, attempt, partial): (SessionId, u32, u32, Content)| {
@@ -246,8 +244,8 @@ pub(super) fn unfinished(
         let mut look = read(db, id, now, page)?;
         let message =
             look.messages.pop().ok_or_else(|| Error::internal("a turn without its message"))?;
-        let head_seq = look.head_seq;
-        Ok(Unfinished { session: look.session, message, attempt, partial, head_seq })
+        let (lease, session) = (Lease::UNSHARED, look.session);
+        Ok(Unfinished { lease, session, message, attempt, partial })
     };
     list()?.into_iter().map(turn).collect()
 }

@@ -258,8 +258,11 @@ impl ClientStream {
             }
             // The effect is the terminal message of the reply. Without a reply there is none.
             ClientRequest::Stop { seq } => match subscription.stop(seq) {
-                Ok(_had_effect) => None,
-                Err(error) => Some(Outbound::Refused { error, client_message_id: None }),
+                EagerTask::Done(Err(error)) => {
+                    Some(Outbound::Refused { error, client_message_id: None })
+                }
+                // Another process may still have to be told, which does not hold the stream up.
+                EagerTask::Done(Ok(_)) | EagerTask::Running(_) => None,
             },
         }
     }

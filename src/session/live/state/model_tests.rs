@@ -1,7 +1,7 @@
 //! Random histories of one session, checked against a model: the log, and one subscriber that
 //! leaves and comes back. Three faults are planted to show that the checks find them.
 
-use std::{future::poll_fn, time::Duration};
+use std::{collections::VecDeque, future::poll_fn, time::Duration};
 
 use futures_util::FutureExt as _;
 use proptest::{prelude::*, test_runner::TestRunner};
@@ -162,7 +162,7 @@ impl World {
         };
         Self {
             session,
-            state: State::new(expires_at, 0),
+            state: State::new(expires_at, 0, TurnQueue::new(Some(Lease::UNSHARED), Vec::new())),
             log: Vec::new(),
             unpublished: Vec::new(),
             runner: false,

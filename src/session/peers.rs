@@ -1,0 +1,145 @@
+//! Follows the changes that other processes make to the active sessions.
+//!
+//! A note is a hint. A session whose notes may have been lost is compared with the store.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    core::Core,
+    live::registry::{Noted, SessionHandle},
+    model::{Result, SessionId},
+    ports::{Note, Received},
+    turn::{follow, runner::TurnRunner},
+};
+
+/// Interval at which all active sessions are compared with the store. It limits the time for which
+/// a lost note goes unnoticed.
+const COMPARE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Starts the tasks that follow other processes, if there can be any. They end when the store is
+/// closed.
+pub(super) fn start(core: &Arc<Core>) {
+    if !core.peers.is_shared() {
+        return;
+    }
+    tokio::spawn(until_closed(Arc::clone(core), receive(Arc::clone(core))));
+    tokio::spawn(until_closed(Arc::clone(core), compare(Arc::clone(core))));
+    tokio::spawn(until_closed(Arc::clone(core), leave(Arc::clone(core))));
+}
+
+async fn until_closed(core: Arc<Core>, work: impl Future<Output = ()>) {
+    core.closing.run_until_cancelled(work).await;
+}
+
+/// Sessions that are compared with the store once they are loaded.
+type Loading = Arc<Mutex<HashSet<SessionId>>>;
+
+async fn receive(core: Arc<Core>) {
+    let loading = Loading::default();
+    loop {
+        match core.peers.receive().await {
+            Received::Note(id, note) => match core.registry.noted(id) {
+                Noted::Active(session) => take(&core, &session, note),
+                Noted::Loading => take_once_loaded(&core, &loading, id, &note),
+                Noted::Inactive => remember(&core, &note),
+            },
+            Received::Interrupted => {
+                tracing::warn!(
+                    "notes of other processes were lost; comparing all active sessions with the store"
+                );
+                tokio::spawn(compare_all(Arc::clone(&core)));
+            }
+        }
+    }
+}
+
+/// Streams that are opening with a revoked token ask for it once they are registered.
+fn remember(core: &Core, note: &Note) {
+    if let Note::TokenRevoked(token) = note {
+        core.revoked_tokens.add(*token);
+    }
+}
+
+fn take(core: &Arc<Core>, session: &SessionHandle, note: Note) {
+    remember(core, &note);
+    let published = match note {
+        Note::Appended { message: Some(message), .. } => session.publish(message),
+        Note::Appended { seq, message: None } => session.announce(seq),
+        Note::TokenRevoked(token) => return session.end_token(token),
+        Note::Ended => return core.end_gone(session),
+        Note::Stop { seq } => {
+            // The turn may have been answered meanwhile.
+            let _had_effect = session.stop(Some(seq));
+            return;
+        }
+    };
+    TurnRunner::start(core, session, published);
+    if session.has_gap() {
+        let (core, session) = (Arc::clone(core), session.clone());
+        tokio::spawn(async move {
+            follow::catch_up_if_behind(&core, &session, published).await;
+        });
+    }
+}
+
+/// The load may have read the store before or after the change.
+fn take_once_loaded(core: &Arc<Core>, loading: &Loading, id: SessionId, note: &Note) {
+    remember(core, note);
+    let is_first = loading.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    if is_first {
+        let (core, loading) = (Arc::clone(core), Arc::clone(loading));
+        tokio::spawn(async move {
+            let session = core.registry.get_once_loaded(id).await;
+            loading.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+            if let Some(session) = session {
+                compare_and_report(&core, &session).await;
+            }
+        });
+    }
+}
+
+async fn compare(core: Arc<Core>) {
+    loop {
+        sleep_until(Instant::now() + COMPARE_INTERVAL).await;
+        compare_all(Arc::clone(&core)).await;
+    }
+}
+
+async fn compare_all(core: Arc<Core>) {
+    for session in core.registry.all() {
+        compare_and_report(&core, &session).await;
+    }
+}
+
+async fn compare_and_report(core: &Arc<Core>, session: &SessionHandle) {
+    if let Err(error) = compare_with_store(core, session).await {
+        tracing::error!(session = %session.session().id, %error, cause = ?error, "failed to compare a session with the store");
+    }
+}
+
+async fn compare_with_store(core: &Arc<Core>, session: &SessionHandle) -> Result<()> {
+    follow::follow(core, session).await?;
+    if session.check_readable().is_err() {
+        return Ok(());
+    }
+    let tokens = core.store.tokens(session.session().id, core.clock.now()).await?;
+    session.retain_tokens(&tokens.iter().map(|token| token.id).collect::<Vec<_>>());
+    Ok(())
+}
+
+async fn leave(core: Arc<Core>) {
+    loop {
+        let sessions = core.registry.take_left().await;
+        if let Err(error) = core.peers.leave(sessions).await {
+            // The notes of these sessions are ignored.
+            tracing::warn!(%error, "failed to leave sessions");
+        }
+        core.registry.told_of_leaving();
+    }
+}

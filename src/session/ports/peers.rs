@@ -1,0 +1,128 @@
+//! The port for the other processes of the gateway that share a store.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{
+    store::{Page, Store},
+    turns::Lease,
+};
+use crate::session::model::{Message, MessageId, Result, Session, SessionId, Timestamp, TokenId};
+
+/// A user message that waits for its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitingTurn {
+    /// Its number.
+    pub seq: u32,
+    /// Its id.
+    pub id: MessageId,
+}
+
+/// A session at the moment from which this process is told of its changes.
+#[derive(Clone, Debug)]
+pub struct Entered {
+    /// The session.
+    pub session: Session,
+    /// Number of the last message of its log.
+    pub head_seq: u32,
+    /// The turns that another process answers, in order.
+    pub waiting: Vec<WaitingTurn>,
+    /// The lease under which this process answers the turns of the session, if it holds one.
+    pub lease: Option<Lease>,
+}
+
+/// A change that another process made to a session. A note is a hint: it may be late, lost or
+/// repeated, and the store decides.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// A message was appended.
+    Appended {
+        /// Its number.
+        seq: u32,
+        /// The message. `None` if it is too large for a note.
+        message: Option<Arc<Message>>,
+    },
+    /// A token was revoked.
+    TokenRevoked(TokenId),
+    /// The session was revoked, or it was deleted after its deadline.
+    Ended,
+    /// A client stopped the turn of this number, which this process answers.
+    Stop {
+        /// Number of the user message.
+        seq: u32,
+    },
+}
+
+/// A report of [`Peers::receive`].
+#[derive(Clone, Debug)]
+pub enum Received {
+    /// A change of a session.
+    Note(SessionId, Note),
+    /// Notes may have been lost.
+    Interrupted,
+}
+
+/// The other processes that share a store.
+///
+/// The operations of the store themselves send the notes: the process that makes a change is not
+/// told of it, every other process that has entered the session is.
+#[async_trait]
+pub trait Peers: Send + Sync + 'static {
+    /// Returns true if other processes can change the sessions of the store.
+    fn is_shared(&self) -> bool;
+
+    /// Registers this process as a watcher of a session and reads its head, in one atomic step:
+    /// every later change is reported. A second call has no other effect than to read again.
+    ///
+    /// # Errors
+    /// `SessionExpired` if the session does not exist; `Internal`.
+    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered>;
+
+    /// Ends the registration of sessions. Their notes may still arrive.
+    ///
+    /// # Errors
+    /// `Internal`.
+    async fn leave(&self, sessions: Vec<SessionId>) -> Result<()>;
+
+    /// Waits for the next note. Cancel safe.
+    async fn receive(&self) -> Received;
+}
+
+/// The peers of a store that one process uses: none.
+pub(super) struct Alone {
+    store: Arc<dyn Store>,
+}
+
+impl Alone {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+}
+
+#[async_trait]
+impl Peers for Alone {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Reads the head. No turn waits elsewhere: every turn of an active session is queued or
+    /// running in this process.
+    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
+        let snapshot = self.store.read(id, now, Page::HEAD).await?;
+        Ok(Entered {
+            session: snapshot.session,
+            head_seq: snapshot.head_seq,
+            waiting: Vec::new(),
+            lease: Some(Lease::UNSHARED),
+        })
+    }
+
+    async fn leave(&self, _: Vec<SessionId>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn receive(&self) -> Received {
+        std::future::pending().await
+    }
+}

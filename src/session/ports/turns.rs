@@ -1,0 +1,254 @@
+//! The port for the turns of a session: which process answers them, and the log that they grow.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::session::model::{
+    Content, Message, MessageId, Metadata, ReplyFields, Result, Role, Session, SessionId,
+    Timestamp, TurnOptions,
+};
+
+/// A process of the gateway, as a store and the other processes know it. Random, and new at each
+/// start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// Returns a new id.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(rand::random())
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// The right of one process to answer the waiting turns of a session.
+///
+/// A store that several processes share grants it with an append that finds no waiting turn, under
+/// a number that rises with each grant: the fence. It ends with the answer that leaves no turn
+/// waiting. Every write of the holder carries it, and the store refuses a write under a lease that
+/// another process has taken over. A process that was paused therefore cannot answer a turn twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The holder.
+    pub node: NodeId,
+    /// The number of the grant. 0: the store has one process and never takes a lease back.
+    pub fence: u64,
+}
+
+impl Lease {
+    /// The lease of the only process of a store. It is valid for every session and never ends.
+    pub const UNSHARED: Self = Self { node: NodeId(0), fence: 0 };
+
+    /// Returns true if another process can hold a lease of the same session.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.fence != 0
+    }
+}
+
+/// A user message to append. The store assigns its number.
+#[derive(Clone, Debug)]
+pub struct NewTurn {
+    /// The id of the message.
+    pub id: MessageId,
+    /// The id that the sender gave it. The append is idempotent by it.
+    pub client_message_id: Option<Arc<str>>,
+    /// The metadata. Empty for a question that is asked again: that of the original.
+    pub metadata: Metadata,
+    /// The options. `None` for a question that is asked again: those of the original.
+    pub options: Option<Arc<TurnOptions>>,
+    /// The content, and its place in the tree of turns.
+    pub question: Question,
+}
+
+/// The content of a new turn, and its place in the tree of turns.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// A new one.
+    New {
+        /// The content.
+        content: Content,
+        /// A message of the parent turn. 0: none. `None`: the newest turn.
+        parent_seq: Option<u32>,
+    },
+    /// The question of an earlier turn again, under the same parent.
+    Again {
+        /// A message of that turn. 0: the newest turn.
+        seq: u32,
+    },
+}
+
+/// A reply to append. Idempotent by the user message that it answers.
+#[derive(Clone, Debug)]
+pub struct NewReply {
+    /// The id of the message.
+    pub id: MessageId,
+    /// The content.
+    pub content: Content,
+    /// The metadata.
+    pub metadata: Metadata,
+    /// The other fields.
+    pub fields: ReplyFields,
+}
+
+impl NewReply {
+    /// Returns the message that this reply becomes under its number.
+    #[must_use]
+    #[inline]
+    pub fn into_message(self, seq: u32, created_at: Timestamp) -> Message {
+        let Self { id, content, metadata, fields } = self;
+        Message { seq, id, content, created_at, metadata, role: Role::Assistant(fields) }
+    }
+}
+
+/// The limits of an append.
+#[derive(Clone, Copy, Debug)]
+pub struct AppendLimits {
+    /// The present: a session whose deadline has come is gone.
+    pub now: Timestamp,
+    /// New idle deadline of the session, unless the current one is later. Limited by the end of the
+    /// session.
+    pub expires_at: Timestamp,
+    /// Most user messages without a reply. Further ones are refused.
+    pub max_queued_turns: u32,
+    /// A user message is refused when it and the replies that are still to come would
+    /// not fit into this many messages.
+    pub max_session_messages: u32,
+}
+
+/// The result of an append.
+#[derive(Clone, Debug)]
+pub struct Appended {
+    /// The message as it stands in the log.
+    pub message: Arc<Message>,
+    /// It stood there already.
+    pub duplicate: bool,
+    /// Number of the reply to it, if it is a user message that has been answered.
+    pub reply_seq: Option<u32>,
+    /// The session's idle deadline now.
+    pub expires_at: Timestamp,
+    /// The lease under which this process answers the turns that wait now. `None` if no turn waits,
+    /// or if another process answers them.
+    pub lease: Option<Lease>,
+}
+
+/// The result of an answer.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    /// The log holds the reply, or an earlier reply to the same turn.
+    Kept(Appended),
+    /// A client stopped the turn through another process. The reply must not be `complete`.
+    Stopped,
+    /// Another process answers the turns of the session.
+    LeaseLost,
+}
+
+/// The result of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checkpointed {
+    /// It is written, or the turn is answered.
+    Done,
+    /// Another process answers the turns of the session.
+    LeaseLost,
+}
+
+/// A turn that was accepted and not answered.
+#[derive(Clone, Debug)]
+pub struct Unfinished {
+    /// The lease under which this process answers it.
+    pub lease: Lease,
+    /// The session.
+    pub session: Session,
+    /// The user message.
+    pub message: Arc<Message>,
+    /// The attempt of the last checkpoint. 1 without a checkpoint.
+    pub attempt: u32,
+    /// The content of the last checkpoint.
+    pub partial: Content,
+}
+
+/// The progress of a reply, for the process that may take its turn over.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Number of the user message.
+    pub seq: u32,
+    /// The attempt.
+    pub attempt: u32,
+    /// The content so far.
+    pub content: Content,
+}
+
+/// Appends to the logs of sessions. Each append is one atomic step, and durable when it returns, in
+/// the sense of the store.
+///
+/// A store with one process grants every lease. `tests/store_contract.rs` tests each
+/// implementation.
+///
+/// # Errors
+/// Every operation can fail with `Internal`, and with `SessionExpired` if its session does not
+/// exist. Other kinds are listed at the operations.
+#[async_trait]
+pub trait Turns: Send + Sync + 'static {
+    /// Appends a user message under the next number, once, and renews the idle deadline. Grants the
+    /// lease of the session if no turn waited.
+    ///
+    /// A message that was appended before under its `client_message_id` is returned as a
+    /// duplicate, regardless of the limits. [`place`](crate::session::place) has the rules.
+    ///
+    /// `MessageIdReused` if the `client_message_id` was used for another message;
+    /// `InvalidArgument` if its parent, the turn to repeat or a tool call that it answers does
+    /// not exist; `QueueFull` and `SessionFull` by the limits; `StoreFull` if there is no room.
+    async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended>;
+
+    /// Appends the reply to a user message, once, under the next number. A reply to a turn that
+    /// has one is not stored: the first one is returned as a duplicate. No limit applies.
+    async fn answer(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        reply: NewReply,
+        now: Timestamp,
+    ) -> Result<Answered>;
+
+    /// Replaces the checkpoint of a turn. Has no effect on a turn that is answered already. If the
+    /// future is dropped, the checkpoint may or may not be written. The core never writes two
+    /// checkpoints of one turn at the same time.
+    async fn checkpoint(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        at: Checkpoint,
+        now: Timestamp,
+    ) -> Result<Checkpointed>;
+
+    /// Stops the turn of a user message's number, or the first one that waits, in the process that
+    /// holds the lease. The store tells that process, and refuses a complete reply to the turn.
+    /// Returns false if no such turn waits.
+    ///
+    /// The core calls it only if it does not hold the lease.
+    async fn stop(&self, id: SessionId, seq: Option<u32>, now: Timestamp) -> Result<bool>;
+
+    /// Returns the turns of a session that wait, in order, if this process holds its lease.
+    async fn unanswered(&self, id: SessionId, now: Timestamp) -> Result<Vec<Unfinished>>;
+
+    /// Takes over the turns that no living process answers, and returns up to `limit` of them in
+    /// the order of `(session, seq)`, after the given place.
+    ///
+    /// Without `from`: the turns of sessions without a lease. In a store with one process these
+    /// are all turns that an earlier process left. With `from`: the turns of this process as well.
+    /// The caller knows that it has ended.
+    async fn take_over(
+        &self,
+        from: Option<NodeId>,
+        after: Option<(SessionId, u32)>,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<Vec<Unfinished>>;
+}

@@ -1,0 +1,57 @@
+//! Follows a session whose log grew without this process: by another process, or by an append whose
+//! answer was lost.
+
+use std::sync::Arc;
+
+use super::{recovery, runner::TurnRunner};
+use crate::session::{
+    core::Core,
+    live::{Published, registry::SessionHandle},
+    model::{ErrorKind, Result},
+};
+
+/// Compares an active session with the store. Publishes the messages that are missing, begins the
+/// turns that are left to this process, and ends a session that is gone or was replaced.
+///
+/// # Errors
+/// An error of the store.
+pub(in crate::session) async fn follow(core: &Arc<Core>, session: &SessionHandle) -> Result<()> {
+    let own = session.session();
+    // Before the read: what is known here may grow meanwhile.
+    let known = session.head_seq();
+    let entered = match core.peers.enter(own.id, core.clock.now()).await {
+        Err(error) if error.kind() == ErrorKind::SessionExpired => {
+            core.end_gone(session);
+            return Ok(());
+        }
+        entered => entered?,
+    };
+    if entered.session.epoch != own.epoch || entered.head_seq < known {
+        // An operator has replaced it by an older state.
+        if session.revoke() {
+            core.record_revoked(own.id);
+        }
+        return Ok(());
+    }
+    let published = session.follow(&entered);
+    TurnRunner::start(core, session, published);
+    catch_up_if_behind(core, session, published).await;
+    let idle = session.unqueued_turns();
+    if idle.is_empty() { Ok(()) } else { recovery::resume_idle(core, session, &idle).await }
+}
+
+/// Reads the missing part of the log, unless the runner that `published` starts does so. A runner
+/// that runs already may be in a long reply.
+pub(in crate::session) async fn catch_up_if_behind(
+    core: &Arc<Core>,
+    session: &SessionHandle,
+    published: Published,
+) {
+    if published == Published::RunTurns || !session.has_gap() {
+        return;
+    }
+    // Tries once: the runner repeats a failed attempt.
+    if let Err(error) = TurnRunner::catch_up(core, session).await {
+        tracing::error!(session = %session.session().id, %error, cause = ?error, "failed to catch up with the log");
+    }
+}

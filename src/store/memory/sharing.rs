@@ -1,0 +1,53 @@
+//! The nodes that share a memory store: the network between them, and their leases.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::session::{Lease, NodeId, Note, Received, SessionId};
+
+/// The network between the nodes of a shared memory store. It may delay, reorder and lose notes.
+#[async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Sends a note about a session to another node.
+    fn send(&self, from: NodeId, to: NodeId, session: SessionId, note: Note);
+
+    /// Waits for the next report to a node. Cancel safe.
+    async fn receive(&self, node: NodeId) -> Received;
+}
+
+/// One of the nodes that share a store.
+pub(super) struct Member {
+    pub(super) node: NodeId,
+    pub(super) network: Arc<dyn Network>,
+}
+
+impl fmt::Debug for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Member").field(&self.node).finish()
+    }
+}
+
+/// The part of a session that only shared stores use.
+#[derive(Debug, Default)]
+pub(super) struct Sharing {
+    /// The node that answers the waiting turns. `None` while no turn waits.
+    pub(super) holder: Option<NodeId>,
+    /// The number of the last grant.
+    fence: u64,
+    /// The nodes that are told of changes.
+    pub(super) watchers: Vec<NodeId>,
+}
+
+impl Sharing {
+    /// Makes a node the holder, under a new fence.
+    pub(super) fn grant(&mut self, node: NodeId) {
+        self.holder = Some(node);
+        self.fence += 1;
+    }
+
+    /// Returns the lease of a node, if it is the holder.
+    pub(super) fn lease_of(&self, node: NodeId) -> Option<Lease> {
+        (self.holder == Some(node)).then_some(Lease { node, fence: self.fence })
+    }
+}

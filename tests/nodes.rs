@@ -109,7 +109,7 @@ async fn one_client_message_id_is_one_turn_on_whichever_nodes_it_is_sent() {
     for turn in 0..10 {
         let key = format!("m{turn}");
         let sends = (0..6).map(|attempt: usize| {
-            let message = NewMessage::new("Hi", Some(key.as_str().into()));
+            let message = NewMessage::new("Hi", Some(key.as_str()));
             let gateway = nodes[attempt % 2].gateway.clone();
             let token = token.clone();
             tokio::spawn(async move { gateway.send(&caller(), &token, message).await.unwrap() })
@@ -122,12 +122,12 @@ async fn one_client_message_id_is_one_turn_on_whichever_nodes_it_is_sent() {
         assert_eq!(answer.in_reply_to(), Some(first[0].message.id));
         // A retry after the reply is answered with its number, on the node that did not run it too.
         for node in nodes {
-            let again = NewMessage::new("Hi", Some(key.as_str().into()));
+            let again = NewMessage::new("Hi", Some(key.as_str()));
             let again = node.gateway.send(&caller(), &token, again).await.unwrap();
             assert!(again.duplicate);
             assert_eq!(again.reply_seq, Some(answer.seq));
         }
-        let other = NewMessage::new("Bye", Some(key.as_str().into()));
+        let other = NewMessage::new("Bye", Some(key.as_str()));
         let refused = two.gateway.send(&caller(), &token, other).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::MessageIdReused);
     }
@@ -493,7 +493,7 @@ impl History {
                 sends.push(tokio::spawn(async move {
                     sleep(wait).await;
                     let key = format!("m{number}");
-                    let message = NewMessage::new(key.clone(), Some(key.as_str().into()));
+                    let message = NewMessage::new(key.clone(), Some(key.as_str()));
                     let sent = gateway.send(&caller(), &token, message).await;
                     (key, sent.map(|accepted| accepted.message))
                 }));
@@ -737,7 +737,7 @@ async fn a_turn_whose_node_does_not_know_of_it_begins_when_the_session_is_used()
     };
     one.store.append(id, turn, limits).await.unwrap();
     let mut there = attached(&two, &token).await;
-    let again = NewMessage::new("Hi", Some("m1".into()));
+    let again = NewMessage::new("Hi", Some("m1"));
     assert!(one.gateway.send(&caller(), &token, again).await.unwrap().duplicate);
     assert_eq!(next_reply(&mut there).await.seq, 2);
     let page = Page { after: Some(0), until: 9, limit: 9, max_size: 1 << 20 };

@@ -143,7 +143,10 @@ impl Registry {
 
     /// A registration that is ended after it was renewed would lose notes.
     async fn wait_while_leaving(&self, id: SessionId) {
-        while self.tells_of_leaving {
+        if !self.tells_of_leaving {
+            return;
+        }
+        loop {
             let has_left = self.has_left.notified();
             if !self.index().leaving.contains(&id) {
                 return;

@@ -5,7 +5,7 @@
 //! reply therefore never waits for a checkpoint. One checkpoint is written at a time, and content
 //! that arrives meanwhile goes into the next one. A checkpoint that is still being written when
 //! the reply ends is dropped: finished or not, it has no effect on an answered turn (see
-//! [`Store::checkpoint`](crate::session::Turns::checkpoint)).
+//! [`Turns::checkpoint`](crate::session::Turns::checkpoint)).
 
 use std::{
     pin::Pin,

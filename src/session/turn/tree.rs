@@ -82,7 +82,7 @@ impl PlacedTurn {
 /// Finds the place of a new turn.
 ///
 /// # Errors
-/// `MessageIdReused` and `InvalidArgument`, as [`Store::append`](crate::session::Store::append)
+/// `MessageIdReused` and `InvalidArgument`, as [`Turns::append`](crate::session::Turns::append)
 /// lists them, and failures of the log.
 pub fn place<L: LogView>(log: &L, turn: NewTurn) -> Result<Placed, L::Failure> {
     if let Some(id) = &turn.client_message_id

@@ -681,19 +681,22 @@ impl Network for Deaf {
     }
 }
 
-/// The check finds what it is there for: nodes that do not know of each other, on one store.
-#[tokio::test(start_paused = true)]
-async fn the_check_of_histories_finds_nodes_that_share_a_store_unknowingly() {
-    let hub = Hub::new(0, Faults::NONE);
+/// Starts two nodes on one store whose notes are all lost.
+async fn deaf_nodes(storage: fn(Arc<MemoryStore>) -> Storage) -> Vec<(NodeId, Gateway)> {
     let shared = MemoryStore::new(1000, 1 << 28);
     let mut gateways = Vec::new();
     for _ in 0..2 {
         let id = NodeId::generate();
-        let store = Arc::new(shared.join(id, Arc::new(Deaf)));
-        let storage = Storage::unshared(store);
+        let storage = storage(Arc::new(shared.join(id, Arc::new(Deaf))));
         let responder = Arc::new(echo(Duration::from_millis(20)));
         gateways.push((id, Gateway::start(wide(), storage, responder).await.unwrap()));
     }
+    gateways
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_check_of_histories_finds_nodes_that_do_not_know_of_each_other() {
+    let (hub, gateways) = (Hub::new(0, Faults::NONE), deaf_nodes(Storage::unshared).await);
     let mut found = Ok(());
     for seed in 0..50 {
         let history = History { seed, is_silent: true, messages: 12 };
@@ -705,16 +708,7 @@ async fn the_check_of_histories_finds_nodes_that_share_a_store_unknowingly() {
 /// Without any note, the comparison with the store alone keeps the nodes together.
 #[tokio::test(start_paused = true)]
 async fn nodes_whose_network_is_silent_follow_the_store() {
-    let hub = Hub::new(0, Faults::NONE);
-    let shared = MemoryStore::new(1000, 1 << 28);
-    let mut gateways = Vec::new();
-    for _ in 0..2 {
-        let id = NodeId::generate();
-        let store = Arc::new(shared.join(id, Arc::new(Deaf)));
-        let responder = Arc::new(echo(Duration::from_millis(20)));
-        let storage = Storage::shared(store);
-        gateways.push((id, Gateway::start(wide(), storage, responder).await.unwrap()));
-    }
+    let (hub, gateways) = (Hub::new(0, Faults::NONE), deaf_nodes(Storage::shared).await);
     for seed in 0..20 {
         let history = History { seed, is_silent: true, messages: 12 };
         history.run(&hub, &gateways).await.unwrap();

@@ -95,7 +95,7 @@ pub(super) fn push_reply<'a>(
             reasoning_details: std::mem::take(&mut data.reasoning_details),
             reasoning_content: returns.then(|| reasoning(reply)),
         });
-        for call in calls.iter().filter_map(|part| call_of(part)) {
+        for call in calls.iter().filter_map(|part| part.content.tool_call()) {
             let mut results = results(reply).chain(results(next));
             let result = results.find(|result| result.tool_call_id == call.id);
             let output = result.map_or(NO_RESULT.into(), tool_output);
@@ -149,22 +149,8 @@ fn is_json(text: &str) -> bool {
     text.is_empty() || serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
-fn call_of(part: &Part) -> Option<&ToolCall> {
-    match &part.content {
-        PartContent::ToolCall(call) => Some(call),
-        PartContent::Text(_)
-        | PartContent::Reasoning(_)
-        | PartContent::ToolResult(_)
-        | PartContent::File(_)
-        | PartContent::Source(_)
-        | PartContent::Data(_)
-        | PartContent::ApprovalRequest(_)
-        | PartContent::ApprovalResponse(_) => None,
-    }
-}
-
 fn tool_call<'a>(part: &'a Part, reader: Reader<'_>) -> Option<ChatToolCall<'a>> {
-    let ToolCall { id, name, arguments, .. } = call_of(part)?;
+    let ToolCall { id, name, arguments, .. } = part.content.tool_call()?;
     let arguments = if arguments.is_empty() { "{}" } else { arguments };
     let data: Option<CallData> = provider_data::read(part.provider_data.as_ref(), reader);
     let function = ChatFunction { name, arguments };
@@ -175,33 +161,13 @@ fn tool_call<'a>(part: &'a Part, reader: Reader<'_>) -> Option<ChatToolCall<'a>>
 /// Returns the reasoning of a reply.
 fn reasoning(reply: &Message) -> String {
     let parts = reply.content.parts().iter();
-    let texts = parts.filter_map(|part| match &part.content {
-        PartContent::Reasoning(text) => Some(text.as_ref()),
-        PartContent::Text(_)
-        | PartContent::ToolCall(_)
-        | PartContent::ToolResult(_)
-        | PartContent::File(_)
-        | PartContent::Source(_)
-        | PartContent::Data(_)
-        | PartContent::ApprovalRequest(_)
-        | PartContent::ApprovalResponse(_) => None,
-    });
-    texts.collect()
+    let texts = parts.filter_map(|part| part.content.reasoning());
+    texts.map(AsRef::as_ref).collect()
 }
 
 /// Returns the results of tools in a message.
 pub(super) fn results(message: &Message) -> impl Iterator<Item = &ToolResult> {
-    message.content.parts().iter().filter_map(|part| match &part.content {
-        PartContent::ToolResult(result) => Some(result),
-        PartContent::Text(_)
-        | PartContent::Reasoning(_)
-        | PartContent::ToolCall(_)
-        | PartContent::File(_)
-        | PartContent::Source(_)
-        | PartContent::Data(_)
-        | PartContent::ApprovalRequest(_)
-        | PartContent::ApprovalResponse(_) => None,
-    })
+    message.content.parts().iter().filter_map(|part| part.content.tool_result())
 }
 
 /// Returns the output of a tool as text: a JSON string without its quotes.
@@ -257,6 +223,6 @@ fn file_part(file: &File) -> ChatPart<'_> {
 
 /// Returns true if a reply says anything that a prompt can repeat.
 pub(super) fn has_content(reply: &Message) -> bool {
-    let is_usable = |part| call_of(part).is_some_and(is_usable);
+    let is_usable = |part: &Part| part.content.tool_call().is_some_and(is_usable);
     !reply.text().trim().is_empty() || reply.content.parts().iter().any(is_usable)
 }

@@ -246,18 +246,7 @@ impl ReplyDraft {
         sink: &mut Sink<'_>,
     ) -> Extended {
         let (size, text) = (part.size(), part.content.text().map_or(0, |text| text.len()));
-        let is_repeated = match &part.content {
-            PartContent::ToolCall(call) => self.has_call(&call.id),
-            PartContent::Text(_)
-            | PartContent::Reasoning(_)
-            | PartContent::ToolResult(_)
-            | PartContent::File(_)
-            | PartContent::Source(_)
-            | PartContent::Data(_)
-            | PartContent::ApprovalRequest(_)
-            | PartContent::ApprovalResponse(_) => false,
-        };
-        if is_repeated {
+        if part.content.tool_call().is_some_and(|call| self.has_call(&call.id)) {
             return Extended::Invalid;
         }
         let fits = self.size + size <= limits.max_size
@@ -354,11 +343,8 @@ impl ReplyDraft {
     }
 
     fn has_call(&self, id: &str) -> bool {
-        let ended = self
-            .ended
-            .iter()
-            .any(|it| matches!(&it.part.content, PartContent::ToolCall(call) if *call.id == *id));
-        ended
+        let mut calls = self.ended.iter().filter_map(|ended| ended.part.content.tool_call());
+        calls.any(|call| *call.id == *id)
             || self.open.as_ref().is_some_and(
                 |open| matches!(&open.kind, OpenKind::ToolCall(call) if *call.id == *id),
             )

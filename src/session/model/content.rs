@@ -340,17 +340,25 @@ impl PartContent {
     /// Returns the text of a text part.
     #[must_use]
     pub const fn text(&self) -> Option<&Arc<str>> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Reasoning(_)
-            | Self::ToolCall(_)
-            | Self::ToolResult(_)
-            | Self::File(_)
-            | Self::Source(_)
-            | Self::Data(_)
-            | Self::ApprovalRequest(_)
-            | Self::ApprovalResponse(_) => None,
-        }
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// Returns the text of a reasoning part.
+    #[must_use]
+    pub const fn reasoning(&self) -> Option<&Arc<str>> {
+        if let Self::Reasoning(text) = self { Some(text) } else { None }
+    }
+
+    /// Returns the call of a tool.
+    #[must_use]
+    pub const fn tool_call(&self) -> Option<&ToolCall> {
+        if let Self::ToolCall(call) = self { Some(call) } else { None }
+    }
+
+    /// Returns the result of a tool.
+    #[must_use]
+    pub const fn tool_result(&self) -> Option<&ToolResult> {
+        if let Self::ToolResult(result) = self { Some(result) } else { None }
     }
 
     /// Returns the text that grows in deltas: a text, reasoning, or the arguments of a call.

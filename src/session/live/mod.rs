@@ -5,6 +5,7 @@ pub(super) mod encoded;
 pub(super) mod event;
 pub(super) mod registry;
 mod reply_draft;
+mod reply_in_progress;
 mod state;
 pub(super) mod subscriber_queue;
 pub(super) mod subscription;
@@ -12,5 +13,6 @@ mod turn_queue;
 
 pub(super) use active_session::ActiveSession;
 pub(super) use reply_draft::{Extended, ReplyLimits};
-pub(super) use state::{NewSubscriber, Published, ReplySoFar, Work};
+pub(super) use reply_in_progress::ReplySoFar;
+pub(super) use state::{NewSubscriber, Published, Work};
 pub(super) use turn_queue::Turn;

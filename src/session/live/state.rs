@@ -8,15 +8,16 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     encoded::EncodedForms,
-    event::{Event, EventFilter, MessageEvent, Opened, ReplyStarted},
-    reply_draft::{DraftEvents, Extended, ReplyDraft, ReplyLimits, Sink},
+    event::{Event, EventFilter, MessageEvent, Opened},
+    reply_draft::{Extended, ReplyDraft, ReplyLimits, Sink},
+    reply_in_progress::{ReplyInProgress, ReplySoFar},
     subscriber_queue::{QueueCapacity, SubscriberQueue},
     turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
     model::{
-        Citation, Content, Error, ErrorKind, Message, MessageId, Part, Position, ReplyPosition,
-        Result, Role, Session, Timestamp, TokenId,
+        Citation, Content, Error, ErrorKind, Message, MessageId, Part, Position, Result, Role,
+        Session, Timestamp, TokenId,
     },
     ports::{Appended, Entered, Lease, Piece},
     turn::cancel::{CancelReason, CancelSignal},
@@ -40,30 +41,6 @@ pub(super) struct State {
     /// No turn begins any more: waiting and later turns are left to the next process.
     interrupted: bool,
     pub(super) ended: Option<ErrorKind>,
-}
-
-#[derive(Debug)]
-struct ReplyInProgress {
-    started: ReplyStarted,
-    /// Number of the user message.
-    turn_seq: u32,
-    /// The lease under which it is answered.
-    lease: Lease,
-    draft: ReplyDraft,
-    /// Subscribers have been sent `ReplyStarted`.
-    announced: bool,
-    /// The content is final and is being committed.
-    ended: bool,
-    cancel: Arc<CancelSignal>,
-}
-
-/// The reply in progress, as a new subscriber receives it.
-#[derive(Debug)]
-pub(in crate::session) struct ReplySoFar {
-    /// `None` once it has been delivered.
-    pub(in crate::session) started: Option<ReplyStarted>,
-    /// The content after the offset of `started`.
-    pub(in crate::session) events: DraftEvents,
 }
 
 /// The result of a subscription.
@@ -130,7 +107,7 @@ impl State {
         }
         let honored = requested.filter(|at| at.epoch == session.epoch && at.seq <= self.head_seq);
         let reply = self.reply.as_ref();
-        let reply = reply.filter(|reply| reply.announced && filter == EventFilter::All);
+        let reply = reply.filter(|reply| reply.is_announced() && filter == EventFilter::All);
         let reply_position = honored.and_then(|at| at.reply);
         let reply_position = reply_position.filter(|at| reply.is_some_and(|it| it.honors(*at)));
         let reply = reply.map(|reply| reply.after(reply_position.map_or(0, |at| at.offset)));
@@ -297,27 +274,8 @@ impl State {
     }
 
     fn begin_reply(&mut self, turn: Turn) -> Work {
-        let started = ReplyStarted {
-            reply: MessageId::generate(),
-            in_reply_to: turn.message.id,
-            attempt: turn.attempt,
-            offset: 0,
-            context_trimmed: false,
-        };
-        let cancel = Arc::new(CancelSignal::default());
-        if turn.stopped {
-            cancel.cancel(CancelReason::Stop);
-        }
-        let id = started.reply;
-        let reply = ReplyInProgress {
-            turn_seq: turn.message.seq,
-            lease: turn.lease,
-            draft: ReplyDraft::new(id),
-            started,
-            announced: false,
-            ended: false,
-            cancel: Arc::clone(&cancel),
-        };
+        let reply = ReplyInProgress::new(&turn);
+        let (id, cancel) = (reply.started.reply, Arc::clone(&reply.cancel));
         self.reply = Some(reply);
         Work::Turn(turn, id, cancel)
     }
@@ -342,12 +300,7 @@ impl State {
     pub(super) fn announce_reply(&mut self, context_trimmed: bool) {
         let wants_deltas = self.wants_deltas();
         let Some(reply) = &mut self.reply else { return };
-        if reply.announced && reply.started.context_trimmed >= context_trimmed {
-            return;
-        }
-        reply.announced = true;
-        reply.started.context_trimmed |= context_trimmed;
-        if wants_deltas {
+        if reply.announce(context_trimmed) && wants_deltas {
             let started = Arc::new(reply.started.clone());
             self.broadcast(Event::ReplyStarted(started));
         }
@@ -387,9 +340,7 @@ impl State {
     }
 
     pub(super) fn end_reply(&mut self) -> Option<CancelReason> {
-        let reply = self.reply.as_mut()?;
-        reply.ended = true;
-        reply.cancel.reason()
+        self.reply.as_mut()?.end()
     }
 
     pub(super) fn finish_content(&mut self, complete: bool) -> Content {
@@ -407,12 +358,7 @@ impl State {
 
     pub(super) fn stop(&mut self, seq: Option<u32>) -> bool {
         match &self.reply {
-            Some(reply) if seq.is_none_or(|seq| seq == reply.turn_seq) => {
-                if !reply.ended {
-                    reply.cancel.cancel(CancelReason::Stop);
-                }
-                !reply.ended
-            }
+            Some(reply) if seq.is_none_or(|seq| seq == reply.turn_seq) => reply.stop(),
             Some(_) | None => self.turns.stop(seq),
         }
     }
@@ -500,19 +446,6 @@ fn send_to(subscribers: &[Arc<SubscriberQueue>], mut event: Event) {
     }
     for subscriber in subscribers {
         subscriber.push(&event);
-    }
-}
-
-impl ReplyInProgress {
-    fn honors(&self, at: ReplyPosition) -> bool {
-        at.reply == self.started.reply && self.draft.is_boundary(at.offset)
-    }
-
-    fn after(&self, offset: u32) -> ReplySoFar {
-        ReplySoFar {
-            started: Some(ReplyStarted { offset, ..self.started.clone() }),
-            events: self.draft.events_after(offset),
-        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct TurnQueue {
     lease: Option<Lease>,
     /// The newest lease that has ended. Results of the store may arrive out of order: this one and
     /// older ones do not come back.
-    ended_fence: u64,
+    ended: Option<Lease>,
 }
 
 /// A user message that waits for another process, as far as this one knows.
@@ -85,8 +85,8 @@ impl TurnQueue {
 
     /// Returns true if the lease is newer than every other that this process has known.
     fn hold(&mut self, lease: Lease) -> bool {
-        let newest = self.lease.map_or(self.ended_fence, |held| held.fence);
-        let is_newer = lease.fence > newest;
+        let newest = self.lease.or(self.ended);
+        let is_newer = newest.is_none_or(|newest| lease > newest);
         if is_newer {
             self.lease = Some(lease);
         }
@@ -99,11 +99,11 @@ impl TurnQueue {
         if !lease.is_shared() {
             return;
         }
-        self.ended_fence = self.ended_fence.max(lease.fence);
-        self.lease.take_if(|held| held.fence <= lease.fence);
+        self.ended = self.ended.max(Some(lease));
+        self.lease.take_if(|held| *held <= lease);
         let Self { own, elsewhere, .. } = self;
         own.retain(|turn| {
-            let is_kept = turn.lease.fence > lease.fence;
+            let is_kept = turn.lease > lease;
             if !is_kept {
                 elsewhere.push(ElsewhereTurn::of(&turn.message));
             }

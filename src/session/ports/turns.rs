@@ -1,6 +1,6 @@
 //! The port for the turns of a session: which process answers them, and the log that they grow.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -32,24 +32,27 @@ impl fmt::Display for NodeId {
 ///
 /// A store that several processes share grants it with an append that finds no waiting turn, under
 /// a number that rises with each grant: the fence. It ends with the answer that leaves no turn
-/// waiting. Every write of the holder carries it, and the store refuses a write under a lease that
-/// another process has taken over. A process that was paused therefore cannot answer a turn twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// The holder.
-    pub node: NodeId,
-    /// The number of the grant. 0: the store has one process and never takes a lease back.
-    pub fence: u64,
-}
+/// waiting. Every write of the holder carries it. The store refuses a write under a lease that it
+/// has granted to another process since, so that a process that was paused answers no turn twice.
+///
+/// Leases of one session are ordered by their grant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Lease(NonZeroU64);
 
 impl Lease {
     /// The lease of the only process of a store. It is valid for every session and never ends.
-    pub const UNSHARED: Self = Self { node: NodeId(0), fence: 0 };
+    pub const UNSHARED: Self = Self(NonZeroU64::MAX);
+
+    /// Returns the lease of a fence.
+    #[must_use]
+    pub const fn new(fence: NonZeroU64) -> Self {
+        Self(fence)
+    }
 
     /// Returns true if another process can hold a lease of the same session.
     #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        self.fence != 0
+    pub fn is_shared(self) -> bool {
+        self != Self::UNSHARED
     }
 }
 

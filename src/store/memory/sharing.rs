@@ -1,6 +1,6 @@
 //! The nodes that share a memory store: the network between them, and their leases.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -34,7 +34,7 @@ pub(super) struct Sharing {
     /// The node that answers the waiting turns. `None` while no turn waits.
     pub(super) holder: Option<NodeId>,
     /// The number of the last grant.
-    fence: u64,
+    fence: Option<NonZeroU64>,
     /// The nodes that are told of changes.
     pub(super) watchers: Vec<NodeId>,
 }
@@ -43,11 +43,12 @@ impl Sharing {
     /// Makes a node the holder, under a new fence.
     pub(super) fn grant(&mut self, node: NodeId) {
         self.holder = Some(node);
-        self.fence += 1;
+        let next = |fence: NonZeroU64| fence.saturating_add(1);
+        self.fence = Some(self.fence.map_or(NonZeroU64::MIN, next));
     }
 
     /// Returns the lease of a node, if it is the holder.
     pub(super) fn lease_of(&self, node: NodeId) -> Option<Lease> {
-        (self.holder == Some(node)).then_some(Lease { node, fence: self.fence })
+        self.fence.filter(|_| self.holder == Some(node)).map(Lease::new)
     }
 }

@@ -9,7 +9,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use super::*;
 use crate::session::{
     live::event::DeltaPiece,
-    model::{Epoch, Metadata, Name, ReplyFields, SessionId, Status, UserFields},
+    model::{Epoch, Metadata, Name, ReplyFields, ReplyPosition, SessionId, Status, UserFields},
 };
 
 /// A step of the history.

@@ -49,7 +49,12 @@ pub(super) struct Checkpointer<'a> {
 }
 
 impl<'a> Checkpointer<'a> {
-    pub(super) fn new(core: &'a Core, session: &'a SessionHandle, turn: &Turn) -> Self {
+    pub(super) fn new(
+        core: &'a Core,
+        session: &'a SessionHandle,
+        turn: &Turn,
+        started: Instant,
+    ) -> Self {
         Self {
             core,
             session,
@@ -58,7 +63,7 @@ impl<'a> Checkpointer<'a> {
             attempt: turn.attempt,
             partial: 0,
             behind: 0,
-            due: Instant::now(),
+            due: started,
             timer: None,
             writing: None,
         }

@@ -70,18 +70,25 @@ pub(super) struct ReplyRun<'a> {
 struct Running<'a> {
     metrics: &'a Metrics,
     started: Instant,
+    /// `None` while it runs.
+    duration: Option<Duration>,
 }
 
 impl<'a> Running<'a> {
     fn start(metrics: &'a Metrics) -> Self {
         metrics.reply_started();
-        Self { metrics, started: Instant::now() }
+        Self { metrics, started: Instant::now(), duration: None }
+    }
+
+    /// Returns the time from the start to the end, which is now.
+    fn end(&mut self) -> Duration {
+        *self.duration.insert(self.started.elapsed())
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.metrics.reply_ended(self.started.elapsed());
+        self.metrics.reply_ended(self.duration.unwrap_or_else(|| self.started.elapsed()));
     }
 }
 
@@ -105,13 +112,14 @@ impl<'a> ReplyRun<'a> {
         id: MessageId,
         cancel: &CancelSignal,
     ) -> Produced {
+        let running = Running::start(&core.metrics);
         let mut run = Self {
             core,
             session,
             turn,
             id,
-            running: Running::start(&core.metrics),
-            checkpointer: Checkpointer::new(core, session, turn),
+            checkpointer: Checkpointer::new(core, session, turn, running.started),
+            running,
             chunks: stream::empty().boxed(),
             input_tokens: None,
             first_content_ms: None,
@@ -137,7 +145,7 @@ impl<'a> ReplyRun<'a> {
             ending,
             input_tokens: run.input_tokens,
             first_content_ms: run.first_content_ms,
-            duration_ms: millis(run.running.started.elapsed()),
+            duration_ms: millis(run.running.end()),
         }
     }
 

@@ -1,61 +1,47 @@
-//! The state of one stream.
+//! The driver of one stream: performs the actions of its state.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc};
+use std::{
+    future::{pending, poll_fn},
+    pin::Pin,
+    sync::Arc,
+};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
-    inbound::{ClientRequest, Inbound, InboundSource},
+    inbound::{Inbound, InboundSource},
     outbound::Outbound,
     record::StreamRecord,
+    stream_state::{Action, Input, StreamState},
 };
 use crate::{
     session::{
-        Accepted, Caller, EagerTask, Error, ErrorKind, Event, Gateway, MessageId, Opened, Position,
-        Result, Subscription, Token,
+        Accepted, Caller, EagerTask, Error, ErrorKind, Event, Gateway, Opened, Position, Result,
+        Subscription, Token,
     },
-    transport::{Settings, TransportContext, auth},
+    transport::{Settings, TransportContext},
 };
 
-/// The state of one stream.
+/// One stream.
 pub(in crate::transport) struct ClientStream {
     gateway: Gateway,
     settings: Arc<Settings>,
     caller: Caller,
     pub(in crate::transport) record: StreamRecord,
-    start: Option<Box<Opened>>,
-    /// The token that came with the handshake or the first `open`.
-    credential: Option<Token>,
+    state: StreamState,
     subscription: Option<Subscription>,
     /// A call of the core in progress. It is kept here, so that [`ClientStream::next`] can be
     /// dropped and called again.
     call: Option<BoxFuture<'static, CallResult>>,
-    /// The call commits a message.
-    sending: bool,
-    /// An event that arrived while a message of this stream is being committed. It waits for the
-    /// acknowledgement, since it may be that message. Boxed, since it is rare.
-    held_event: Option<Box<Result<Event>>>,
-    /// A request that arrived before the stream was attached.
-    first: Option<ClientRequest>,
-    awaited: AwaitedReplies,
-    half_closed: bool,
     timer: Pin<Box<Sleep>>,
+    /// Counts the inputs, for their order.
+    inputs: u8,
 }
 
 enum CallResult {
     Attached(Result<(Subscription, Opened)>),
     Sent { client_message_id: Option<String>, result: Result<Accepted> },
-}
-
-/// The deliveries that a half-closed stream waits for before it ends.
-#[derive(Debug, Default)]
-struct AwaitedReplies {
-    /// User messages of this stream without a reply.
-    turns: Vec<MessageId>,
-    /// Number of the last message at the time of the subscription, or of the reply to a message
-    /// that was sent again.
-    seq: u32,
 }
 
 impl ClientStream {
@@ -67,24 +53,10 @@ impl ClientStream {
         record: StreamRecord,
         credential: Option<Token>,
     ) -> Self {
-        let settings = Arc::clone(&context.settings);
+        let settings = &context.settings;
         let wait = if credential.is_some() { settings.open_grace } else { settings.open_timeout };
-        Self {
-            gateway: context.gateway.clone(),
-            caller,
-            record,
-            start: None,
-            credential,
-            subscription: None,
-            call: None,
-            sending: false,
-            held_event: None,
-            first: None,
-            awaited: AwaitedReplies::default(),
-            half_closed: false,
-            timer: Box::pin(sleep(wait)),
-            settings,
-        }
+        let timer = Box::pin(sleep(wait));
+        Self { timer, ..Self::of(context, caller, record, StreamState::new(credential)) }
     }
 
     /// Returns a stream that is attached already.
@@ -96,12 +68,8 @@ impl ClientStream {
         opened: Opened,
     ) -> Self {
         record.attached(opened.session.id);
-        Self {
-            subscription: Some(subscription),
-            start: Some(Box::new(opened)),
-            timer: Box::pin(sleep(context.settings.heartbeat)),
-            ..Self::new(context, caller, record, None)
-        }
+        let subscription = Some(subscription);
+        Self { subscription, ..Self::of(context, caller, record, StreamState::attached(opened)) }
     }
 
     /// Returns a stream that ends at once with an error in a frame.
@@ -111,47 +79,37 @@ impl ClientStream {
         record: StreamRecord,
         error: Error,
     ) -> Self {
-        let refuse = std::future::ready(CallResult::Attached(Err(error)));
-        Self { call: Some(refuse.boxed()), ..Self::new(context, caller, record, None) }
+        Self::of(context, caller, record, StreamState::refused(error))
+    }
+
+    fn of(
+        context: &TransportContext,
+        caller: Caller,
+        record: StreamRecord,
+        state: StreamState,
+    ) -> Self {
+        let settings = Arc::clone(&context.settings);
+        let timer = Box::pin(sleep(settings.heartbeat));
+        let gateway = context.gateway.clone();
+        let (subscription, call, inputs) = (None, None, 0);
+        Self { gateway, settings, caller, record, state, subscription, call, timer, inputs }
     }
 
     /// Returns the next item for the client, and counts it. Cancel safe.
     pub(in crate::transport) async fn next(&mut self, frames: &mut impl InboundSource) -> Outbound {
-        let outbound = match self.start.take() {
-            Some(opened) => Outbound::Opened(opened),
-            None => self.run(frames).await,
-        };
-        self.record.count(&outbound);
-        outbound
-    }
-
-    async fn run(&mut self, frames: &mut impl InboundSource) -> Outbound {
         loop {
-            if self.call.is_some() {
-                return self.while_busy().await;
-            }
-            if let Some(event) = self.held_event.take() {
-                return self.event(*event);
-            }
-            if let Some(request) = self.first.take_if(|_| self.subscription.is_some()) {
-                if let Some(outbound) = self.request(request) {
-                    return outbound;
+            let action = match self.state.next() {
+                None => {
+                    let input = self.input(frames).await;
+                    if matches!(input, Input::Timer) {
+                        self.restart_timer();
+                    }
+                    self.state.handle(input)
                 }
-                continue;
-            }
-            if self.is_over() {
-                return Outbound::End(Ok(()));
-            }
-            let outbound = tokio::select! {
-                event = next_event(&mut self.subscription) => Some(self.event(event)),
-                inbound = poll_fn(|cx| frames.poll_inbound(cx)), if !self.half_closed => self.inbound(inbound),
-                () = self.timer.as_mut() => self.tick(),
-                // A session ends its attached streams itself.
-                () = self.gateway.draining(), if self.subscription.is_none() => {
-                    Some(Outbound::End(Err(ErrorKind::Draining.into())))
-                }
+                action => action,
             };
-            if let Some(outbound) = outbound {
+            if let Some(outbound) = action.and_then(|action| self.perform(action)) {
+                self.record.count(&outbound);
                 return outbound;
             }
         }
@@ -159,7 +117,7 @@ impl ClientStream {
 
     /// Returns true if [`Self::next`] may be ready at once.
     pub(in crate::transport) fn has_more(&self) -> bool {
-        self.held_event.is_some() || self.subscription.as_ref().is_some_and(Subscription::has_more)
+        self.state.has_pending() || self.subscription.as_ref().is_some_and(Subscription::has_more)
     }
 
     /// Returns the position behind the last event. `None` before the stream is attached.
@@ -167,107 +125,86 @@ impl ClientStream {
         self.subscription.as_ref().map(Subscription::position)
     }
 
-    /// Waits for the call in progress. A commit may take long, so the deltas of a reply are
-    /// delivered meanwhile. From the first message on, events wait: a client gets the
-    /// acknowledgement of its message before the message itself.
-    async fn while_busy(&mut self) -> Outbound {
-        loop {
-            let passes = self.sending && self.held_event.is_none();
-            tokio::select! {
+    /// Waits for an input that the state accepts.
+    async fn input(&mut self, frames: &mut impl InboundSource) -> Input {
+        let accepts = self.state.accepts();
+        if self.call.is_some() {
+            return tokio::select! {
                 biased;
-                done = call_result(&mut self.call) => {
-                    self.call = None;
-                    return self.finish(done);
-                }
-                event = next_event(&mut self.subscription), if passes => match event {
-                    Ok(event @ (Event::Delta(_) | Event::ReplyPart(_) | Event::ReplyStarted(_))) => {
-                        return Outbound::Event(event);
-                    }
-                    event @ (Ok(Event::Message(_) | Event::GoAway(_)) | Err(_)) => {
-                        self.held_event = Some(Box::new(event));
-                    }
-                }
+                done = call_result(&mut self.call) => self.called(done),
+                event = next_event(&mut self.subscription), if accepts.event => Input::Event(event),
+            };
+        }
+        // Events come first, since asking a socket for a frame costs more. Every few inputs the
+        // order is another: a subscription that always has an event starves neither a `stop` nor
+        // the timer.
+        self.inputs = self.inputs.wrapping_add(1);
+        if self.inputs.is_multiple_of(8) {
+            return tokio::select! {
+                biased;
+                () = self.timer.as_mut(), if accepts.timer => Input::Timer,
+                inbound = next_inbound(frames), if accepts.client => Input::Client(inbound),
+                event = next_event(&mut self.subscription), if accepts.event => Input::Event(event),
+                () = self.gateway.draining(), if accepts.draining => Input::Draining,
+            };
+        }
+        tokio::select! {
+            biased;
+            event = next_event(&mut self.subscription), if accepts.event => Input::Event(event),
+            inbound = next_inbound(frames), if accepts.client => Input::Client(inbound),
+            () = self.timer.as_mut(), if accepts.timer => Input::Timer,
+            () = self.gateway.draining(), if accepts.draining => Input::Draining,
+        }
+    }
+
+    fn called(&mut self, done: CallResult) -> Input {
+        self.call = None;
+        match done {
+            CallResult::Attached(attached) => Input::Attached(attached.map(|attached| {
+                let (subscription, opened) = attached;
+                self.subscription = Some(subscription);
+                self.restart_timer();
+                self.record.attached(opened.session.id);
+                Box::new(opened)
+            })),
+            CallResult::Sent { client_message_id, result } => {
+                log_failure(&result);
+                Input::Sent { client_message_id, result }
             }
         }
     }
 
-    fn is_over(&self) -> bool {
-        let delivered = self.subscription.as_ref().map_or(u32::MAX, Subscription::delivered);
-        self.half_closed && self.awaited.turns.is_empty() && self.awaited.seq <= delivered
-    }
-
-    fn event(&mut self, event: Result<Event>) -> Outbound {
-        match event {
-            Ok(event) => {
-                if let Event::Message(event) = &event
-                    && let Some(answered) = event.message.in_reply_to()
-                {
-                    self.awaited.turns.retain(|turn| *turn != answered);
-                }
-                Outbound::Event(event)
-            }
-            Err(error) => Outbound::End(Err(error)),
-        }
-    }
-
-    fn inbound(&mut self, inbound: Inbound) -> Option<Outbound> {
-        match inbound {
-            Inbound::Request(request) => self.request(request),
-            Inbound::Refused(error) => Some(Outbound::Refused { error, client_message_id: None }),
-            Inbound::HalfClosed => {
-                self.half_closed = true;
+    /// Performs an action. Returns the item that it delivers.
+    // Inline, as the functions of the state: most of a turn's actions are moves of large enums.
+    #[inline]
+    fn perform(&mut self, action: Action) -> Option<Outbound> {
+        match action {
+            Action::Deliver(outbound) => Some(outbound),
+            Action::Attach { token, position } => {
+                let position = position.or_else(|| self.position());
+                let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
+                let attach =
+                    async move { gateway.attach(&caller, &token, position.as_ref()).await };
+                self.call = Some(attach.map(CallResult::Attached).boxed());
                 None
             }
-            Inbound::Gone(None) => Some(Outbound::End(Ok(()))),
-            Inbound::Gone(Some(error)) => Some(Outbound::End(Err(error))),
-        }
-    }
-
-    fn tick(&mut self) -> Option<Outbound> {
-        self.restart_timer();
-        if self.subscription.is_some() {
-            return Some(Outbound::Heartbeat);
-        }
-        match self.credential.clone() {
-            Some(token) => {
-                self.attach(token, None);
-                None
-            }
-            None => Some(Outbound::End(Err(ErrorKind::OpenTimeout.into()))),
-        }
-    }
-
-    fn request(&mut self, request: ClientRequest) -> Option<Outbound> {
-        let subscription = match &self.subscription {
-            Some(subscription) => subscription,
-            None => return self.request_before_open(request),
-        };
-        match request {
-            ClientRequest::Ping => Some(Outbound::Pong),
-            ClientRequest::Open { token, position } => self.open(token.as_deref(), position),
-            ClientRequest::Send { message, client_message_id } => {
-                let sent = match message {
-                    Ok(message) => subscription.send(message),
-                    Err(error) => EagerTask::Done(Err(error)),
-                };
+            Action::Send { message, client_message_id } => {
+                let sent = self.subscription.as_ref()?.send(message);
                 self.sent(sent, client_message_id)
             }
-            ClientRequest::Regenerate { again, client_message_id } => {
-                let sent = subscription.regenerate(again);
+            Action::Regenerate { again, client_message_id } => {
+                let sent = self.subscription.as_ref()?.regenerate(again);
                 self.sent(sent, client_message_id)
             }
-            // The effect is the terminal message of the reply. Without a reply there is none.
-            ClientRequest::Stop { seq } => match subscription.stop(seq) {
-                EagerTask::Done(Err(error)) => {
-                    Some(Outbound::Refused { error, client_message_id: None })
-                }
+            Action::Stop { seq } => match self.subscription.as_ref()?.stop(seq) {
+                EagerTask::Done(Err(error)) => self.follow(Input::StopRefused(error)),
                 // Another process may still have to be told, which does not hold the stream up.
                 EagerTask::Done(Ok(_)) | EagerTask::Running(_) => None,
             },
         }
     }
 
-    /// Returns the answer to a message, or keeps the commit in progress.
+    /// Handles the result of a commit, or keeps the commit in progress.
     fn sent(
         &mut self,
         sent: EagerTask<Result<Accepted>>,
@@ -275,85 +212,21 @@ impl ClientStream {
     ) -> Option<Outbound> {
         match sent {
             EagerTask::Done(result) => {
-                Some(self.finish(CallResult::Sent { client_message_id, result }))
+                log_failure(&result);
+                self.follow(Input::Sent { client_message_id, result })
             }
             running @ EagerTask::Running(_) => {
                 let sent = |result| CallResult::Sent { client_message_id, result };
                 self.call = Some(running.end().map(sent).boxed());
-                self.sending = true;
                 None
             }
         }
     }
 
-    /// Attaches with the token of the handshake before it handles a request.
-    fn request_before_open(&mut self, request: ClientRequest) -> Option<Outbound> {
-        match request {
-            ClientRequest::Ping => Some(Outbound::Pong),
-            ClientRequest::Open { token, position } => self.open(token.as_deref(), position),
-            ClientRequest::Send { .. }
-            | ClientRequest::Regenerate { .. }
-            | ClientRequest::Stop { .. } => match self.credential.clone() {
-                Some(token) => {
-                    self.first = Some(request);
-                    self.attach(token, None);
-                    None
-                }
-                None => Some(Outbound::End(Err(ErrorKind::MissingToken.into()))),
-            },
-        }
-    }
-
-    fn open(&mut self, token: Option<&str>, position: Option<Position>) -> Option<Outbound> {
-        let credential = self.credential.as_ref().map(Token::expose);
-        match auth::one_of([credential.as_deref(), token]) {
-            Ok(Some(token)) => {
-                self.credential = Some(token.clone());
-                // A second `open` without a position continues from the current one.
-                let position = position.or_else(|| Some(self.subscription.as_ref()?.position()));
-                self.attach(token, position);
-                None
-            }
-            Ok(None) => Some(Outbound::End(Err(ErrorKind::MissingToken.into()))),
-            Err(error) => Some(Outbound::End(Err(error))),
-        }
-    }
-
-    fn attach(&mut self, token: Token, position: Option<Position>) {
-        let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
-        let attach = async move { gateway.attach(&caller, &token, position.as_ref()).await };
-        self.call = Some(attach.map(CallResult::Attached).boxed());
-        self.sending = false;
-    }
-
-    fn finish(&mut self, done: CallResult) -> Outbound {
-        match done {
-            CallResult::Attached(Ok((subscription, opened))) => {
-                self.restart_timer();
-                self.record.attached(opened.session.id);
-                // A half-closed stream delivers its replay before it ends.
-                self.awaited.seq = self.awaited.seq.max(opened.head_seq);
-                // It does not wait for replies that the replay contains, or that precede it.
-                self.awaited.turns.retain(|turn| opened.unanswered.contains(turn));
-                self.subscription = Some(subscription);
-                Outbound::Opened(Box::new(opened))
-            }
-            CallResult::Attached(Err(error)) => Outbound::End(Err(error)),
-            CallResult::Sent { result: Ok(accepted), .. } => {
-                self.awaited.await_reply_to(&accepted);
-                Outbound::Accepted(accepted)
-            }
-            CallResult::Sent { client_message_id, result: Err(error) } => {
-                let session_ended = [ErrorKind::SessionExpired, ErrorKind::SessionRevoked];
-                if session_ended.contains(&error.kind()) {
-                    return Outbound::End(Err(error));
-                }
-                if error.kind() == ErrorKind::Internal {
-                    tracing::error!(cause = ?error, "failed to send a message");
-                }
-                Outbound::Refused { error, client_message_id }
-            }
-        }
+    /// Handles an input that an action has at once.
+    fn follow(&mut self, input: Input) -> Option<Outbound> {
+        let action = self.state.handle(input)?;
+        self.perform(action)
     }
 
     fn restart_timer(&mut self) {
@@ -361,26 +234,89 @@ impl ClientStream {
     }
 }
 
-impl AwaitedReplies {
-    fn await_reply_to(&mut self, accepted: &Accepted) {
-        match accepted.reply_seq {
-            Some(seq) => self.seq = self.seq.max(seq),
-            None if self.turns.contains(&accepted.message.id) => {}
-            None => self.turns.push(accepted.message.id),
-        }
+fn log_failure(result: &Result<Accepted>) {
+    if let Err(error) = result
+        && error.kind() == ErrorKind::Internal
+    {
+        tracing::error!(cause = ?error, "failed to send a message");
     }
 }
 
 async fn call_result(call: &mut Option<BoxFuture<'static, CallResult>>) -> CallResult {
     match call {
         Some(call) => call.await,
-        None => std::future::pending().await,
+        None => pending().await,
     }
+}
+
+async fn next_inbound(frames: &mut impl InboundSource) -> Inbound {
+    poll_fn(|cx| frames.poll_inbound(cx)).await
 }
 
 async fn next_event(subscription: &mut Option<Subscription>) -> Result<Event> {
     match subscription {
         Some(subscription) => subscription.next().await,
-        None => std::future::pending().await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Context;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        responder::Simulated,
+        session::{self, Epoch, NewMessage, NewToken, Storage},
+        store::MemoryStore,
+        transport::{
+            codec::Codec,
+            stream::{ClientRequest, Protocol},
+        },
+    };
+
+    /// A client that always has another frame.
+    struct Talkative;
+
+    impl InboundSource for Talkative {
+        fn poll_inbound(&mut self, _: &mut Context<'_>) -> std::task::Poll<Inbound> {
+            std::task::Poll::Ready(Inbound::Request(ClientRequest::Ping))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn neither_the_client_nor_the_subscription_nor_the_timer_starves_the_others() -> Result<()>
+    {
+        let storage = Storage::unshared(Arc::new(MemoryStore::new(1, 1 << 20)));
+        let responder = Arc::new(Simulated::new("{text}", std::time::Duration::ZERO));
+        let gateway = Gateway::start(session::Settings::default(), storage, responder).await?;
+        let (draining, settings) = (CancellationToken::new(), Arc::default());
+        let context = TransportContext { gateway: gateway.clone(), settings, draining };
+        let caller = Caller::default();
+        let new = NewToken { name: "Ada", ..NewToken::default() };
+        let created = gateway.create_token(&caller, new).await?;
+        for _ in 0..100 {
+            gateway.send(&caller, &created.token, NewMessage::new("Hi", None)).await?;
+        }
+        let epoch: Epoch = created.session.epoch;
+        let start = Position::new(epoch, 0);
+        let attached = gateway.attach(&caller, &created.token, Some(&start)).await?;
+        let record = StreamRecord::new(Protocol::WebSocket, Codec::Json.name());
+        let mut stream = ClientStream::attached(&context, caller, record, attached.0, attached.1);
+        tokio::time::advance(context.settings.heartbeat).await;
+        let (mut pongs, mut messages, mut heartbeats) = (0, 0, 0);
+        for _ in 0..100 {
+            match stream.next(&mut Talkative).await {
+                Outbound::Pong => pongs += 1,
+                Outbound::Event(_) => messages += 1,
+                Outbound::Heartbeat => heartbeats += 1,
+                _ => {}
+            }
+        }
+        assert!(pongs >= 10 && messages >= 10, "{pongs} pongs, {messages} messages");
+        assert_eq!(heartbeats, 1);
+        Ok(())
     }
 }

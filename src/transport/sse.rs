@@ -47,7 +47,8 @@ pub(super) async fn events(
     let (subscription, opened) = context.gateway.attach(&caller, &token, position.as_ref()).await?;
     let record = StreamRecord::new(Protocol::Sse, "json");
     let stream = ClientStream::attached(&context, caller, record, subscription, opened);
-    let feed = Feed { context, stream };
+    // Boxed, since each item moves it.
+    let feed = Box::new(Feed { context, stream });
     Ok(response(Body::from_stream(futures_util::stream::unfold(Some(feed), |feed| async {
         feed?.next().await
     }))))
@@ -80,7 +81,7 @@ struct Feed {
 }
 
 impl Feed {
-    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Option<Self>)> {
+    async fn next(mut self: Box<Self>) -> Option<(Result<Bytes, Infallible>, Option<Box<Self>>)> {
         let outbound = self.stream.next(&mut ListenOnly).await;
         let bytes = self.event(&outbound)?;
         let is_over = matches!(outbound, Outbound::End(_));

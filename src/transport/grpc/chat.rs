@@ -279,26 +279,28 @@ impl<R: InboundSource + Send + 'static> StreamingCall<R> {
     /// Returns the responses. The HTTP/2 connection polls them only while its peer has room: a
     /// reader that stalls delays only itself.
     fn responses(self) -> ResponseStream {
-        let items = stream::unfold(Some(self), |call| async {
+        // Boxed, since each item moves it.
+        let items = stream::unfold(Some(Box::new(self)), |call| async {
             let mut call = call?;
             let outbound = call.stream.next(&mut call.requests).await;
             let items = call.items(&outbound);
             let is_over = matches!(outbound, Outbound::End(_));
-            Some((stream::iter(items), (!is_over).then_some(call)))
+            Some((stream::iter(items.into_iter().flatten()), (!is_over).then_some(call)))
         });
         items.flatten().boxed()
     }
 
     /// Encodes an item: a response, a status, or both.
-    fn items(&self, outbound: &Outbound) -> Vec<Frame> {
+    fn items(&self, outbound: &Outbound) -> [Option<Frame>; 2] {
         let limits = self.context.gateway.settings();
         let frame = Form::Proto.encoded(outbound, limits, self.context.settings.heartbeat);
         let frame = frame.map_err(|error| failure::status(&error)).transpose();
-        let mut items: Vec<_> = frame.into_iter().map(|it| it.map(EncodedFrame)).collect();
-        if let Outbound::End(Err(error)) = outbound {
+        let frame = frame.map(|frame| frame.map(EncodedFrame));
+        let status = match outbound {
             // The stream has counted it.
-            items.push(Err(failure::status(error)));
-        }
-        items
+            Outbound::End(Err(error)) => Some(Err(failure::status(error))),
+            _ => None,
+        };
+        [frame, status]
     }
 }

@@ -203,10 +203,11 @@ impl ImportedLog {
             return Err("client_message_id is empty".into());
         }
         let client_message_id: Option<Arc<str>> = key.map(Into::into);
+        let options = record.options.clone().map(Arc::new);
         let message = NewMessage {
             content: content(record.text.clone(), record.parts.clone())?,
             client_message_id: client_message_id.clone(),
-            options: record.options.clone(),
+            options: options.clone(),
             ..NewMessage::default()
         };
         // The operator may have allowed more options before.
@@ -234,7 +235,7 @@ impl ImportedLog {
             client_message_id,
             parent_seq: self.parent_seq(record.parent_seq)?,
             regenerates_seq: record.regenerates_seq.map(|seq| self.question(seq)).transpose()?,
-            options: record.options.clone().map(Arc::new),
+            options,
         }))
     }
 

@@ -34,7 +34,8 @@ pub(super) struct State {
     announced_seq: u32,
     subscribers: Vec<Arc<SubscriberQueue>>,
     turns: TurnQueue,
-    reply: Option<ReplyInProgress>,
+    /// Boxed: most sessions that are watched have none.
+    reply: Option<Box<ReplyInProgress>>,
     /// A turn runner exists.
     running: bool,
     draining: bool,
@@ -255,11 +256,11 @@ impl State {
     }
 
     pub(super) fn needs_turn_for(&self, message: &Message) -> bool {
-        let replies_to = |reply: &ReplyInProgress| reply.started.in_reply_to == message.id;
+        let is_running = self.reply.as_ref().is_some_and(|it| it.started.in_reply_to == message.id);
         self.ended.is_none()
             && message.seq <= self.head_seq
             && !self.turns.is_queued(message.id)
-            && !self.reply.as_ref().is_some_and(replies_to)
+            && !is_running
     }
 
     pub(super) fn next_work(&mut self) -> Work {
@@ -274,7 +275,7 @@ impl State {
     }
 
     fn begin_reply(&mut self, turn: Turn) -> Work {
-        let reply = ReplyInProgress::new(&turn);
+        let reply = Box::new(ReplyInProgress::new(&turn));
         let (id, cancel) = (reply.started.reply, Arc::clone(&reply.cancel));
         self.reply = Some(reply);
         Work::Turn(turn, id, cancel)

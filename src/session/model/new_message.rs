@@ -21,7 +21,7 @@ pub struct NewMessage {
     /// Stored with the message.
     pub metadata: Metadata,
     /// How the turn is to be answered.
-    pub options: Option<TurnOptions>,
+    pub options: Option<Arc<TurnOptions>>,
 }
 
 /// A request for another reply to a question.
@@ -34,7 +34,7 @@ pub struct Regeneration {
     /// Replaces the metadata. Empty: the old metadata stays.
     pub metadata: Metadata,
     /// Replaces the options. Absent: the old options stay.
-    pub options: Option<TurnOptions>,
+    pub options: Option<Arc<TurnOptions>>,
 }
 
 /// Limits of user messages.
@@ -65,7 +65,12 @@ impl NewMessage {
     /// ASCII.
     pub fn check(&self, limits: &MessageLimits) -> Result<()> {
         self.content.check(&limits.content)?;
-        check_rest(self.client_message_id.as_deref(), &self.metadata, self.options.as_ref(), limits)
+        check_rest(
+            self.client_message_id.as_deref(),
+            &self.metadata,
+            self.options.as_deref(),
+            limits,
+        )
     }
 }
 
@@ -75,7 +80,12 @@ impl Regeneration {
     /// # Errors
     /// As [`NewMessage::check`].
     pub fn check(&self, limits: &MessageLimits) -> Result<()> {
-        check_rest(self.client_message_id.as_deref(), &self.metadata, self.options.as_ref(), limits)
+        check_rest(
+            self.client_message_id.as_deref(),
+            &self.metadata,
+            self.options.as_deref(),
+            limits,
+        )
     }
 }
 

@@ -7,7 +7,7 @@ use crate::session::{
     core::Core,
     eager_task::{EagerTask, spawn_eager},
     live::{event::Accepted, registry::SessionHandle},
-    model::{ErrorKind, MessageId, NewMessage, Regeneration, Result, TurnOptions},
+    model::{ErrorKind, MessageId, NewMessage, Regeneration, Result},
     ports::{NewTurn, Question},
 };
 
@@ -22,7 +22,9 @@ pub(in crate::session) fn send(
     }
     let NewMessage { content, client_message_id, parent_seq, metadata, options } = message;
     let question = Question::New { content, parent_seq };
-    let (id, options) = (MessageId::generate(), shared(options));
+    // Options without any field are not stored.
+    let options = options.filter(|options| !options.is_empty());
+    let id = MessageId::generate();
     append(core, session, NewTurn { id, client_message_id, metadata, options, question })
 }
 
@@ -37,13 +39,8 @@ pub(in crate::session) fn regenerate(
     }
     let Regeneration { seq, client_message_id, metadata, options } = again;
     let question = Question::Again { seq };
-    let (id, options) = (MessageId::generate(), options.map(Arc::new));
+    let id = MessageId::generate();
     append(core, session, NewTurn { id, client_message_id, metadata, options, question })
-}
-
-/// Options without any field are not stored.
-fn shared(options: Option<TurnOptions>) -> Option<Arc<TurnOptions>> {
-    options.filter(|options| !options.is_empty()).map(Arc::new)
 }
 
 fn append(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> EagerTask<Result<Accepted>> {

@@ -13,7 +13,7 @@ use crate::{
     session::{
         Accepted, Content, Delta, Epoch, Error, ErrorKind, Event, Message, Metadata, NewMessage,
         Opened, Part, Position, Regeneration, ReplyPart, ReplyPosition, ReplyStarted, Result, Role,
-        Session, Settings, Snapshot, Timestamp, TurnOptions, given_id,
+        Session, Settings, Snapshot, Timestamp, given_id,
     },
     transport::stream::{ClientRequest, Outbound},
 };
@@ -74,7 +74,7 @@ pub(in crate::transport) fn new_message(send: proto::Send) -> Result<NewMessage>
         client_message_id: given_id(client_message_id.as_deref()),
         parent_seq,
         metadata: new_metadata(metadata),
-        options: options.map(TurnOptions::from),
+        options: options.map(|options| Arc::new(options.into())),
     })
 }
 
@@ -94,7 +94,7 @@ pub(in crate::transport) fn regeneration(again: proto::Regenerate) -> Regenerati
         seq,
         client_message_id: given_id(client_message_id.as_deref()),
         metadata: new_metadata(metadata),
-        options: options.map(TurnOptions::from),
+        options: options.map(|options| Arc::new(options.into())),
     }
 }
 

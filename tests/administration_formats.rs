@@ -201,7 +201,7 @@ async fn everything_of_a_session_is_exported_and_imported() {
 }
 
 #[tokio::test]
-async fn what_a_reply_had_before_the_export_is_kept_when_no_attempt_is_left() {
+async fn the_content_of_a_reply_before_the_export_is_kept_when_no_attempt_is_left() {
     let place = StoreFolder::new();
     let done = place.run_with(&["sessions", "import"], &everything()).await;
     assert_eq!(done.code, Some(0), "{}", done.told);

@@ -203,7 +203,7 @@ async fn a_call_of_a_tool_that_the_client_runs_ends_the_reply() {
 }
 
 #[tokio::test]
-async fn parts_that_contradict_the_contract_fail_the_reply_and_keep_what_came() {
+async fn parts_that_contradict_the_contract_fail_the_reply_and_keep_its_content() {
     let data = proto::Data { r#type: "app.x".into(), json: "{".into(), id: None };
     for wrong in [
         vec![bot_call("c1", "{}"), result("c1", "1"), bot_call("c1", "{}")],

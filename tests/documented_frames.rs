@@ -124,14 +124,14 @@ fn ends(finish_reason: &str) -> Chunk {
 }
 
 #[tokio::test]
-async fn the_documented_turn_is_what_happens() {
+async fn the_documented_turn_happens() {
     let model = TestModel::new([vec![text("Hello Ada."), ends("stop")]]);
     let server = Setup::answering(model).start().await;
     replay(&server, "A conversation on the wire").await;
 }
 
 #[tokio::test]
-async fn the_documented_tool_call_is_what_happens() {
+async fn the_documented_tool_call_happens() {
     let model = TestModel::new([
         vec![reasoning("I look it up."), call("c1", r#"{"city":"Oslo"}"#), ends("tool_calls")],
         vec![text("It rains."), ends("stop")],
@@ -141,7 +141,7 @@ async fn the_documented_tool_call_is_what_happens() {
 }
 
 #[tokio::test]
-async fn the_documented_branches_are_what_happens() {
+async fn the_documented_branches_happen() {
     let answers = ["Paris.", "Rome.", "Roma."];
     let model = TestModel::new(answers.map(|answer| vec![text(answer), ends("stop")]));
     let server = Setup::answering(model).start().await;

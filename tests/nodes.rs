@@ -1,5 +1,5 @@
 //! Several gateways on one store: once, order, resume of the log, stop, revoke and expiry hold over
-//! every node, whatever the network between them does.
+//! every node, with every fault of the network between them.
 //!
 //! The clock is paused: it jumps to the next timer when all tasks wait. Every history is repeatable
 //! by its seed.
@@ -144,7 +144,7 @@ async fn the_node_that_runs_a_turn_runs_those_that_other_nodes_queue_behind_it()
     let token = created(&one).await;
     let (here, mut there) = (attached(&one, &token).await, attached(&two, &token).await);
     here.send(new_message("a")).end().await.unwrap();
-    // The owner misses the note of this one.
+    // The note of this message to the owner is lost.
     hub.cut(one.id);
     there.send(new_message("b")).end().await.unwrap();
     assert!(hub.lost() > 0);
@@ -173,7 +173,7 @@ async fn a_client_resumes_on_another_node_and_misses_nothing() {
         let mut seen = Vec::new();
         for turn in 1..=10 {
             let next = &nodes[turn as usize % 2];
-            // The node that the client goes to hears nothing of the turn.
+            // The next node receives no note about the turn.
             hub.freeze(next.id);
             stream.send(new_message("Hi")).end().await.unwrap();
             seen.extend(messages(&mut stream, turn * 2 - 1).await);
@@ -195,7 +195,7 @@ async fn a_client_resumes_on_another_node_and_misses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_position_that_a_node_has_not_heard_of_yet_is_honored() {
+async fn a_position_beyond_the_head_that_a_node_knows_is_honored() {
     let (hub, [one, two]) = two([echo(Duration::ZERO), echo(Duration::ZERO)]).await;
     let token = created(&one).await;
     let mut here = attached(&one, &token).await;
@@ -373,7 +373,7 @@ async fn the_answer_of_a_node_that_has_lost_its_lease_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_nobody_watches_hears_nothing_and_hears_again_when_it_is_watched() {
+async fn a_node_without_streams_receives_no_notes_until_a_stream_opens_again() {
     let (hub, [one, two]) = two([echo(Duration::ZERO), echo(Duration::ZERO)]).await;
     let token = created(&one).await;
     for turn in 0..20 {
@@ -397,7 +397,7 @@ async fn a_node_that_nobody_watches_hears_nothing_and_hears_again_when_it_is_wat
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_in_a_long_reply_learns_of_a_message_whose_note_was_lost() {
+async fn a_node_in_a_long_reply_publishes_a_message_whose_note_was_lost() {
     let (hanging, _) = Scripted::new(&[Step::Hang]);
     let (hub, [one, two]) = two([hanging.clone(), hanging]).await;
     let token = created(&one).await;
@@ -412,7 +412,7 @@ async fn a_node_in_a_long_reply_learns_of_a_message_whose_note_was_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_turn_that_a_node_learns_of_before_its_own_append_is_answered_begins() {
+async fn a_turn_that_is_published_before_its_own_append_is_answered_begins() {
     let (_hub, [one, two]) = two([echo(Duration::ZERO), echo(Duration::ZERO)]).await;
     let token = created(&one).await;
     let mut here = attached(&one, &token).await;
@@ -428,7 +428,7 @@ async fn a_turn_that_a_node_learns_of_before_its_own_append_is_answered_begins()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_that_opens_while_its_node_leaves_or_enters_hears_of_every_message() {
+async fn a_stream_that_opens_while_its_node_leaves_or_enters_receives_every_message() {
     let ms = Duration::from_millis;
     for seed in 0..500 {
         let mut random = StdRng::seed_from_u64(seed);
@@ -461,7 +461,7 @@ async fn a_stream_that_opens_while_its_node_leaves_or_enters_hears_of_every_mess
 struct History {
     seed: u64,
     /// Notes are lost without a trace.
-    is_silent: bool,
+    loses_notes: bool,
     messages: usize,
 }
 
@@ -520,7 +520,7 @@ impl History {
         }
         hub.heal();
         // A note that is lost without a trace is made up for by the comparison with the store.
-        sleep(if self.is_silent { COMPARED } else { 3 * SECOND }).await;
+        sleep(if self.loses_notes { COMPARED } else { 3 * SECOND }).await;
 
         let log = first.refresh_token(&caller(), &token, PageRequest::default()).await.unwrap();
         if log.head_seq as usize != 2 * self.messages {
@@ -623,7 +623,7 @@ async fn any_history_of_two_or_three_nodes_is_one_log_on_every_node() {
         let jitter = (seed % 4 != 0).then(|| (seed, Duration::from_millis(seed % 4 * 3)));
         let started = nodes(&hub, wide(), responders.take(count), jitter).await;
         let gateways: Vec<_> = started.iter().map(|it| (it.id, it.gateway.clone())).collect();
-        let history = History { seed, is_silent: faults.loses_one_in > 0, messages: 12 };
+        let history = History { seed, loses_notes: faults.loses_one_in > 0, messages: 12 };
         if let Err(violation) = history.run(&hub, &gateways).await {
             panic!("seed {seed}, {faults:?}: {violation}");
         }
@@ -669,7 +669,7 @@ async fn a_stream_that_opens_while_its_token_is_revoked_on_another_node_ends() {
     }
 }
 
-/// A network that loses every note and does not say so.
+/// A network that loses every note and does not report it.
 struct Deaf;
 
 #[async_trait::async_trait]
@@ -699,7 +699,7 @@ async fn the_check_of_histories_finds_nodes_that_do_not_know_of_each_other() {
     let (hub, gateways) = (Hub::new(0, Faults::NONE), deaf_nodes(Storage::unshared).await);
     let mut found = Ok(());
     for seed in 0..50 {
-        let history = History { seed, is_silent: true, messages: 12 };
+        let history = History { seed, loses_notes: true, messages: 12 };
         found = found.and(history.run(&hub, &gateways).await);
     }
     assert!(found.is_err());
@@ -707,17 +707,17 @@ async fn the_check_of_histories_finds_nodes_that_do_not_know_of_each_other() {
 
 /// Without any note, the comparison with the store alone keeps the nodes together.
 #[tokio::test(start_paused = true)]
-async fn nodes_whose_network_is_silent_follow_the_store() {
+async fn nodes_without_notes_follow_the_store() {
     let (hub, gateways) = (Hub::new(0, Faults::NONE), deaf_nodes(Storage::shared).await);
     for seed in 0..20 {
-        let history = History { seed, is_silent: true, messages: 12 };
+        let history = History { seed, loses_notes: true, messages: 12 };
         history.run(&hub, &gateways).await.unwrap();
     }
 }
 
 /// An append whose message is in the log although its answer was lost.
 #[tokio::test(start_paused = true)]
-async fn a_turn_whose_node_does_not_know_of_it_begins_when_the_session_is_used() {
+async fn a_turn_whose_append_was_not_answered_begins_when_the_session_is_used() {
     let (_hub, [one, two]) = two([echo(Duration::ZERO), echo(Duration::ZERO)]).await;
     let token = created(&one).await;
     let now = Timestamp::of_wall_clock();

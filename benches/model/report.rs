@@ -185,10 +185,10 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "**Deltas per second** through one server core: {} replies at a time of {} deltas \
-             each, from a model that makes nobody wait: median (least–most), and how many times \
-             LiteLLM's. Who reads more slowly than the model writes gets several deltas in one \
-             event; and the share of its own core that the load generator took, model and \
-             clients together.\n",
+             each, from a model that writes without pauses: median (least–most), and the ratio to \
+             LiteLLM's median. A client that reads more slowly than the model writes receives \
+             several deltas in one event. The last column is the share of its own core that the \
+             load generator used, for the model and the clients together.\n",
             flat.replies, flat.script.deltas
         )?;
         self.table(f, ["deltas/s", "deltas per event", "generator"], |subject| {

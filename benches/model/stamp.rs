@@ -1,5 +1,5 @@
-//! The text of a delta: its number and the time at which the upstream wrote it, so that
-//! whoever reads it knows how long it was under way, and that none is missing.
+//! The text of a delta: its number and the time at which the upstream wrote it. A reader
+//! therefore knows how long it took, and that none is missing.
 
 use std::{io::Write as _, sync::LazyLock, time::Instant};
 

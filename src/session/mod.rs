@@ -8,7 +8,8 @@
 //! - `live`: the sessions that are active in this process, their subscribers and events.
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
 //! - `service`: the operations, one file per group; `caller`: the origin of an operation. `lifecycle`: start and shutdown.
-//! - `sweeper`: ends expired and removed sessions. `peers`: follows what other processes change. `sync`: the lock whose schedules are tested.
+//! - `sweeper`: ends expired and removed sessions. `peers`: follows the changes of
+//!   other processes. `sync`: the lock whose schedules are tested.
 
 mod caller;
 mod core;

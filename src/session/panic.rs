@@ -16,7 +16,7 @@ pub(super) fn cause(panic: &Panic) -> &'static str {
 }
 
 /// Runs a call, and converts a panic to an error.
-// Not an `async fn`: its future would hold the call twice, as an argument and as what it awaits.
+// Not an `async fn`: its future would hold the call twice, before and during the wait.
 pub(super) fn caught<T>(call: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
     AssertUnwindSafe(call).catch_unwind().map(|caught| {
         caught.unwrap_or_else(|panic| Err(Error::internal(format!("a panic: {}", cause(&panic)))))

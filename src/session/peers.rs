@@ -1,4 +1,4 @@
-//! Follows the changes that other processes make to the active sessions.
+//! Follows the changes that other processes make to active sessions.
 //!
 //! A note is a hint. A session whose notes may have been lost is compared with the store.
 
@@ -140,6 +140,6 @@ async fn leave(core: Arc<Core>) {
             // The notes of these sessions are ignored.
             tracing::warn!(%error, "failed to leave sessions");
         }
-        core.registry.told_of_leaving();
+        core.registry.registrations_ended();
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct Assembly {
     forms: Forms,
     /// The text is a refusal.
     refuses: bool,
-    /// What the upstream wants back.
+    /// Data to send back to the upstream.
     data: ReplyData,
 }
 

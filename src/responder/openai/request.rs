@@ -110,7 +110,7 @@ pub(super) fn body(
     serde_json::to_vec(&request).map(Bytes::from)
 }
 
-/// Returns the further fields of the turn's options, without those that the gateway sets.
+/// Returns the `extra` fields of the turn's options, except fields that the gateway sets.
 fn extra_fields(options: &TurnOptions) -> Map<String, Value> {
     let extra = options.extra.as_deref().map(serde_json::from_str);
     // The core has checked that it is an object.

@@ -28,8 +28,8 @@ pub(in crate::session) struct ActiveSession {
 }
 
 impl ActiveSession {
-    /// Creates it from the state of the session in the store. This process must have been told of
-    /// every change since.
+    /// Creates it from the state of the session in the store. Every later change must be reported
+    /// to this process.
     pub(in crate::session) fn new(entered: Entered) -> Self {
         let Entered { session, head_seq, waiting, lease } = entered;
         let turns = TurnQueue::new(lease, waiting);

@@ -19,8 +19,8 @@ use crate::session::model::{Error, ErrorKind, Result, SessionId, Timestamp};
 #[derive(Debug, Default)]
 pub(in crate::session) struct Registry {
     index: Mutex<Index>,
-    /// Other processes must be told of sessions that are no longer active here.
-    tells_of_leaving: bool,
+    /// [`Self::take_left`] is called: a session is registered with its store while it is active.
+    is_shared: bool,
     /// A session is in `Index::left`.
     someone_left: Notify,
     /// A session was removed from `Index::leaving`.
@@ -33,9 +33,9 @@ struct Index {
     /// The time at which each loaded session is checked for expiry. A renewal does not move it: the
     /// check may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
-    /// Sessions that are no longer active here, and that other processes are still to be told of.
+    /// Sessions that are no longer active, and still registered.
     left: HashSet<SessionId>,
-    /// Sessions that others are being told of.
+    /// Sessions whose registration is being ended.
     leaving: HashSet<SessionId>,
 }
 
@@ -69,9 +69,9 @@ pub(in crate::session) enum Noted {
 }
 
 impl Registry {
-    /// Creates it. `tells_of_leaving`: [`Self::take_left`] is called.
-    pub(in crate::session) fn new(tells_of_leaving: bool) -> Self {
-        Self { tells_of_leaving, ..Self::default() }
+    /// Creates it. `is_shared`: [`Self::take_left`] is called.
+    pub(in crate::session) fn new(is_shared: bool) -> Self {
+        Self { is_shared, ..Self::default() }
     }
 
     /// Returns a handle. Loads the session if it is not active.
@@ -121,8 +121,8 @@ impl Registry {
         }
     }
 
-    /// Waits for sessions that are no longer active, and returns them. None of them is loaded again
-    /// before [`Self::told_of_leaving`].
+    /// Waits for sessions that are no longer active, and returns them, for the end of their
+    /// registration. None of them is loaded again before [`Self::registrations_ended`].
     pub(in crate::session) async fn take_left(&self) -> Vec<SessionId> {
         loop {
             self.someone_left.notified().await;
@@ -136,14 +136,14 @@ impl Registry {
     }
 
     /// Permits that the sessions of [`Self::take_left`] are loaded again.
-    pub(in crate::session) fn told_of_leaving(&self) {
+    pub(in crate::session) fn registrations_ended(&self) {
         self.index().leaving.clear();
         self.has_left.notify_waiters();
     }
 
-    /// A registration that is ended after it was renewed would lose notes.
+    /// A registration that ended after the session was loaded again would lose notes.
     async fn wait_while_leaving(&self, id: SessionId) {
-        if !self.tells_of_leaving {
+        if !self.is_shared {
             return;
         }
         loop {
@@ -234,7 +234,7 @@ impl Drop for Entry {
         let dead = |slot: &Slot| slot.entry.strong_count() == 0;
         if index.slots.get(&self.id).is_some_and(dead) {
             index.forget(self.id);
-            if self.registry.tells_of_leaving {
+            if self.registry.is_shared {
                 index.left.insert(self.id);
                 self.registry.someone_left.notify_one();
             }

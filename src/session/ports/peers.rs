@@ -19,7 +19,8 @@ pub struct WaitingTurn {
     pub id: MessageId,
 }
 
-/// A session at the moment from which this process is told of its changes.
+/// The state of a session when [`Peers::enter`] registered this process. Every later change is
+/// reported.
 #[derive(Clone, Debug)]
 pub struct Entered {
     /// The session.
@@ -65,8 +66,8 @@ pub enum Received {
 
 /// The other processes that share a store.
 ///
-/// The operations of the store themselves send the notes: the process that makes a change is not
-/// told of it, every other process that has entered the session is.
+/// The operations of the store send the notes, to every process that has entered the session except
+/// the one that makes the change.
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
     /// Returns true if other processes can change the sessions of the store.

@@ -173,7 +173,7 @@ impl Gateway {
         Ok(snapshot)
     }
 
-    /// Ends a session or one token. Streams that were opened with what ends are closed at once.
+    /// Ends a session or one token. The streams that it opened are closed at once.
     ///
     /// # Errors
     /// `SessionExpired`, `Forbidden`.

@@ -17,7 +17,7 @@ use crate::session::{
 /// An error of the store.
 pub(in crate::session) async fn follow(core: &Arc<Core>, session: &SessionHandle) -> Result<()> {
     let own = session.session();
-    // Before the read: what is known here may grow meanwhile.
+    // Before the read: this process may publish more messages meanwhile.
     let known = session.head_seq();
     let entered = match core.peers.enter(own.id, core.clock.now()).await {
         Err(error) if error.kind() == ErrorKind::SessionExpired => {

@@ -35,7 +35,7 @@ pub(super) struct Sharing {
     pub(super) holder: Option<NodeId>,
     /// The number of the last grant.
     fence: Option<NonZeroU64>,
-    /// The nodes that are told of changes.
+    /// The nodes that receive notes about changes.
     pub(super) watchers: Vec<NodeId>,
 }
 

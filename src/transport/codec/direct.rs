@@ -57,7 +57,7 @@ pub(super) trait FrameWriter: Sized {
     fn message(&mut self, field: Field, fields: impl FnOnce(&mut Self));
 }
 
-/// Returns the frame of an item, if it is one of those that this module writes.
+/// Returns the frame of an item. `None` if the item needs the generated encoder.
 pub(super) fn frame<W: FrameWriter>(outbound: &Outbound) -> Option<W::Frame> {
     match outbound {
         Outbound::Accepted(it) => Some(W::frame(field(2, "accepted"), 0, |w| accepted(w, it))),

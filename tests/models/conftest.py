@@ -44,6 +44,17 @@ def llama(model: Path) -> Iterator[Llama]:
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def llama_with_tools() -> Iterator[Llama]:
+    """A shared server whose model calls tools."""
+    path = TARGET / "models" / "tiny_tools.gguf"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tiny_model.write(path, tiny_model.TOOL_TEMPLATE)
+    server = Llama(path)
+    yield server
+    server.kill()
+
+
 @pytest.fixture
 def start_llama(model: Path) -> Iterator[StartLlama]:
     """Starts a server of the test's own."""

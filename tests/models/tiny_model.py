@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy
 from gguf import GGUFWriter, TokenType
 
-# What follows what. A chain that ends in a word which stands in it goes round for ever.
+# The words of each answer. A chain that ends in a word which stands in it never ends.
 CHAINS = {
     "hello": " hello Good day, my dear friend.",
     "count": " count One two three four five six seven eight nine ten.",
     "forever": " forever and on and-so on-and-on without-an-end and",
+    # From here on the grammar of the server permits nothing but a call.
+    "call": " call <tool_call>\\n",
 }
 FOREVER = " forever"
 END = "</s>"
@@ -28,12 +30,32 @@ TEMPLATE = (
     "{% endfor %}"
 )
 
+# The same with tools, in a form that llama.cpp recognizes: it then restricts the output of a
+# required call by a grammar, and reads calls from the text.
+TOOL_TEMPLATE = (
+    "{% if tools %}"
+    "{% for tool in tools %}{{ 'tool: ' + (tool | tojson) + '\\n' }}{% endfor %}"
+    "{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'tool' %}"
+    "{{ 'tool: <tool_response>' + message['content'] + '</tool_response>' }}"
+    "{% else %}"
+    "{{ message['role'] + ': ' + (message['content'] or '') }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ '<tool_call>\\n' + ({'name': call['function']['name'],"
+    " 'arguments': call['function']['arguments']} | tojson) + '\\n</tool_call>' }}"
+    "{% endfor %}"
+    "{% endif %}"
+    "{% if not loop.last %}{{ '\\n' }}{% endif %}"
+    "{% endfor %}"
+)
+
 WIDTH, HEADS, LAYERS, FEED_FORWARD = 64, 4, 2, 128
 CONTEXT = 1 << 17
 
 
 def words(chain: str) -> list[str]:
-    return [" " + word for word in chain.split()]
+    return [" " + word.replace("\\n", "\n") for word in chain.split()]
 
 
 def answer(start: str) -> str:
@@ -41,7 +63,7 @@ def answer(start: str) -> str:
     return "".join(words(CHAINS[start])[1:])
 
 
-def write(path: Path) -> None:
+def write(path: Path, template: str = TEMPLATE) -> None:
     random = numpy.random.default_rng(20)
     known = sorted({word for chain in CHAINS.values() for word in words(chain)})
     pieces = ["<unk>", "<s>", END, *(f"<0x{byte:02X}>" for byte in range(256)), *known]
@@ -83,7 +105,7 @@ def write(path: Path) -> None:
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(TEMPLATE)
+    writer.add_chat_template(template)
 
     writer.add_tensor("token_embd.weight", embedding)
     writer.add_tensor("output_norm.weight", numpy.ones(WIDTH, numpy.float32))

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::{MemoryStore, row::SessionRow, sharing::Member};
-use crate::session::{Entered, Lease, Note, Peers, Received, Result, SessionId, Timestamp};
+use crate::session::{Entered, Note, Peers, Received, Result, SessionId, Timestamp};
 
 impl MemoryStore {
     /// Sends a note to the nodes that watch a session, except this one.
@@ -11,9 +11,8 @@ impl MemoryStore {
         let (Some(Member { node, network }), Some(sharing)) = (&self.member, &row.sharing) else {
             return;
         };
-        let others = sharing.watchers.iter().filter(|watcher| *watcher != node);
-        for watcher in others {
-            network.send(*node, *watcher, row.session.id, note.clone());
+        for watcher in sharing.watchers().filter(|watcher| watcher != node) {
+            network.send(*node, watcher, row.session.id, note.clone());
         }
     }
 }
@@ -27,16 +26,10 @@ impl Peers for MemoryStore {
     async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
         let mut tables = self.tables();
         let row = tables.row(id, now)?;
-        let lease = match &self.member {
-            Some(member) => {
-                let sharing = row.sharing.get_or_insert_default();
-                if !sharing.watchers.contains(&member.node) {
-                    sharing.watchers.push(member.node);
-                }
-                sharing.lease_of(member.node)
-            }
-            None => Some(Lease::UNSHARED),
-        };
+        if let Some(Member { node, .. }) = &self.member {
+            row.sharing.get_or_insert_default().watch(*node);
+        }
+        let lease = self.lease(row);
         let (session, head_seq) = (row.session.clone(), row.head_seq());
         Ok(Entered { session, head_seq, waiting: row.waiting_turns(), lease })
     }
@@ -48,7 +41,7 @@ impl Peers for MemoryStore {
             if let Some(row) = tables.sessions.get_mut(&id)
                 && let Some(sharing) = &mut row.sharing
             {
-                sharing.watchers.retain(|watcher| *watcher != member.node);
+                sharing.unwatch(member.node);
             }
         }
         Ok(())

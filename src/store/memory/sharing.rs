@@ -36,7 +36,7 @@ pub(super) struct Sharing {
     /// The number of the last grant.
     fence: Option<NonZeroU64>,
     /// The nodes that receive notes about changes.
-    pub(super) watchers: Vec<NodeId>,
+    watchers: Vec<NodeId>,
 }
 
 impl Sharing {
@@ -45,6 +45,20 @@ impl Sharing {
         self.holder = Some(node);
         let next = |fence: NonZeroU64| fence.saturating_add(1);
         self.fence = Some(self.fence.map_or(NonZeroU64::MIN, next));
+    }
+
+    pub(super) fn watch(&mut self, node: NodeId) {
+        if !self.watchers.contains(&node) {
+            self.watchers.push(node);
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, node: NodeId) {
+        self.watchers.retain(|watcher| *watcher != node);
+    }
+
+    pub(super) fn watchers(&self) -> impl Iterator<Item = NodeId> {
+        self.watchers.iter().copied()
     }
 
     /// Returns the lease of a node, if it is the holder.

@@ -20,7 +20,7 @@ const MAX_NOTE_SIZE: usize = 8 << 10;
 
 impl MemoryStore {
     /// Returns the lease under which this node answers the turns of a session.
-    fn lease(&self, row: &SessionRow) -> Option<Lease> {
+    pub(super) fn lease(&self, row: &SessionRow) -> Option<Lease> {
         match &self.member {
             Some(member) => row.sharing.as_ref()?.lease_of(member.node),
             None => Some(Lease::UNSHARED),

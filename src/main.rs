@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         Ok(Command::Serve(config)) => run(&config),
         Ok(Command::CheckUpstream(settings)) => check_upstream(&settings),
         Ok(Command::Administer(command, config)) => {
-            match commands::run(&command, &config.serve.store, &config.serve.session) {
+            match commands::run(&command, &config.serve) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(line) => {
                     // `eprintln` would panic if standard error is closed.

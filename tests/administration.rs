@@ -107,8 +107,8 @@ impl StoreFolder {
     pub(crate) fn fill(&self, sessions: usize) {
         self.sql(&format!(
             "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {sessions})
-             INSERT INTO sessions (id, name, epoch, created_at, expires_at, ends_at)
-             SELECT randomblob(16), 'Ada ' || i, hex(randomblob(8)), 0, 4000000000000,
+             INSERT INTO sessions (id, name, epoch, created_at, active_at, expires_at, ends_at)
+             SELECT randomblob(16), 'Ada ' || i, hex(randomblob(8)), 0, 0, 4000000000000,
                     4000000000000 FROM n;
              INSERT INTO tokens (hash, id, session, scope)
              SELECT randomblob(32), randomblob(16), id, 'write' FROM sessions WHERE created_at = 0;

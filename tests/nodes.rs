@@ -725,7 +725,9 @@ async fn a_turn_whose_append_was_not_answered_begins_when_the_session_is_used() 
     let turn = crate::store_contract::user("Hi", Some("m1"));
     let limits = duologue::session::AppendLimits {
         now,
+        token: duologue::session::TokenId::generate(),
         expires_at: now,
+        delete_at: now,
         max_queued_turns: 10,
         max_session_messages: 100,
     };

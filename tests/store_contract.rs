@@ -62,7 +62,9 @@ pub(crate) fn storages() -> Vec<Storage> {
 pub(crate) fn terms() -> AppendLimits {
     AppendLimits {
         now: NOW,
+        token: TokenId::generate(),
         expires_at: later(100),
+        delete_at: later(1000),
         max_queued_turns: 4,
         max_session_messages: 100,
     }
@@ -139,11 +141,12 @@ async fn a_session_is_gone_at_its_deadline_for_every_operation() {
     for store in stores() {
         let (session, token) = created(&*store).await;
         let (id, at) = (session.id, later(60));
+        let token_id = store.find(&token.hash(), NOW).await.unwrap().token.id;
         assert!(
             store.find(&token.hash(), Timestamp::from_millis(at.as_millis() - 1)).await.is_ok()
         );
         assert_eq!(kind(store.find(&token.hash(), at).await), ErrorKind::SessionExpired);
-        assert_eq!(kind(store.renew(id, at, later(90)).await), ErrorKind::SessionExpired);
+        assert_eq!(kind(store.renew(id, token_id, at, later(90)).await), ErrorKind::SessionExpired);
         assert_eq!(kind(store.revoke(id, at).await), ErrorKind::SessionExpired);
         assert_eq!(kind(store.read(id, at, ALL).await), ErrorKind::SessionExpired);
         let late = AppendLimits { now: at, ..terms() };
@@ -154,8 +157,10 @@ async fn a_session_is_gone_at_its_deadline_for_every_operation() {
 #[tokio::test]
 async fn renewing_moves_the_deadline_forward_and_never_past_the_end() {
     for store in stores() {
-        let (session, _) = created(&*store).await;
-        let renew = async |to| store.renew(session.id, NOW, later(to)).await.unwrap().expires_at;
+        let (session, token) = created(&*store).await;
+        let token = store.find(&token.hash(), NOW).await.unwrap().token.id;
+        let renew =
+            async |to| store.renew(session.id, token, NOW, later(to)).await.unwrap().expires_at;
         assert_eq!(renew(90).await, later(90));
         assert_eq!(renew(70).await, later(90), "never backward");
         assert_eq!(renew(500).await, later(200), "never past the end");
@@ -170,7 +175,8 @@ async fn sweeping_deletes_what_expired_in_batches_and_nothing_else() {
             due.push(created(&*store).await.0.id);
         }
         let (kept, token) = created(&*store).await;
-        store.renew(kept.id, NOW, later(100)).await.unwrap();
+        let token_id = store.find(&token.hash(), NOW).await.unwrap().token.id;
+        store.renew(kept.id, token_id, NOW, later(100)).await.unwrap();
         assert_eq!(store.sweep(NOW, 10).await.unwrap(), Swept::default());
         let first = store.sweep(later(60), 3).await.unwrap();
         assert_eq!((first.sessions.len(), first.more), (3, true));

@@ -25,7 +25,7 @@ async fn everything_of_a_session_is_read_as_it_was_written() {
         let asked = store.append(new.session.id, user("x", None), terms()).await.unwrap();
         let renewed = Session { expires_at: asked.expires_at, ..new.session };
         assert_eq!(store.read(renewed.id, NOW, ALL).await.unwrap().session, renewed);
-        assert_eq!(store.renew(renewed.id, NOW, NOW).await.unwrap(), renewed);
+        assert_eq!(store.renew(renewed.id, new.token.id, NOW, NOW).await.unwrap(), renewed);
         assert_eq!(store.take_over(None, None, 1, NOW).await.unwrap()[0].session, renewed);
     }
 }

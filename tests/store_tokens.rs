@@ -74,7 +74,8 @@ async fn tokens_share_the_deadline_of_their_session_and_are_swept_with_it() {
         let (session, first) = created(&*store).await;
         let second = Token::generate();
         store.issue(session.id, NOW, record(&second), 2).await.unwrap();
-        store.renew(session.id, NOW, later(90)).await.unwrap();
+        let token_id = store.find(&first.hash(), NOW).await.unwrap().token.id;
+        store.renew(session.id, token_id, NOW, later(90)).await.unwrap();
         for token in [&first, &second] {
             let found = store.find(&token.hash(), later(80)).await.unwrap();
             assert_eq!(found.session.expires_at, later(90));

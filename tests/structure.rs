@@ -11,17 +11,33 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Modules that a module may import, beside itself.
-const ALLOWED: [(&str, &[&str]); 9] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("telemetry", &[]),
     ("session", &[]),
     // It converts messages of the log, for transports and responders alike.
     ("proto", &["session"]),
     ("store", &["session", "telemetry"]),
     ("responder", &["proto", "session", "telemetry"]),
+    ("identity", &["session", "telemetry"]),
     ("transport", &["proto", "session", "telemetry"]),
     ("server", &["session", "telemetry", "transport"]),
-    ("commands", &["responder", "server", "session", "store", "telemetry", "transport"]),
-    ("cli", &["commands", "responder", "server", "session", "store", "telemetry", "transport"]),
+    (
+        "commands",
+        &["identity", "responder", "server", "session", "store", "telemetry", "transport"],
+    ),
+    (
+        "cli",
+        &[
+            "commands",
+            "identity",
+            "responder",
+            "server",
+            "session",
+            "store",
+            "telemetry",
+            "transport",
+        ],
+    ),
 ];
 
 /// Libraries of transports and stores, which the core must not name.

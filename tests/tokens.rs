@@ -56,7 +56,8 @@ async fn a_token_to_read_can_watch_and_nothing_else() {
         assert_eq!(grpc.revoke_token(revoke).await.unwrap_err().code(), denied);
         let refresh = proto::RefreshTokenRequest { token: reader.clone(), ..Default::default() };
         assert_eq!(grpc.refresh_token(refresh).await.unwrap().into_inner().messages.len(), 2);
-        let own = proto::RevokeTokenRequest { token: reader, token_only: true, token_id: None };
+        let own =
+            proto::RevokeTokenRequest { token: reader, token_only: true, ..Default::default() };
         grpc.revoke_token(own).await.unwrap();
         soon("the end", watching.ended()).await;
         writing.say("still here", None).await.unwrap();
@@ -74,7 +75,7 @@ async fn a_revoked_token_ends_its_streams_alone_and_the_last_one_the_session() {
         let only = |token: &str| proto::RevokeTokenRequest {
             token: token.into(),
             token_only: true,
-            token_id: None,
+            ..Default::default()
         };
         let mut grpc = stub(&server).await;
         grpc.revoke_token(only(&token)).await.unwrap();

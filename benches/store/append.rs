@@ -123,7 +123,9 @@ impl Keeper {
                 let now = Timestamp::of_wall_clock();
                 let terms = AppendLimits {
                     now,
+                    token: TokenId::generate(),
                     expires_at: now.plus(Duration::from_secs(3600)),
+                    delete_at: Timestamp::NEVER,
                     max_queued_turns: 16,
                     max_session_messages: u32::MAX,
                 };

@@ -71,6 +71,60 @@ impl ValueKind for OptionNames {
     }
 }
 
+/// A kind of callers that may create sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AuthMode {
+    Open,
+    ApiKey,
+    Jwt,
+}
+
+impl AuthMode {
+    const ALL: [(Self, &str); 3] =
+        [(Self::Open, "open"), (Self::ApiKey, "api-key"), (Self::Jwt, "jwt")];
+}
+
+/// Names of [`AuthMode`]s.
+pub(super) struct AuthModes;
+
+impl ValueKind for AuthModes {
+    type Value = Vec<AuthMode>;
+    const NAME: &'static str = "LIST";
+
+    fn parse(text: &str) -> Result<Self::Value, String> {
+        let mode = |entry: &str| {
+            let known = AuthMode::ALL.iter().find(|(_, name)| *name == entry);
+            known.map(|(mode, _)| *mode)
+        };
+        let names = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let modes = names.map(mode).collect::<Option<Vec<_>>>();
+        modes
+            .filter(|modes| !modes.is_empty())
+            .ok_or_else(|| "expected a comma-separated list of `open`, `api-key` and `jwt`".into())
+    }
+
+    fn show(value: &Self::Value) -> String {
+        let named = AuthMode::ALL.iter().filter(|(mode, _)| value.contains(mode));
+        show(named.map(|(_, name)| *name))
+    }
+}
+
+/// Audiences of JWTs.
+pub(super) struct Audiences;
+
+impl ValueKind for Audiences {
+    type Value = Vec<String>;
+    const NAME: &'static str = "LIST";
+
+    fn parse(text: &str) -> Result<Self::Value, String> {
+        Ok(entries(text).map(Into::into).collect())
+    }
+
+    fn show(value: &Self::Value) -> String {
+        show(value.iter().map(String::as_str))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

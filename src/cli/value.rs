@@ -50,6 +50,27 @@ impl ValueKind for Length {
     }
 }
 
+/// A length of time, or `forever`.
+pub(super) struct LengthOrForever;
+
+impl ValueKind for LengthOrForever {
+    type Value = Option<Duration>;
+    const NAME: &'static str = "DURATION";
+
+    fn parse(text: &str) -> Result<Option<Duration>, String> {
+        match text {
+            "forever" => Ok(None),
+            text => {
+                Length::parse(text).map(Some).map_err(|problem| format!("{problem}, or `forever`"))
+            }
+        }
+    }
+
+    fn show(value: &Option<Duration>) -> String {
+        value.as_ref().map_or_else(|| "forever".into(), Length::show)
+    }
+}
+
 /// A number of bytes: `1000`, `64KiB`, `4MiB`.
 pub(super) struct Size;
 

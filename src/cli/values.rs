@@ -6,15 +6,21 @@ use http::HeaderMap;
 use secrecy::SecretString;
 use serde_json::Value;
 
-use super::config::{Config, Environment};
+use super::{
+    config::{Config, Environment},
+    lists::{AuthMode, AuthModes},
+    value::ValueKind as _,
+};
 use crate::{
     commands::serve,
+    identity::{self, Algorithms, JwksLocation, JwtSettings},
     responder::{
         self, grpc,
         openai::{self, Defaults, Endpoint, UpstreamSettings},
     },
     server::{self, TlsFiles},
-    session, store, telemetry,
+    session::{self, Access},
+    store, telemetry,
     transport::{self, Hosts, Origins},
 };
 
@@ -27,6 +33,13 @@ pub(super) struct Values {
     pub(super) store: store::Settings,
     pub(super) durability: store::Durability,
     pub(super) max_sessions: usize,
+    pub(super) auth: Vec<AuthMode>,
+    pub(super) api_keys: PathBuf,
+    pub(super) jwt_issuer: Option<String>,
+    pub(super) jwt_audiences: Vec<String>,
+    pub(super) jwt_jwks: Option<JwksLocation>,
+    pub(super) jwt_algorithms: Algorithms,
+    pub(super) jwt_leeway: Duration,
     /// In bytes.
     pub(super) max_store_size: usize,
     pub(super) responder: ResponderKind,
@@ -104,6 +117,13 @@ impl Default for Values {
             store: store::Settings::default(),
             durability: store::Durability::Full,
             max_sessions: store::Settings::MAX_SESSIONS,
+            auth: vec![AuthMode::Open],
+            api_keys: "data/keys.toml".into(),
+            jwt_issuer: None,
+            jwt_audiences: Vec::new(),
+            jwt_jwks: None,
+            jwt_algorithms: Algorithms::default(),
+            jwt_leeway: JwtSettings::LEEWAY,
             max_store_size: store::Settings::MAX_SIZE,
             responder: ResponderKind::Simulated,
             simulated_reply: responder::Settings::SIMULATED_REPLY.into(),
@@ -152,11 +172,13 @@ impl Values {
         // Checked whatever responder is chosen: `check-upstream` uses it too.
         let upstreams = self.upstreams()?;
         let config = Config {
-            warnings: self.idle().into_iter().collect(),
+            warnings: self.idle().into_iter().chain(self.idle_access()).collect(),
             telemetry: self.telemetry.clone(),
             serve: serve::Settings {
                 responder: self.responder(&upstreams)?,
-                session: self.session,
+                identity: self.identity()?,
+                key_file: self.api_keys.clone(),
+                session: session::Settings { access: self.access(), ..self.session },
                 store: self
                     .store
                     .bounded(self.max_sessions, self.max_store_size)
@@ -253,6 +275,56 @@ impl Values {
             defaults: model.defaults.clone(),
             ..UpstreamSettings::new("openai", endpoint)
         }])
+    }
+
+    fn access(&self) -> Access {
+        Access {
+            open: self.auth.contains(&AuthMode::Open),
+            credentials: self.auth.iter().any(|mode| *mode != AuthMode::Open),
+            bind_subject: self.session.access.bind_subject,
+        }
+    }
+
+    fn identity(&self) -> Result<identity::Settings, String> {
+        let accepts = |mode| self.auth.contains(&mode);
+        let jwt = || {
+            let missing = |name: &str| format!("--auth jwt needs --{name}");
+            let issuer = self.jwt_issuer.clone().ok_or_else(|| missing("jwt-issuer"))?;
+            if issuer.is_empty() || issuer.contains('#') {
+                return Err("--jwt-issuer must not be empty or have a `#`".to_owned());
+            }
+            if self.jwt_audiences.is_empty() {
+                return Err(missing("jwt-audience"));
+            }
+            Ok(JwtSettings {
+                issuer,
+                audiences: self.jwt_audiences.clone(),
+                jwks: self.jwt_jwks.clone().ok_or_else(|| missing("jwt-jwks"))?,
+                algorithms: self.jwt_algorithms.clone(),
+                leeway: self.jwt_leeway,
+            })
+        };
+        Ok(identity::Settings {
+            api_keys: accepts(AuthMode::ApiKey).then(|| self.api_keys.clone()),
+            jwt: accepts(AuthMode::Jwt).then(jwt).transpose()?,
+        })
+    }
+
+    /// Names a setting that has no effect without credentials.
+    fn idle_access(&self) -> Option<String> {
+        let has_credentials = self.access().credentials;
+        let of_jwt = self.jwt_issuer.is_some() || self.jwt_jwks.is_some();
+        let name = if of_jwt && !self.auth.contains(&AuthMode::Jwt) {
+            "--jwt-issuer"
+        } else if self.session.access.bind_subject && !has_credentials {
+            "--bind-subject"
+        } else if self.session.retention.is_some() && !has_credentials {
+            "--retention"
+        } else {
+            return None;
+        };
+        let auth = AuthModes::show(&self.auth);
+        Some(format!("{name} has no effect with --auth {auth}"))
     }
 
     /// Names a setting that has no effect with the chosen responder.

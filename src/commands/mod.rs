@@ -8,6 +8,7 @@ mod export;
 mod failure;
 mod import;
 mod imported_log;
+mod keys;
 mod print;
 mod record;
 mod revoke;
@@ -15,14 +16,14 @@ pub mod serve;
 mod sessions;
 mod transcript;
 
-use std::{io, path::Path};
+use std::io;
 
 use clap::Subcommand;
 use failure::CommandFailure;
 
-use crate::{session, store};
+use crate::store;
 
-/// A command for the file of the store.
+/// A command for the files of the gateway.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Administration {
     /// List, export, import and revoke sessions
@@ -30,6 +31,9 @@ pub enum Administration {
     Sessions(Sessions),
     /// Copy the file of the store
     Backup(backup::Arguments),
+    /// Make, list and remove API keys
+    #[command(subcommand)]
+    Keys(keys::Keys),
 }
 
 /// A command for sessions.
@@ -47,22 +51,12 @@ pub enum Sessions {
     Revoke(revoke::Arguments),
 }
 
-/// Runs a command with the gateway's settings of the store and the limits.
+/// Runs a command with the gateway's settings.
 ///
 /// # Errors
 /// One line for the operator. A reader that closes the output early is not an error.
-pub fn run(
-    command: &Administration,
-    store: &store::Settings,
-    limits: &session::Settings,
-) -> Result<(), String> {
-    let path = match store {
-        store::Settings::Memory { .. } => {
-            return Err("the store is `memory`: it has no file, and ends with its gateway".into());
-        }
-        store::Settings::Sqlite { path, .. } => path,
-    };
-    match dispatch(command, path, limits) {
+pub fn run(command: &Administration, settings: &serve::Settings) -> Result<(), String> {
+    match dispatch(command, settings) {
         Ok(()) => Ok(()),
         Err(CommandFailure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(CommandFailure::Output(error)) => Err(format!("cannot write: {error}")),
@@ -70,19 +64,23 @@ pub fn run(
     }
 }
 
-fn dispatch(
-    command: &Administration,
-    path: &Path,
-    limits: &session::Settings,
-) -> Result<(), CommandFailure> {
-    match command {
-        Administration::Sessions(Sessions::List(arguments)) => sessions::list(arguments, path),
-        Administration::Sessions(Sessions::Show(arguments)) => sessions::show(arguments, path),
-        Administration::Sessions(Sessions::Export(arguments)) => export::run(arguments, path),
-        Administration::Sessions(Sessions::Import(arguments)) => {
-            import::run(arguments, path, limits)
+fn dispatch(command: &Administration, settings: &serve::Settings) -> Result<(), CommandFailure> {
+    let file = || match &settings.store {
+        store::Settings::Memory { .. } => {
+            let line = "the store is `memory`: it has no file, and ends with its gateway";
+            Err(CommandFailure::Told(line.into()))
         }
-        Administration::Sessions(Sessions::Revoke(arguments)) => revoke::run(arguments, path),
-        Administration::Backup(arguments) => backup::run(arguments, path),
+        store::Settings::Sqlite { path, .. } => Ok(&**path),
+    };
+    match command {
+        Administration::Sessions(Sessions::List(arguments)) => sessions::list(arguments, file()?),
+        Administration::Sessions(Sessions::Show(arguments)) => sessions::show(arguments, file()?),
+        Administration::Sessions(Sessions::Export(arguments)) => export::run(arguments, file()?),
+        Administration::Sessions(Sessions::Import(arguments)) => {
+            import::run(arguments, file()?, &settings.session)
+        }
+        Administration::Sessions(Sessions::Revoke(arguments)) => revoke::run(arguments, file()?),
+        Administration::Backup(arguments) => backup::run(arguments, file()?),
+        Administration::Keys(command) => keys::run(command, &settings.key_file),
     }
 }

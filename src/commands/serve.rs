@@ -1,10 +1,11 @@
 //! The gateway as a process: open the parts, serve, stop at a signal.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    identity::{self, Credentials},
     responder,
     server::{self, Operations, Server},
     session::{self, Gateway},
@@ -18,6 +19,10 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 pub struct Settings {
     /// Limits and deadlines of sessions.
     pub session: session::Settings,
+    /// The check of credentials.
+    pub identity: identity::Settings,
+    /// The file of the API keys, whether or not they are accepted.
+    pub key_file: PathBuf,
     /// The store of the sessions.
     pub store: store::Settings,
     /// The source of replies.
@@ -45,7 +50,9 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
     let storage = store::open(&settings.store)?;
     let responder = responder::connect(&settings.responder)?;
-    let gateway = Gateway::start(settings.session.clone(), storage, responder).await?;
+    let credentials = Arc::new(Credentials::start(&settings.identity)?);
+    let session = settings.session.clone();
+    let gateway = Gateway::start_with(session, storage, responder, credentials).await?;
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (mut hangup, reload) = (signal(SignalKind::hangup())?, server.reload());

@@ -2,19 +2,41 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use super::model::{Error, ErrorKind, Identity, Result, Session};
+
 /// The caller of an operation. Every operation of the core takes one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Caller {
-    /// Identity of the caller. `None` in open mode.
-    pub subject: Option<Arc<str>>,
+    /// The identity that its credential proved. `None` without a credential.
+    pub identity: Option<Arc<Identity>>,
     /// Address of the peer. `None` for a caller in the same process.
     pub address: Option<IpAddr>,
 }
 
 impl Caller {
-    /// A caller in open mode, known by its address alone.
+    /// A caller without a credential, known by its address alone.
     #[must_use]
     pub const fn of_address(address: IpAddr) -> Self {
-        Self { subject: None, address: Some(address) }
+        Self { identity: None, address: Some(address) }
+    }
+
+    /// Returns the identity.
+    ///
+    /// # Errors
+    /// `Unauthenticated` without one.
+    pub fn authenticated(&self) -> Result<&Arc<Identity>> {
+        self.identity.as_ref().ok_or_else(|| ErrorKind::Unauthenticated.into())
+    }
+
+    /// Fails unless the caller may use the token of a session that is bound to its owner.
+    ///
+    /// # Errors
+    /// `Unauthenticated` without a credential, `Forbidden` with that of another subject.
+    pub(super) fn check_owner(&self, session: &Session) -> Result<()> {
+        let Some(subject) = &session.subject else { return Ok(()) };
+        if self.authenticated()?.owns(subject) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Forbidden, "The session belongs to another subject"))
     }
 }

@@ -12,8 +12,8 @@ use super::{
         registry::{Registry, SessionHandle},
     },
     metrics::Metrics,
-    model::{Clock, Error, ErrorKind, Result, SessionId, TokenHash, TokenRecord},
-    ports::{AppendLimits, FoundSession, Peers, Responder, Store, Turns},
+    model::{Clock, Error, ErrorKind, Result, SessionId, Timestamp, TokenHash, TokenId},
+    ports::{AppendLimits, Authenticator, FoundSession, Peers, Responder, Store, Turns},
     revoked_tokens::RevokedTokens,
     settings::Settings,
 };
@@ -31,6 +31,7 @@ pub(super) struct Core {
     pub(super) turns: Arc<dyn Turns>,
     pub(super) peers: Arc<dyn Peers>,
     pub(super) responder: Arc<dyn Responder>,
+    pub(super) authenticator: Arc<dyn Authenticator>,
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) registry: Arc<Registry>,
@@ -58,14 +59,28 @@ impl Core {
         tracing::info!(session = %id, reason = "revoked", "session ended");
     }
 
-    pub(super) fn append_limits(&self) -> AppendLimits {
+    /// Returns the limits of an append with a token.
+    pub(super) fn append_limits(&self, token: TokenId) -> AppendLimits {
         let now = self.clock.now();
         AppendLimits {
             now,
+            token,
             expires_at: now.plus(self.settings.session_ttl),
+            delete_at: self.delete_at(now).unwrap_or(Timestamp::NEVER),
             max_queued_turns: self.settings.max_queued_turns,
             max_session_messages: self.settings.max_session_messages,
         }
+    }
+
+    /// Returns the idle deadline and the end of a token that is issued now.
+    pub(super) fn token_deadlines(&self, now: Timestamp) -> (Timestamp, Timestamp) {
+        let Settings { session_ttl, session_max_age, .. } = self.settings;
+        (now.plus(session_ttl.min(session_max_age)), now.plus(session_max_age))
+    }
+
+    /// Returns the time at which a session with an owner that is active now is deleted.
+    pub(super) fn delete_at(&self, now: Timestamp) -> Option<Timestamp> {
+        self.settings.retention.map(|retention| now.plus(retention).min(Timestamp::NEVER))
     }
 
     /// Returns the session that a token opens for a caller, and the token.
@@ -82,28 +97,23 @@ impl Core {
             let address = caller.address.map(tracing::field::display);
             tracing::debug!(target: PEER, address, "token refused");
         }
-        found
+        let found = found?;
+        if self.settings.access.bind_subject {
+            caller.check_owner(&found.session)?;
+        }
+        Ok(found)
     }
 
-    /// Returns the active session that a token opens for a caller, and the token.
-    pub(super) async fn open_session(
-        &self,
-        caller: &Caller,
-        token: &TokenHash,
-    ) -> Result<(SessionHandle, TokenRecord)> {
-        let FoundSession { session, token } = self.authenticate(caller, token).await?;
-        Ok((self.load_session(session.id).await?, token))
-    }
-
-    /// As [`Self::open_session`], for an operation that changes the session.
+    /// Returns the active session that a token opens for a caller, and the id of the token, for an
+    /// operation that changes the session.
     pub(super) async fn open_to_write(
         &self,
         caller: &Caller,
         token: &TokenHash,
-    ) -> Result<SessionHandle> {
+    ) -> Result<(SessionHandle, TokenId)> {
         let FoundSession { session, token } = self.authenticate(caller, token).await?;
         token.scope.check_write()?;
-        self.load_session(session.id).await
+        Ok((self.load_session(session.id).await?, token.id))
     }
 
     /// Returns the active session of this id, loading it if necessary.

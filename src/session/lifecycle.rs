@@ -11,7 +11,7 @@ use super::{
     metrics::Metrics,
     model::{Clock, Error, Result},
     peers,
-    ports::{Responder, Storage},
+    ports::{Authenticator, NoCredentials, Responder, Storage},
     revoked_tokens::RevokedTokens,
     service::Gateway,
     settings::Settings,
@@ -29,8 +29,7 @@ pub enum Drained {
 }
 
 impl Gateway {
-    /// Resumes the turns that an earlier process left unanswered, and starts the housekeeping.
-    /// Must be called on a runtime, before any client can connect.
+    /// As [`Self::start_with`], without credentials.
     ///
     /// # Errors
     /// An error of the store.
@@ -38,6 +37,20 @@ impl Gateway {
         settings: Settings,
         storage: Storage,
         responder: Arc<dyn Responder>,
+    ) -> Result<Self> {
+        Self::start_with(settings, storage, responder, Arc::new(NoCredentials)).await
+    }
+
+    /// Resumes the turns that an earlier process left unanswered, and starts the housekeeping.
+    /// Must be called on a runtime, before any client can connect.
+    ///
+    /// # Errors
+    /// An error of the store.
+    pub async fn start_with(
+        settings: Settings,
+        storage: Storage,
+        responder: Arc<dyn Responder>,
+        authenticator: Arc<dyn Authenticator>,
     ) -> Result<Self> {
         let Storage { store, turns, peers } = storage;
         let core = Arc::new(Core {
@@ -47,6 +60,7 @@ impl Gateway {
             turns,
             peers,
             responder,
+            authenticator,
             clock: Clock::start(),
             metrics: Metrics::new(),
             revoked_tokens: RevokedTokens::default(),

@@ -42,19 +42,20 @@ pub use live::{
     subscription::Subscription,
 };
 pub use model::{
-    ApprovalRequest, ApprovalResponse, Citation, Clock, Content, ContentLimits, Data, Epoch, Error,
-    ErrorKind, Failure, File, Message, MessageId, MessageLimits, Metadata, Name, NewMessage, Part,
-    PartContent, Position, Regeneration, ReplyFields, ReplyPosition, Result, Role, Scope, Session,
-    SessionId, Source, Status, Timestamp, Token, TokenHash, TokenId, TokenRecord, Tool, ToolCall,
-    ToolResult, TurnOption, TurnOptions, Usage, UserFields, check_label, check_title,
-    estimate_tokens, given_id, parts_from_json, parts_to_json,
+    ApprovalRequest, ApprovalResponse, Citation, Clock, Content, ContentLimits, Credential,
+    CredentialForm, Data, Epoch, Error, ErrorKind, Failure, File, Identity, IdentityKind, Message,
+    MessageId, MessageLimits, Metadata, Name, NewMessage, Part, PartContent, Position,
+    Regeneration, ReplyFields, ReplyPosition, Result, Role, Scope, Session, SessionId, Source,
+    Status, Timestamp, Token, TokenHash, TokenId, TokenRecord, Tool, ToolCall, ToolResult,
+    TurnOption, TurnOptions, Usage, UserFields, check_label, check_title, estimate_tokens,
+    given_id, parts_from_json, parts_to_json,
 };
 pub use ports::{
-    Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Chunk, Chunks, Entered,
-    FoundSession, Head, History, Lease, NewReply, NewSession, NewTurn, NodeId, Note, Outcome, Page,
-    Peers, Piece, Prompt, Question, Received, Reply, Responder, Snapshot, Storage, Store, Swept,
-    Turns, Unfinished, WaitingTurn,
+    Answered, AppendLimits, Appended, Authenticator, Checkpoint, Checkpointed, Chunk, Chunks,
+    Entered, FoundSession, Head, History, Lease, ListCursor, ListedSession, NewReply, NewSession,
+    NewTurn, NoCredentials, NodeId, Note, Outcome, Page, Peers, Piece, Prompt, Question, Received,
+    Reply, Responder, Snapshot, Storage, Store, Swept, Turns, Unfinished, WaitingTurn,
 };
-pub use service::{Created, Gateway, NewToken, PageRequest, Revocation};
-pub use settings::Settings;
+pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};
+pub use settings::{Access, Settings};
 pub use turn::{LogView, MAX_ATTEMPTS, Placed, PlacedTurn, place};

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     core::Core,
     live::registry::{Noted, SessionHandle},
-    model::{Result, SessionId},
+    model::{ErrorKind, Result, SessionId},
     ports::{Note, Received},
     turn::{follow, runner::TurnRunner},
 };
@@ -71,7 +71,9 @@ fn take(core: &Arc<Core>, session: &SessionHandle, note: Note) {
     let published = match note {
         Note::Appended { message: Some(message), .. } => session.publish(message),
         Note::Appended { seq, message: None } => session.announce(seq),
-        Note::TokenRevoked(token) => return session.end_token(token),
+        Note::TokenRevoked(token) => {
+            return session.end_token(token, ErrorKind::SessionRevoked);
+        }
         Note::Ended => return core.end_gone(session),
         Note::Stop { seq } => {
             // The turn may have been answered meanwhile.

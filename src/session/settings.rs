@@ -4,13 +4,35 @@ use std::time::Duration;
 
 use super::model::{ContentLimits, MessageLimits, TurnOption};
 
+/// The rules of access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// A caller without a credential may create sessions.
+    pub open: bool,
+    /// A credential may be given, and creates sessions that have an owner.
+    pub credentials: bool,
+    /// The token of a session with an owner opens it only together with the owner's credential.
+    pub bind_subject: bool,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { open: true, credentials: false, bind_subject: false }
+    }
+}
+
 /// Deadlines and limits of sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Idle time after which a session expires.
+    /// The rules of access.
+    pub access: Access,
+    /// Idle time after which a token expires, and in open mode its session.
     pub session_ttl: Duration,
-    /// Age at which a session expires, active or not.
+    /// Age at which a token expires, active or not, and in open mode its session.
     pub session_max_age: Duration,
+    /// Time after its last message at which a session with an owner is deleted. `None`: it is not
+    /// deleted by itself.
+    pub retention: Option<Duration>,
     /// Limits of user messages.
     pub messages: MessageLimits,
     /// Most user messages of a session without a reply, the one that is being answered included.
@@ -33,6 +55,8 @@ pub struct Settings {
     pub max_backlog_size: usize,
     /// Most messages of a page.
     pub max_page_messages: u32,
+    /// Most sessions of a page of a list.
+    pub max_page_sessions: u32,
     /// Most bytes of a page, as JSON. The default stays below the 4 MiB that gRPC clients
     /// accept.
     pub max_page_size: usize,
@@ -41,8 +65,10 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            access: Access::default(),
             session_ttl: Duration::from_secs(3600),
             session_max_age: Duration::from_secs(24 * 3600),
+            retention: None,
             messages: MessageLimits {
                 content: ContentLimits {
                     max_text_size: 64 << 10,
@@ -68,6 +94,7 @@ impl Default for Settings {
             max_backlog_events: 4096,
             max_backlog_size: 8 << 20,
             max_page_messages: 1000,
+            max_page_sessions: 100,
             max_page_size: 3 << 20,
         }
     }

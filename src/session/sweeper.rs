@@ -46,12 +46,8 @@ async fn every_interval(core: Arc<Core>, mut work: impl AsyncFnMut()) {
 async fn expire(core: &Core) {
     let now = core.clock.now();
     for session in core.registry.expired(now) {
-        // A renewal may be durable but not yet known here.
-        match core.store.read(session.session().id, now, Page::HEAD).await {
-            Ok(snapshot) => {
-                session.renewed(snapshot.session.expires_at);
-                core.registry.review(&session);
-            }
+        match review(core, &session, now).await {
+            Ok(()) => core.registry.review(&session),
             Err(error) if error.kind() == ErrorKind::SessionExpired => session.end(error.kind()),
             Err(error) => {
                 tracing::error!(%error, cause = ?error, "failed to read session");
@@ -62,6 +58,30 @@ async fn expire(core: &Core) {
     if let Err(error) = sweep_store(core, now).await {
         tracing::error!(%error, cause = ?error, "failed to delete expired sessions");
     }
+}
+
+/// Ends the streams whose token has expired. Fails with `SessionExpired` if the session has. A
+/// renewal may be durable but not yet known here.
+async fn review(core: &Core, session: &SessionHandle, now: Timestamp) -> Result<()> {
+    let id = session.session().id;
+    if session.expires_at() <= now {
+        let snapshot = core.store.read(id, now, Page::HEAD).await?;
+        session.renewed(snapshot.session.expires_at);
+    }
+    let due = session.due_tokens(now);
+    if due.is_empty() {
+        return Ok(());
+    }
+    let valid = core.store.tokens(id, now).await?;
+    for token in due {
+        let deadlines = valid.iter().find(|valid| valid.id == token).map(|it| it.deadlines);
+        match deadlines {
+            Some(Some((expires_at, _))) => session.token_renewed(token, expires_at),
+            Some(None) => {}
+            None => session.end_token(token, ErrorKind::SessionExpired),
+        }
+    }
+    Ok(())
 }
 
 async fn sweep_store(core: &Core, now: Timestamp) -> Result<()> {

@@ -7,6 +7,7 @@ mod sharing;
 mod turns;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,8 +17,9 @@ pub use sharing::Network;
 use {row::SessionRow, sharing::Member};
 
 use crate::session::{
-    Error, ErrorKind, FoundSession, Head, NewSession, NodeId, Note, Page, Result, Session,
-    SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord,
+    Error, ErrorKind, FoundSession, Head, ListCursor, ListedSession, NewSession, NodeId, Note,
+    Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId,
+    TokenRecord,
 };
 
 /// A store in memory. A write counts as durable once it is in memory.
@@ -38,6 +40,8 @@ pub struct MemoryStore {
 struct Tables {
     sessions: BTreeMap<SessionId, SessionRow>,
     tokens: HashMap<TokenHash, SessionId>,
+    /// The sessions of each subject.
+    owned: HashMap<Arc<str>, BTreeSet<SessionId>>,
     /// The time at which each session is checked for expiry. A renewal does not move it: the check
     /// may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
@@ -77,8 +81,12 @@ impl Store for MemoryStore {
         }
         let id = new.session.id;
         tables.tokens.insert(new.token.hash, id);
-        tables.reviews.insert((new.session.expires_at, id));
-        tables.sessions.insert(id, SessionRow::new(new));
+        if let Some(subject) = &new.session.subject {
+            tables.owned.entry(Arc::clone(subject)).or_default().insert(id);
+        }
+        let row = SessionRow::new(new);
+        tables.reviews.insert((row.review_at, id));
+        tables.sessions.insert(id, row);
         Ok(())
     }
 
@@ -97,8 +105,13 @@ impl Store for MemoryStore {
     ) -> Result<()> {
         let mut tables = self.tables();
         let hash = token.hash;
-        tables.row(id, now)?.issue(token, max_tokens)?;
+        let deadline = token.deadlines.map(|(expires_at, _)| expires_at);
+        let expired = tables.row(id, now)?.issue(token, now, max_tokens)?;
+        for token in expired {
+            tables.tokens.remove(&token);
+        }
         tables.tokens.insert(hash, id);
+        tables.review_tokens(id, deadline);
         Ok(())
     }
 
@@ -111,10 +124,43 @@ impl Store for MemoryStore {
         Ok(left)
     }
 
-    async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
+    async fn renew(
+        &self,
+        id: SessionId,
+        token: TokenId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Session> {
+        self.tables().row(id, now)?.renew(token, now, expires_at)
+    }
+
+    async fn list(
+        &self,
+        subject: &str,
+        now: Timestamp,
+        after: Option<ListCursor>,
+        limit: u32,
+    ) -> Result<Vec<ListedSession>> {
+        let tables = self.tables();
+        let owned = tables.owned.get(subject).into_iter().flatten().filter_map(|id| {
+            let row = tables.sessions.get(id).filter(|row| row.session.expires_at > now)?;
+            Some((ListCursor { active_at: row.active_at(), session: *id }, row))
+        });
+        let mut places: Vec<_> =
+            owned.filter(|(place, _)| after.is_none_or(|after| *place < after)).collect();
+        places.sort_unstable_by_key(|(place, _)| Reverse(*place));
+        Ok(places.iter().take(limit as usize).map(|(_, row)| row.listed()).collect())
+    }
+
+    async fn set_title(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        title: Option<Arc<str>>,
+    ) -> Result<Session> {
         let mut tables = self.tables();
         let row = tables.row(id, now)?;
-        row.renew(expires_at);
+        row.session.title = title;
         Ok(row.session.clone())
     }
 
@@ -139,8 +185,12 @@ impl Store for MemoryStore {
             tables.reviews.remove(&review);
             match tables.sessions.get_mut(&id) {
                 Some(row) if row.session.expires_at > now => {
-                    row.review_at = row.session.expires_at;
+                    let expired = row.remove_expired_tokens(now);
+                    row.review_at = row.next_deadline();
                     let review = (row.review_at, id);
+                    for token in expired {
+                        tables.tokens.remove(&token);
+                    }
                     tables.reviews.insert(review);
                 }
                 _ => {
@@ -153,7 +203,9 @@ impl Store for MemoryStore {
     }
 
     async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>> {
-        Ok(self.tables().row(id, now)?.tokens.clone())
+        let mut tables = self.tables();
+        let tokens = tables.row(id, now)?.tokens.iter();
+        Ok(tokens.filter(|token| !token.has_expired(now)).cloned().collect())
     }
 
     async fn written_elsewhere(&self) -> Result<bool> {
@@ -187,9 +239,28 @@ impl Tables {
             .ok_or_else(|| ErrorKind::SessionExpired.into())
     }
 
+    /// Checks a session early enough for the deadline of a new token.
+    fn review_tokens(&mut self, id: SessionId, deadline: Option<Timestamp>) {
+        if let (Some(deadline), Some(row)) = (deadline, self.sessions.get_mut(&id))
+            && deadline < row.review_at
+        {
+            self.reviews.remove(&(row.review_at, id));
+            row.review_at = deadline;
+            self.reviews.insert((deadline, id));
+        }
+    }
+
     /// Removes a session whose entry in `reviews` is removed already.
     fn remove(&mut self, id: SessionId) {
         let Some(row) = self.sessions.remove(&id) else { return };
+        if let Some(subject) = &row.session.subject
+            && let Some(owned) = self.owned.get_mut(subject)
+        {
+            owned.remove(&id);
+            if owned.is_empty() {
+                self.owned.remove(subject);
+            }
+        }
         for token in &row.tokens {
             self.tokens.remove(&token.hash);
         }

@@ -17,7 +17,7 @@ pub struct ConnectionContext {
 }
 
 impl ConnectionContext {
-    /// Returns the caller of a request.
+    /// Returns the caller of a request, without its credential.
     pub(super) fn caller(extensions: &Extensions) -> Caller {
         extensions.get::<Self>().map(|connection| connection.caller.clone()).unwrap_or_default()
     }

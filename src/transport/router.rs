@@ -12,7 +12,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     TransportContext,
     http::detail,
-    rest::{documentation, message, probe, token},
+    rest::{documentation, message, probe, sessions, token},
     sse, ws,
 };
 
@@ -26,6 +26,10 @@ pub fn router(context: &TransportContext) -> Router {
         .routes(routes!(message::regenerate))
         .routes(routes!(message::stop))
         .routes(routes!(sse::events))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::update, sessions::delete))
+        .routes(routes!(sessions::tokens, sessions::issue))
+        .routes(routes!(sessions::revoke))
         .routes(routes!(probe::healthz))
         .routes(routes!(probe::readyz))
         .split_for_parts();

@@ -14,9 +14,9 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 
 use super::{
-    ConnectionContext, TransportContext,
+    TransportContext,
     codec::Form,
-    http::{HttpError, HttpResult, Params},
+    http::{Call, HttpResult},
     stream::{ClientStream, ListenOnly, Outbound, Protocol, StreamRecord},
 };
 use crate::session::{Event, Position};
@@ -40,10 +40,10 @@ pub(super) async fn events(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<Response> {
-    let params = Params::of(request.uri());
-    let token = params.token(request.headers())?;
-    let position = position(&params, &request)?;
-    let caller = ConnectionContext::caller(request.extensions());
+    let call = Call::of(&context, request).await?;
+    let token = call.token()?;
+    let position = position(&call)?;
+    let caller = call.caller;
     let (subscription, opened) = context.gateway.attach(&caller, &token, position.as_ref()).await?;
     let record = StreamRecord::new(Protocol::Sse, "json");
     let stream = ClientStream::attached(&context, caller, record, subscription, opened);
@@ -54,11 +54,11 @@ pub(super) async fn events(
     }))))
 }
 
-fn position(params: &Params, request: &Request) -> Result<Option<Position>, HttpError> {
-    let last = request.headers().get("last-event-id").and_then(|last| last.to_str().ok());
+fn position(call: &Call) -> HttpResult<Option<Position>> {
+    let last = call.parts.headers.get("last-event-id").and_then(|last| last.to_str().ok());
     // A browser sends an empty id if no event had one.
     let given = |text: &&str| !text.is_empty();
-    let text = last.filter(given).or_else(|| params.get("position").filter(given));
+    let text = last.filter(given).or_else(|| call.params.get("position").filter(given));
     Ok(text.map(str::parse).transpose()?)
 }
 

@@ -56,6 +56,7 @@ pub(super) const fn row(kind: ErrorKind) -> StatusRow {
         K::Draining => (StatusCode::SERVICE_UNAVAILABLE, Code::Unavailable, 1001, true),
         K::Unauthenticated => (StatusCode::UNAUTHORIZED, Code::Unauthenticated, 1008, false),
         K::Forbidden => (StatusCode::FORBIDDEN, Code::PermissionDenied, 1008, false),
+        K::NotFound => (StatusCode::NOT_FOUND, Code::NotFound, 1008, false),
         K::RateLimited => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, 1013, true),
         K::BudgetExceeded => (StatusCode::TOO_MANY_REQUESTS, Code::ResourceExhausted, 1008, false),
         // A newer credential opens the stream again.

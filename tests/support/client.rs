@@ -13,7 +13,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_tungstenite::tungstenite::Message;
 use tonic::{Streaming, transport::Channel};
 
-use super::{Address, Rest, Socket, soon};
+use super::{Address, Rest, Socket, handshake, soon};
 
 /// A protocol that a test client uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,28 @@ impl Transport {
         token: &str,
         position: Option<&proto::Position>,
     ) -> Attached {
+        let connected = self.try_connect(server, token, position, None).await;
+        connected.unwrap_or_else(|refused| panic!("{self:?}: {refused:?}"))
+    }
+
+    /// As [`Self::connect`], with a credential. Returns the code of a refusal.
+    pub async fn connect_as(
+        self,
+        server: &Address,
+        token: &str,
+        credential: Option<&str>,
+    ) -> Result<Attached, String> {
+        self.try_connect(server, token, None, credential).await
+    }
+
+    async fn try_connect(
+        self,
+        server: &Address,
+        token: &str,
+        position: Option<&proto::Position>,
+        credential: Option<&str>,
+    ) -> Result<Attached, String> {
+        let authorization = credential.map(|credential| format!("Bearer {credential}"));
         let open = proto::Open {
             token: Some(token.into()),
             position: position.cloned(),
@@ -63,7 +85,14 @@ impl Transport {
                 let (requests, outgoing) = mpsc::unbounded_channel();
                 requests.send(frame(Request::Open(open))).unwrap();
                 let outgoing = UnboundedReceiverStream::new(outgoing);
-                let responses = stub(server).await.chat(outgoing).await.unwrap().into_inner();
+                let mut call = tonic::Request::new(outgoing);
+                if let Some(authorization) = &authorization {
+                    call.metadata_mut().insert("authorization", authorization.parse().unwrap());
+                }
+                let responses = match stub(server).await.chat(call).await {
+                    Ok(responses) => responses.into_inner(),
+                    Err(status) => return Err(code_of(&status)),
+                };
                 Wire::Grpc { requests, responses }
             }
             Self::Json | Self::Proto => {
@@ -72,7 +101,10 @@ impl Transport {
                     Self::Proto => "duologue.v1.proto",
                     Self::Grpc | Self::Sse => unreachable!("it has no subprotocol"),
                 };
-                let mut socket = Socket::open(server, "", protocol).await;
+                let mut headers = vec![("sec-websocket-protocol", protocol)];
+                headers.extend(authorization.as_deref().map(|value| ("authorization", value)));
+                let socket = handshake(server, "", &headers).await;
+                let mut socket = socket.unwrap_or_else(|refused| panic!("{refused:?}"));
                 socket.send(self.encode(&frame(Request::Open(open)))).await;
                 Wire::Socket(socket)
             }
@@ -81,20 +113,25 @@ impl Transport {
                 if let Some(at) = position {
                     request = request.header("last-event-id", text_of(at));
                 }
+                if let Some(authorization) = &authorization {
+                    request = request.header("authorization", authorization);
+                }
                 let response = request.send().await.unwrap();
-                assert_eq!(response.status(), 200);
+                if response.status() != 200 {
+                    return Err(response.status().as_u16().to_string());
+                }
                 Wire::Sse { response, buffer: Vec::new() }
             }
         };
         let url = server.url("");
-        Attached {
+        Ok(Attached {
             transport: self,
             wire,
             url,
             token: token.into(),
             early: VecDeque::new(),
             opened: Default::default(),
-        }
+        })
     }
 
     fn encode(self, request: &ChatRequest) -> Message {
@@ -104,6 +141,12 @@ impl Transport {
             Self::Grpc | Self::Sse => unreachable!("it sends no WebSocket frames"),
         }
     }
+}
+
+/// Returns the gateway's own code of a refused call.
+pub fn code_of(status: &tonic::Status) -> String {
+    use tonic_types::StatusExt as _;
+    status.get_error_details().error_info().map_or_else(String::new, |info| info.reason.clone())
 }
 
 pub async fn stub(server: &Address) -> ChatServiceClient<Channel> {

@@ -5,7 +5,9 @@ use std::{net::SocketAddr, ops::Deref, sync::Arc};
 use duologue::{
     responder::Simulated,
     server::{self, Server},
-    session::{Drained, Gateway, Responder, Settings, Storage},
+    session::{
+        Access, Authenticator, Drained, Gateway, NoCredentials, Responder, Settings, Storage,
+    },
     store::MemoryStore,
     transport::{self, Origins},
 };
@@ -20,6 +22,7 @@ pub struct Setup {
     pub server: server::Settings,
     pub storage: Storage,
     pub responder: Arc<dyn Responder>,
+    pub authenticator: Arc<dyn Authenticator>,
 }
 
 impl Default for Setup {
@@ -39,11 +42,19 @@ impl Setup {
             server: server::Settings { addr: ([127, 0, 0, 1], 0).into(), ..Default::default() },
             storage: Storage::unshared(Arc::new(MemoryStore::new(1000, 1 << 28))),
             responder: Arc::new(responder),
+            authenticator: Arc::new(NoCredentials),
         }
     }
 
+    /// Accepts the credentials that `authenticator` knows.
+    pub fn with_access(self, access: Access, authenticator: Arc<dyn Authenticator>) -> Self {
+        Self { session: Settings { access, ..self.session }, authenticator, ..self }
+    }
+
     pub async fn start(self) -> Running {
-        let gateway = Gateway::start(self.session, self.storage, self.responder).await.unwrap();
+        let Self { session, storage, responder, authenticator, .. } = self;
+        let gateway = Gateway::start_with(session, storage, responder, authenticator);
+        let gateway = gateway.await.unwrap();
         let server = Server::bind(self.server).unwrap();
         let addr = server.local_addr().unwrap();
         let (shutdown, asked) = oneshot::channel::<()>();

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use duologue::{
     session::{
         Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
-        FoundSession, Head, Lease, NewReply, NewSession, NewTurn, NodeId, Page, Peers, Received,
-        Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId,
-        TokenRecord, Turns, Unfinished,
+        FoundSession, Head, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
+        NodeId, Page, Peers, Received, Result, Session, SessionId, Snapshot, Store, Swept,
+        Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
     },
     store::MemoryStore,
 };
@@ -204,8 +204,33 @@ impl Store for DelayedStore {
         self.slowly(self.inner.revoke_token(id, now, token)).await
     }
 
-    async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
-        self.inner.renew(id, now, expires_at).await
+    async fn renew(
+        &self,
+        id: SessionId,
+        token: TokenId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Session> {
+        self.inner.renew(id, token, now, expires_at).await
+    }
+
+    async fn list(
+        &self,
+        subject: &str,
+        now: Timestamp,
+        after: Option<ListCursor>,
+        limit: u32,
+    ) -> Result<Vec<ListedSession>> {
+        self.inner.list(subject, now, after, limit).await
+    }
+
+    async fn set_title(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        title: Option<Arc<str>>,
+    ) -> Result<Session> {
+        self.inner.set_title(id, now, title).await
     }
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The settings, one definition each.
 
 mod bot;
+mod callers;
 mod limits;
 mod model;
 mod replies;
@@ -12,6 +13,7 @@ use super::setting::{Group, Setting};
 pub(super) const GROUPS: &[&Group] = &[
     &server::GROUP,
     &sessions::GROUP,
+    &callers::GROUP,
     &replies::GROUP,
     &model::GROUP,
     &bot::GROUP,

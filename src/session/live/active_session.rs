@@ -13,7 +13,7 @@ use super::{
 use crate::session::{
     model::{
         Citation, Content, ErrorKind, Message, MessageId, Part, Position, Result, Session,
-        Timestamp, TokenId,
+        Timestamp, TokenId, TokenRecord,
     },
     ports::{Appended, Entered, Lease, Piece},
     turn::cancel::CancelReason,
@@ -46,10 +46,25 @@ impl ActiveSession {
         self.state().expires_at
     }
 
+    /// Returns the first deadline of the session and of the tokens of its streams.
+    pub(in crate::session) fn next_deadline(&self) -> Timestamp {
+        self.state().next_deadline()
+    }
+
+    /// Returns the tokens of streams whose own deadline has passed.
+    pub(in crate::session) fn due_tokens(&self, now: Timestamp) -> Vec<TokenId> {
+        self.state().token_deadlines.due(now)
+    }
+
     /// Moves the idle deadline forward.
     pub(in crate::session) fn renewed(&self, expires_at: Timestamp) {
         let mut state = self.state();
         state.expires_at = state.expires_at.max(expires_at);
+    }
+
+    /// Moves the token's own idle deadline forward.
+    pub(in crate::session) fn token_renewed(&self, token: TokenId, expires_at: Timestamp) {
+        self.state().token_deadlines.renew(token, expires_at);
     }
 
     /// Adds a subscriber, from a position or from the head of the log.
@@ -60,7 +75,7 @@ impl ActiveSession {
         &self,
         requested: Option<&Position>,
         filter: EventFilter,
-        token: TokenId,
+        token: &TokenRecord,
         capacity: QueueCapacity,
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
@@ -88,8 +103,12 @@ impl ActiveSession {
 
     /// As [`Self::publish`], for a user message that this process has appended: begins the lease
     /// that came with it, and moves the idle deadline.
-    pub(in crate::session) fn publish_appended(&self, appended: &Appended) -> Published {
-        self.state().publish_appended(appended)
+    pub(in crate::session) fn publish_appended(
+        &self,
+        appended: &Appended,
+        token: TokenId,
+    ) -> Published {
+        self.state().publish_appended(appended, token)
     }
 
     /// As [`Self::publish`], for a reply that this process has appended under a lease. The lease may
@@ -236,8 +255,8 @@ impl ActiveSession {
     }
 
     /// Ends the streams that were opened with a token.
-    pub(in crate::session) fn end_token(&self, token: TokenId) {
-        self.state().end_token(token);
+    pub(in crate::session) fn end_token(&self, token: TokenId, reason: ErrorKind) {
+        self.state().end_token(token, reason);
     }
 
     /// Sends each subscriber its own `go_away`, and closes the streams once no reply is queued
@@ -312,7 +331,8 @@ mod tests {
 
     fn subscribe(handle: &ActiveSession) -> Arc<SubscriberQueue> {
         let capacity = QueueCapacity { events: 8, bytes: 1000 };
-        handle.subscribe(None, EventFilter::All, TokenId::generate(), capacity, 1).unwrap().queue
+        let token = TokenRecord::sample();
+        handle.subscribe(None, EventFilter::All, &token, capacity, 1).unwrap().queue
     }
 
     /// Why the mailbox was closed, when everything in it has been read.

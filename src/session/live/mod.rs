@@ -9,6 +9,7 @@ mod reply_in_progress;
 mod state;
 pub(super) mod subscriber_queue;
 pub(super) mod subscription;
+mod token_deadlines;
 mod turn_queue;
 
 pub(super) use active_session::ActiveSession;

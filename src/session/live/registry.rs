@@ -155,9 +155,9 @@ impl Registry {
         }
     }
 
-    /// Schedules the next check at the session's deadline.
+    /// Schedules the next check at the session's next deadline.
     pub(in crate::session) fn review(&self, live: &SessionHandle) {
-        self.index().review(live.session().id, live.expires_at());
+        self.index().review(live.session().id, live.next_deadline());
     }
 
     /// Returns the number of active sessions.
@@ -174,13 +174,14 @@ impl Registry {
         entries.into_iter().filter_map(SessionHandle::if_loaded).collect()
     }
 
-    /// Returns the active sessions whose deadline has passed.
+    /// Returns the active sessions of which a deadline has passed.
     pub(in crate::session) fn expired(&self, now: Timestamp) -> Vec<SessionHandle> {
         let due = self.index().take_due(now);
         let live = due.into_iter().filter_map(|id| self.get(id));
-        let (expired, renewed): (Vec<_>, Vec<_>) = live.partition(|live| live.expires_at() <= now);
+        let (expired, renewed): (Vec<_>, Vec<_>) =
+            live.partition(|live| live.next_deadline() <= now);
         for live in renewed {
-            self.index().review(live.session().id, live.expires_at());
+            self.review(&live);
         }
         expired
     }

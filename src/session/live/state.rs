@@ -12,12 +12,13 @@ use super::{
     reply_draft::{Extended, ReplyDraft, ReplyLimits, Sink},
     reply_in_progress::{ReplyInProgress, ReplySoFar},
     subscriber_queue::{QueueCapacity, SubscriberQueue},
+    token_deadlines::TokenDeadlines,
     turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
     model::{
         Citation, Content, Error, ErrorKind, Message, MessageId, Part, Position, Result, Role,
-        Session, Timestamp, TokenId,
+        Session, Timestamp, TokenId, TokenRecord,
     },
     ports::{Appended, Entered, Lease, Piece},
     turn::cancel::{CancelReason, CancelSignal},
@@ -26,6 +27,7 @@ use crate::session::{
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) expires_at: Timestamp,
+    pub(super) token_deadlines: TokenDeadlines,
     /// Sequence number of the last published message.
     pub(super) head_seq: u32,
     /// Committed messages that arrived before one of their predecessors.
@@ -77,6 +79,7 @@ impl State {
     pub(super) fn new(expires_at: Timestamp, head_seq: u32, turns: TurnQueue) -> Self {
         Self {
             expires_at,
+            token_deadlines: TokenDeadlines::default(),
             head_seq,
             announced_seq: head_seq,
             out_of_order: BTreeMap::new(),
@@ -98,7 +101,7 @@ impl State {
         session: &Session,
         requested: Option<&Position>,
         filter: EventFilter,
-        token: TokenId,
+        token: &TokenRecord,
         capacity: QueueCapacity,
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
@@ -123,13 +126,19 @@ impl State {
             head_seq: self.head_seq,
             unanswered: self.unanswered(),
         };
-        let queue = Arc::new(SubscriberQueue::new(capacity, filter, token));
+        let queue = Arc::new(SubscriberQueue::new(capacity, filter, token.id));
+        if let Some((expires_at, _)) = token.deadlines {
+            self.token_deadlines.watch(token.id, expires_at);
+        }
         self.subscribers.push(Arc::clone(&queue));
         Ok(NewSubscriber { queue, opened, reply })
     }
 
     pub(super) fn unsubscribe(&mut self, queue: &Arc<SubscriberQueue>) {
         self.subscribers.retain(|subscriber| !Arc::ptr_eq(subscriber, queue));
+        if !self.subscribers.iter().any(|subscriber| subscriber.token() == queue.token()) {
+            self.token_deadlines.forget(queue.token());
+        }
         if self.subscribers.is_empty() {
             // Frees the memory of a session that was widely watched and is idle now.
             self.subscribers = Vec::new();
@@ -179,8 +188,11 @@ impl State {
     }
 
     /// Publishes a message that this process has appended, and begins the lease that came with it.
-    pub(super) fn publish_appended(&mut self, appended: &Appended) -> Published {
+    pub(super) fn publish_appended(&mut self, appended: &Appended, token: TokenId) -> Published {
         self.expires_at = self.expires_at.max(appended.expires_at);
+        if let Some(expires_at) = appended.token_expires_at {
+            self.token_deadlines.renew(token, expires_at);
+        }
         // The head at the time of an earlier append is not known: `follow` begins its lease.
         if let Some(lease) = appended.lease
             && !appended.duplicate
@@ -377,23 +389,29 @@ impl State {
     }
 
     /// Ends the streams that were opened with a token.
-    pub(super) fn end_token(&mut self, token: TokenId) {
-        self.retain_subscribers(|of| of != token);
+    pub(super) fn end_token(&mut self, token: TokenId, reason: ErrorKind) {
+        self.token_deadlines.forget(token);
+        self.retain_subscribers(reason, |of| of != token);
     }
 
     /// Ends the streams whose token is not one of these.
     pub(super) fn retain_tokens(&mut self, tokens: &[TokenId]) {
-        self.retain_subscribers(|of| tokens.contains(&of));
+        self.retain_subscribers(ErrorKind::SessionRevoked, |of| tokens.contains(&of));
     }
 
-    fn retain_subscribers(&mut self, is_valid: impl Fn(TokenId) -> bool) {
+    fn retain_subscribers(&mut self, reason: ErrorKind, is_valid: impl Fn(TokenId) -> bool) {
         self.subscribers.retain(|subscriber| {
             let keeps = is_valid(subscriber.token());
             if !keeps {
-                subscriber.close_now(ErrorKind::SessionRevoked);
+                subscriber.close_now(reason);
             }
             keeps
         });
+    }
+
+    /// Returns the first deadline of the session and of the tokens of its streams.
+    pub(super) fn next_deadline(&self) -> Timestamp {
+        self.token_deadlines.first().map_or(self.expires_at, |first| first.min(self.expires_at))
     }
 
     pub(super) fn drain(&mut self, go_away: impl Fn() -> Event) {

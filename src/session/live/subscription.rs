@@ -3,6 +3,7 @@
 use std::{fmt, future::poll_fn, sync::Arc, vec};
 
 use futures_util::future::{BoxFuture, FutureExt as _};
+use tokio::time::Instant;
 
 use super::{
     NewSubscriber, ReplySoFar,
@@ -36,6 +37,7 @@ pub struct Subscription {
     /// Number of the last user message that was delivered. 0: none.
     last_user_seq: u32,
     scope: Scope,
+    credential_deadline: Option<Instant>,
 }
 
 struct Replay {
@@ -58,6 +60,7 @@ impl Subscription {
         session: SessionHandle,
         subscriber: NewSubscriber,
         scope: Scope,
+        credential_deadline: Option<Instant>,
     ) -> (Self, Opened) {
         let NewSubscriber { queue, opened, reply } = subscriber;
         let behind = opened.position.seq < opened.head_seq;
@@ -66,8 +69,18 @@ impl Subscription {
             Box::new(Replay { until, page, reading: None, reply })
         });
         let Position { seq: delivered, reply, .. } = opened.position;
-        let (last_user_seq, scope) = (0, scope);
-        (Self { core, session, queue, replay, delivered, reply, last_user_seq, scope }, opened)
+        let subscription = Self {
+            core,
+            session,
+            queue,
+            replay,
+            delivered,
+            reply,
+            last_user_seq: 0,
+            scope,
+            credential_deadline,
+        };
+        (subscription, opened)
     }
 
     /// Returns the next event: the messages after the position, the reply in progress, then
@@ -136,6 +149,13 @@ impl Subscription {
         self.replay.is_some() || self.queue.has_more()
     }
 
+    /// Returns the time at which the credential expires that the subscription is bound to. `None`: it
+    /// is bound to none, or to one that does not expire.
+    #[must_use]
+    pub const fn credential_deadline(&self) -> Option<Instant> {
+        self.credential_deadline
+    }
+
     /// Returns the sequence number of the last message that [`Self::next`] returned, or of the
     /// position.
     #[must_use]
@@ -154,7 +174,7 @@ impl Subscription {
     /// is committed even if the returned task is dropped.
     pub fn send(&self, message: NewMessage) -> EagerTask<Result<Accepted>> {
         match self.scope.check_write() {
-            Ok(()) => append::send(&self.core, &self.session, message),
+            Ok(()) => append::send(&self.core, &self.session, self.queue.token(), message),
             Err(error) => EagerTask::Done(Err(error)),
         }
     }
@@ -162,7 +182,7 @@ impl Subscription {
     /// Asks a question again, see [`Gateway::regenerate`](crate::session::Gateway::regenerate).
     pub fn regenerate(&self, again: Regeneration) -> EagerTask<Result<Accepted>> {
         match self.scope.check_write() {
-            Ok(()) => append::regenerate(&self.core, &self.session, again),
+            Ok(()) => append::regenerate(&self.core, &self.session, self.queue.token(), again),
             Err(error) => EagerTask::Done(Err(error)),
         }
     }

@@ -15,6 +15,10 @@ impl Timestamp {
         Self(millis)
     }
 
+    /// The end of the year 9999, the last time that the contract can express: a deadline that never
+    /// comes.
+    pub const NEVER: Self = Self(253_402_300_799_999);
+
     /// Milliseconds since the Unix epoch.
     #[must_use]
     pub const fn as_millis(self) -> u64 {
@@ -32,6 +36,12 @@ impl Timestamp {
     pub fn plus(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(millis))
+    }
+
+    /// Returns the time from an earlier one to this one. Zero if that one is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 }
 

@@ -61,6 +61,8 @@ pub enum ErrorKind {
     Unauthenticated,
     /// The caller may not do this.
     Forbidden,
+    /// The session or token does not exist, or belongs to another subject.
+    NotFound,
     /// The caller has made too many requests.
     RateLimited,
     /// The caller has used up its model tokens.
@@ -75,7 +77,7 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// All kinds, for tables and their tests.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::InvalidName,
         Self::InvalidArgument,
         Self::MessageTooLarge,
@@ -101,6 +103,7 @@ impl ErrorKind {
         Self::Draining,
         Self::Unauthenticated,
         Self::Forbidden,
+        Self::NotFound,
         Self::RateLimited,
         Self::BudgetExceeded,
         Self::CredentialExpired,
@@ -137,6 +140,7 @@ impl ErrorKind {
             Self::Draining => "draining",
             Self::Unauthenticated => "unauthenticated",
             Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
             Self::RateLimited => "rate_limited",
             Self::BudgetExceeded => "budget_exceeded",
             Self::CredentialExpired => "credential_expired",
@@ -176,6 +180,7 @@ impl ErrorKind {
             | Self::DeadlineExceeded
             | Self::Unauthenticated
             | Self::Forbidden
+            | Self::NotFound
             | Self::BudgetExceeded
             | Self::Internal => None,
         }
@@ -209,6 +214,7 @@ impl ErrorKind {
             Self::Draining => "The gateway is shutting down",
             Self::Unauthenticated => "A valid credential is required",
             Self::Forbidden => "Not permitted",
+            Self::NotFound => "Not found",
             Self::RateLimited => "Too many requests",
             Self::BudgetExceeded => "The budget of model tokens is used up",
             Self::CredentialExpired => "The credential has expired: reconnect with a newer one",

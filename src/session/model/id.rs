@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use uuid::{Uuid, Variant, Version};
 
+use super::Timestamp;
+
 macro_rules! identifier {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -37,6 +39,15 @@ macro_rules! identifier {
             #[must_use]
             pub fn write_to<'a>(&self, buffer: &'a mut [u8; Self::TEXT_LEN]) -> &'a str {
                 self.0.as_hyphenated().encode_lower(buffer)
+            }
+
+            /// Returns the time at which it was generated. 1970 for bytes that are no UUIDv7.
+            #[must_use]
+            pub fn created_at(&self) -> Timestamp {
+                let Self(id) = self;
+                let since = id.get_timestamp().map(|time| time.to_unix());
+                let (seconds, nanos) = since.unwrap_or_default();
+                Timestamp::from_millis(seconds * 1000 + u64::from(nanos / 1_000_000))
             }
 
             /// Creates an identifier from the bytes of [`Self::as_bytes`].

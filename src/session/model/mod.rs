@@ -2,6 +2,7 @@
 
 mod clock;
 mod content;
+mod credential;
 mod error;
 mod id;
 pub(crate) mod json;
@@ -20,6 +21,7 @@ pub use content::{
     ApprovalRequest, ApprovalResponse, Citation, Content, ContentLimits, Data, File, Part,
     PartContent, Source, ToolCall, ToolResult, parts_from_json, parts_to_json,
 };
+pub use credential::{Credential, CredentialForm, Identity, IdentityKind};
 pub use error::{Error, ErrorKind};
 pub use id::{MessageId, SessionId, TokenId};
 pub use message::{

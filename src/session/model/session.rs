@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Epoch, Error, ErrorKind, Metadata, Name, Result, SessionId, Timestamp};
+use super::{Epoch, Error, ErrorKind, Metadata, Name, Result, SessionId, Timestamp, TokenRecord};
 
 /// Longest title, in characters.
 const MAX_TITLE: usize = 256;
@@ -18,9 +18,11 @@ pub struct Session {
     pub epoch: Epoch,
     /// Creation time, by the wall clock.
     pub created_at: Timestamp,
-    /// Idle deadline: the session expires then unless it is renewed.
+    /// Idle deadline: the session expires then unless it is renewed. With an owner: `delete_at`, or
+    /// never.
     pub expires_at: Timestamp,
-    /// Absolute deadline: the session expires then whether or not it is renewed.
+    /// Absolute deadline: the session expires then whether or not it is renewed. With an owner:
+    /// never.
     pub ends_at: Timestamp,
     /// The time at which the conversation is deleted. `None`: not by itself.
     pub delete_at: Option<Timestamp>,
@@ -30,6 +32,22 @@ pub struct Session {
     pub metadata: Metadata,
     /// The identity of its owner. `None` in open mode.
     pub subject: Option<Arc<str>>,
+}
+
+impl Session {
+    /// Moves the idle deadline, never back and never beyond the end.
+    pub fn renew(&mut self, expires_at: Timestamp) {
+        self.expires_at = self.expires_at.max(expires_at).min(self.ends_at);
+    }
+
+    /// Returns the session as a client with a token sees it: with the deadlines of the token.
+    #[must_use]
+    pub fn seen_with(mut self, token: &TokenRecord) -> Self {
+        if let Some((expires_at, ends_at)) = token.deadlines {
+            (self.expires_at, self.ends_at) = (expires_at, ends_at);
+        }
+        self
+    }
 }
 
 /// Checks a title, and trims it. A blank title counts as none.

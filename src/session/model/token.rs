@@ -28,6 +28,21 @@ pub struct TokenRecord {
     pub deadlines: Option<(Timestamp, Timestamp)>,
 }
 
+impl TokenRecord {
+    /// Moves the token's own idle deadline, never back and never beyond its end.
+    pub fn renew(&mut self, expires_at: Timestamp) {
+        if let Some((current, ends_at)) = &mut self.deadlines {
+            *current = expires_at.max(*current).min(*ends_at);
+        }
+    }
+
+    /// Returns true if the token has a deadline of its own, and it has passed.
+    #[must_use]
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.deadlines.is_some_and(|(expires_at, _)| expires_at <= now)
+    }
+}
+
 /// The operations that a token permits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
@@ -148,6 +163,15 @@ impl TokenHash {
 impl fmt::Debug for TokenHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TokenHash(redacted)")
+    }
+}
+
+#[cfg(test)]
+impl TokenRecord {
+    /// Returns a token without deadlines of its own.
+    pub(in crate::session) fn sample() -> Self {
+        let (id, hash) = (TokenId::generate(), Token::generate().hash());
+        Self { id, hash, scope: Scope::Write, label: None, deadlines: None }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Traits that the core needs implemented: where sessions are stored, which process answers their
-//! turns, and what produces replies.
+//! turns, what produces replies, and who callers are.
 
+mod authenticator;
 mod peers;
 mod responder;
 mod store;
@@ -8,9 +9,12 @@ mod turns;
 
 use std::{fmt, sync::Arc};
 
+pub use authenticator::{Authenticator, NoCredentials};
 pub use peers::{Entered, Note, Peers, Received, WaitingTurn};
 pub use responder::{Chunk, Chunks, History, Outcome, Piece, Prompt, Reply, Responder};
-pub use store::{FoundSession, Head, NewSession, Page, Snapshot, Store, Swept};
+pub use store::{
+    FoundSession, Head, ListCursor, ListedSession, NewSession, Page, Snapshot, Store, Swept,
+};
 pub use turns::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Lease, NewReply, NewTurn, NodeId,
     Question, Turns, Unfinished,

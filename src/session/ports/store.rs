@@ -1,12 +1,12 @@
 //! The port for components that store sessions and their logs.
 
-use std::sync::Arc;
+use std::{fmt, str::FromStr, sync::Arc};
 
 use async_trait::async_trait;
 
 use crate::session::model::{
-    Epoch, Error, Message, Position, Result, Session, SessionId, Timestamp, TokenHash, TokenId,
-    TokenRecord, Usage,
+    Epoch, Error, ErrorKind, Message, Name, Position, Result, Session, SessionId, Timestamp,
+    TokenHash, TokenId, TokenRecord, Usage,
 };
 
 /// A session to store, with its first token.
@@ -25,6 +25,103 @@ pub struct FoundSession {
     pub session: Session,
     /// The token.
     pub token: TokenRecord,
+}
+
+/// A session in the list of its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedSession {
+    /// The session.
+    pub session: Session,
+    /// Time of its last message, or of its creation.
+    pub active_at: Timestamp,
+    /// Number of its last message.
+    pub head_seq: u32,
+    /// The beginning of the text of its first message, if it has no title. At most
+    /// [`Self::MAX_BEGINNING`] characters.
+    pub beginning: Option<String>,
+}
+
+impl ListedSession {
+    /// Most characters of [`Self::beginning`].
+    pub const MAX_BEGINNING: usize = 200;
+
+    /// Returns the title for a list, and whether it is made of the first words of the first message,
+    /// since none was set.
+    #[must_use]
+    pub fn shown_title(&self) -> (Option<String>, bool) {
+        match (&self.session.title, &self.beginning) {
+            (Some(title), _) => (Some(title.as_ref().into()), false),
+            (None, Some(beginning)) => {
+                let title = first_words(beginning);
+                let is_generated = title.is_some();
+                (title, is_generated)
+            }
+            (None, None) => (None, false),
+        }
+    }
+
+    /// Returns the place of the session in the list.
+    #[must_use]
+    pub const fn cursor(&self) -> ListCursor {
+        ListCursor { active_at: self.active_at, session: self.session.id }
+    }
+}
+
+/// Returns the first words of a text, up to 60 characters, without invisible ones. `None` if there
+/// are none.
+fn first_words(text: &str) -> Option<String> {
+    const LONGEST: usize = 60;
+    let (mut title, mut length) = (String::new(), 0);
+    for word in text.split_whitespace() {
+        let word: String = word.chars().filter(|letter| !Name::hides(*letter)).collect();
+        let letters = word.chars().count();
+        if length > 0 && length + 1 + letters > LONGEST {
+            title.push('…');
+            break;
+        }
+        if length > 0 && letters > 0 {
+            title.push(' ');
+            length += 1;
+        }
+        title.extend(word.chars().take(LONGEST));
+        length += letters;
+        if letters > LONGEST {
+            title.push('…');
+            break;
+        }
+    }
+    (!title.is_empty()).then_some(title)
+}
+
+/// A place in the list of an owner's sessions: newest activity first, then greatest id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ListCursor {
+    /// See [`ListedSession::active_at`].
+    pub active_at: Timestamp,
+    /// The session.
+    pub session: SessionId,
+}
+
+impl fmt::Display for ListCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.{}", self.active_at.as_millis(), self.session)
+    }
+}
+
+impl FromStr for ListCursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let cursor = || {
+            let (active_at, session) = text.split_once('.')?;
+            let active_at = u64::from_str_radix(active_at, 16).ok()?;
+            let active_at = Timestamp::from_millis(active_at).min(Timestamp::NEVER);
+            Some(Self { active_at, session: session.parse().ok()? })
+        };
+        cursor().ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, "cursor must be the next_cursor of a list")
+        })
+    }
 }
 
 /// Which part of a log to read.
@@ -106,8 +203,8 @@ pub trait Store: Send + Sync + 'static {
     /// Returns the session that a token opens.
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession>;
 
-    /// Adds a token to a session. `max_tokens` limits the tokens of a session: `Overloaded`
-    /// beyond it.
+    /// Adds a token to a session. `max_tokens` limits the tokens of a session that have not expired:
+    /// `Overloaded` beyond it.
     async fn issue(
         &self,
         id: SessionId,
@@ -119,18 +216,42 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes a token of a session. Returns the number of tokens that are left.
     async fn revoke_token(&self, id: SessionId, now: Timestamp, token: TokenId) -> Result<u32>;
 
-    /// Moves the idle deadline of a session to `expires_at`, never back and never beyond its end.
-    /// Returns the session with its new deadline.
-    async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session>;
+    /// Moves the idle deadline of a token to `expires_at`, never back and never beyond its end: its
+    /// own one if it has one, else that of its session. Returns the session with the deadlines of
+    /// the token.
+    async fn renew(
+        &self,
+        id: SessionId,
+        token: TokenId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Session>;
+
+    /// Returns up to `limit` sessions of a subject after a place in their list.
+    async fn list(
+        &self,
+        subject: &str,
+        now: Timestamp,
+        after: Option<ListCursor>,
+        limit: u32,
+    ) -> Result<Vec<ListedSession>>;
+
+    /// Sets or removes the title of a session. Returns the session.
+    async fn set_title(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        title: Option<Arc<str>>,
+    ) -> Result<Session>;
 
     /// Deletes a session with its tokens and its log.
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()>;
 
-    /// Deletes up to `limit` sessions whose deadline has passed. May stop earlier, so that other
-    /// operations are not delayed.
+    /// Deletes up to `limit` sessions whose deadline has passed, and tokens whose own deadline has
+    /// passed. May stop earlier, so that other operations are not delayed.
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept>;
 
-    /// Returns the tokens of a session.
+    /// Returns the tokens of a session that have not expired, oldest first.
     async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>>;
 
     /// Returns true if another process has written to the store since the last call. Must be
@@ -149,4 +270,38 @@ pub trait Store: Send + Sync + 'static {
     /// Waits for the final failure of the store. The process must then end: its state may differ
     /// from that of the store.
     async fn failed(&self) -> Error;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generated_title_has_whole_words_and_no_invisible_characters() {
+        let long = "word ".repeat(30);
+        for (text, title) in [
+            ("", None),
+            (" \n\t ", None),
+            ("Hello", Some("Hello")),
+            ("  What is\n the\tcapital? ", Some("What is the capital?")),
+            ("a\u{202e}b", Some("ab")),
+            (&*long, Some("word word word word word word word word word word word word…")),
+        ] {
+            assert_eq!(first_words(text).as_deref(), title, "{text}");
+        }
+        let one_word = first_words(&"x".repeat(200)).unwrap_or_default();
+        assert_eq!(one_word.chars().count(), 61);
+    }
+
+    #[test]
+    fn a_cursor_is_read_as_it_was_written() {
+        let place = ListCursor {
+            active_at: Timestamp::from_millis(1_790_000_000_000),
+            session: SessionId::generate(),
+        };
+        assert_eq!(place.to_string().parse::<ListCursor>().ok(), Some(place));
+        for wrong in ["", "x", "1", "1.x", ".", "-1.0190c0de-0000-7000-8000-000000000000"] {
+            assert!(wrong.parse::<ListCursor>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::session::model::{
     Content, Message, MessageId, Metadata, ReplyFields, Result, Role, Session, SessionId,
-    Timestamp, TurnOptions,
+    Timestamp, TokenId, TurnOptions,
 };
 
 /// A process of the gateway, as a store and the other processes know it. Random, and new at each
@@ -116,14 +116,31 @@ impl NewReply {
 pub struct AppendLimits {
     /// The present: a session whose deadline has come is gone.
     pub now: Timestamp,
-    /// New idle deadline of the session, unless the current one is later. Limited by the end of the
-    /// session.
+    /// The token of the caller. Its idle deadline moves if it has one of its own.
+    pub token: TokenId,
+    /// New idle deadline of the token or the session, unless the current one is later. Limited by
+    /// its end.
     pub expires_at: Timestamp,
+    /// New time for the deletion of a session with an owner, unless the current one is later or the
+    /// session has none.
+    pub delete_at: Timestamp,
     /// Most user messages without a reply. Further ones are refused.
     pub max_queued_turns: u32,
     /// A user message is refused when it and the replies that are still to come would
     /// not fit into this many messages.
     pub max_session_messages: u32,
+}
+
+impl AppendLimits {
+    /// Moves the deadlines of a session to which a user message is appended.
+    pub fn renew(&self, session: &mut Session) {
+        if session.subject.is_none() {
+            session.renew(self.expires_at);
+        } else if let Some(delete_at) = &mut session.delete_at {
+            *delete_at = self.delete_at.max(*delete_at);
+            session.expires_at = *delete_at;
+        }
+    }
 }
 
 /// The result of an append.
@@ -135,8 +152,10 @@ pub struct Appended {
     pub duplicate: bool,
     /// Number of the reply to it, if it is a user message that has been answered.
     pub reply_seq: Option<u32>,
-    /// The session's idle deadline now.
+    /// The deadline of the session now, which its tokens share unless they have own ones.
     pub expires_at: Timestamp,
+    /// The token's own idle deadline now.
+    pub token_expires_at: Option<Timestamp>,
     /// The lease under which this process answers the turns that wait now. `None` if no turn waits,
     /// or if another process answers them.
     pub lease: Option<Lease>,

@@ -1,11 +1,14 @@
 //! The operations that every transport offers, one file per group.
 
+mod callers;
+mod conversations;
 mod sessions;
 mod subscriptions;
 mod turns;
 
 use std::{fmt, sync::Arc};
 
+pub use conversations::{ListRequest, SessionList};
 pub use sessions::{Created, NewToken, PageRequest, Revocation};
 
 use super::{core::Core, settings::Settings};

@@ -8,8 +8,8 @@ use crate::session::{
     core::{Core, PEER},
     eager_task::spawn_eager,
     model::{
-        Epoch, Error, ErrorKind, Message, Metadata, Name, Result, Scope, Session, SessionId,
-        Timestamp, Token, TokenId, TokenRecord, check_label, check_title,
+        Epoch, Error, ErrorKind, Identity, Message, Metadata, Name, Result, Scope, Session,
+        SessionId, Timestamp, Token, TokenId, TokenRecord, check_label, check_title,
     },
     ports::{FoundSession, NewSession, Page, Snapshot},
 };
@@ -27,7 +27,8 @@ pub struct NewToken<'a> {
     pub scope: Option<Scope>,
     /// The label of the token.
     pub label: Option<&'a str>,
-    /// The identity of the owner. Only for a caller with the credential of a service.
+    /// One of the users of a service, who will own the session. Only with the credential of a
+    /// service.
     pub subject: Option<&'a str>,
 }
 
@@ -58,7 +59,7 @@ pub struct PageRequest {
 pub enum Revocation {
     /// The session with all its tokens.
     Session,
-    /// The token alone. In open mode the session ends with its last token.
+    /// The token alone. A session without an owner ends with its last token.
     Token,
 }
 
@@ -66,34 +67,45 @@ impl Gateway {
     /// Creates a session for a user, and its first token.
     ///
     /// # Errors
-    /// `InvalidName`, `InvalidArgument`, `Forbidden`, `Overloaded`, `StoreFull`, `Draining`.
+    /// `Unauthenticated`, `InvalidName`, `InvalidArgument`, `Forbidden`, `Overloaded`, `StoreFull`,
+    /// `Draining`.
     pub async fn create_token(&self, caller: &Caller, new: NewToken<'_>) -> Result<Created> {
+        let Core { settings, clock, store, metrics, .. } = &*self.core;
+        let subject = match &caller.identity {
+            Some(identity) => Some(identity.subject_for(new.subject)?),
+            None if !settings.access.open => return Err(ErrorKind::Unauthenticated.into()),
+            None if new.subject.is_some() => return Err(Identity::not_a_service()),
+            None => None,
+        };
         let name = Name::parse(new.name)?;
         new.metadata.check()?;
         let title = new.title.map(check_title).transpose()?.flatten();
         let label = new.label.map(check_label).transpose()?.flatten();
-        if new.subject.is_some() {
-            let message = "Only the credential of a service may name a subject";
-            return Err(Error::new(ErrorKind::Forbidden, message));
-        }
-        let Core { settings, clock, store, metrics, .. } = &*self.core;
         self.core.check_serving()?;
         let now = clock.now();
-        let ends_at = now.plus(settings.session_max_age);
+        let (expires_at, ends_at, delete_at) = if subject.is_some() {
+            let delete_at = self.core.delete_at(now);
+            (delete_at.unwrap_or(Timestamp::NEVER), Timestamp::NEVER, delete_at)
+        } else {
+            let (expires_at, ends_at) = self.core.token_deadlines(now);
+            (expires_at, ends_at, Some(ends_at))
+        };
         let session = Session {
             id: SessionId::generate(),
             name,
             epoch: Epoch::generate(),
             created_at: Timestamp::of_wall_clock(),
-            expires_at: now.plus(settings.session_ttl.min(settings.session_max_age)),
+            expires_at,
             ends_at,
-            delete_at: Some(ends_at),
+            delete_at,
             title,
             metadata: new.metadata,
-            subject: caller.subject.clone(),
+            subject,
         };
-        let (token, record) = new_token(new.scope.unwrap_or_default(), label);
-        store.create(NewSession { session: session.clone(), token: record }).await?;
+        let scope = new.scope.unwrap_or_default();
+        let (token, record) = self.new_token(&session, scope, label);
+        store.create(NewSession { session: session.clone(), token: record.clone() }).await?;
+        let session = session.seen_with(&record);
         metrics.sessions_started.increment(1);
         let address = caller.address.map(tracing::field::display);
         // Addresses of users are logged at this level only.
@@ -118,17 +130,42 @@ impl Gateway {
             let message = "name, metadata, title and subject are set when the session starts";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let label = new.label.map(check_label).transpose()?.flatten();
-        let Core { settings, clock, store, .. } = &*self.core;
         self.core.check_serving()?;
         let FoundSession { session, token } = self.authenticate(caller, session_token).await?;
         token.scope.check_write()?;
-        let (secret, record) = new_token(new.scope.unwrap_or(token.scope), label);
+        self.issue(&session, new.scope.unwrap_or(token.scope), new.label).await
+    }
+
+    /// Issues another token for a session.
+    pub(super) async fn issue(
+        &self,
+        session: &Session,
+        scope: Scope,
+        label: Option<&str>,
+    ) -> Result<Created> {
+        let label = label.map(check_label).transpose()?.flatten();
+        let Core { settings, clock, store, .. } = &*self.core;
+        let (token, record) = self.new_token(session, scope, label);
         let now = clock.now();
-        store.issue(session.id, now, record, settings.max_session_tokens).await?;
+        store.issue(session.id, now, record.clone(), settings.max_session_tokens).await?;
         let snapshot = store.read(session.id, now, Page::HEAD).await?;
         tracing::info!(session = %session.id, "token issued");
-        Ok(Created { token: secret, session: snapshot.session, head_seq: snapshot.head_seq })
+        let session = snapshot.session.seen_with(&record);
+        Ok(Created { token, session, head_seq: snapshot.head_seq })
+    }
+
+    /// Returns a new token for a session. In open mode all tokens of a session share its deadlines.
+    fn new_token(
+        &self,
+        session: &Session,
+        scope: Scope,
+        label: Option<Arc<str>>,
+    ) -> (Token, TokenRecord) {
+        let token = Token::generate();
+        let (id, hash) = (TokenId::generate(), token.hash());
+        let core = &self.core;
+        let deadlines = session.subject.as_ref().map(|_| core.token_deadlines(core.clock.now()));
+        (token, TokenRecord { id, hash, scope, label, deadlines })
     }
 
     /// Renews a session's idle deadline and reads a page of it in one consistent snapshot.
@@ -146,14 +183,18 @@ impl Gateway {
             let message = "after and before exclude each other";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let session = self.authenticate(caller, token).await?.session;
+        let FoundSession { mut session, token } = self.authenticate(caller, token).await?;
         let Core { settings, clock, store, registry, closing, .. } = &*self.core;
         let now = clock.now();
-        match store.renew(session.id, now, now.plus(settings.session_ttl)).await {
+        match store.renew(session.id, token.id, now, now.plus(settings.session_ttl)).await {
             Ok(renewed) => {
                 if let Some(active) = registry.get(session.id) {
-                    active.renewed(renewed.expires_at);
+                    match token.deadlines {
+                        Some(_) => active.token_renewed(token.id, renewed.expires_at),
+                        None => active.renewed(renewed.expires_at),
+                    }
                 }
+                session = renewed;
             }
             // A store that is full, or closed to writes by a shutdown, can still be read.
             Err(error) if error.kind() == ErrorKind::StoreFull || closing.is_cancelled() => {
@@ -169,6 +210,10 @@ impl Gateway {
             max_size: settings.max_page_size,
         };
         let mut snapshot = store.read(session.id, now, page).await?;
+        if token.deadlines.is_some() {
+            let Session { expires_at, ends_at, .. } = session;
+            snapshot.session = Session { expires_at, ends_at, ..snapshot.session };
+        }
         shorten_to(settings.max_page_size, &mut snapshot, after.is_some());
         Ok(snapshot)
     }
@@ -191,7 +236,9 @@ impl Gateway {
                 spawn_eager(async move { revoke(&core, session.id).await }).end().await
             }
             Revocation::Token => {
-                let revoke = async move { revoke_token(&core, session.id, token.id).await };
+                let has_owner = session.subject.is_some();
+                let revoke =
+                    async move { revoke_token(&core, session.id, token.id, has_owner).await };
                 spawn_eager(revoke).end().await
             }
         }
@@ -204,13 +251,6 @@ impl Gateway {
     pub async fn authenticate(&self, caller: &Caller, token: &Token) -> Result<FoundSession> {
         self.core.authenticate(caller, &token.hash()).await
     }
-}
-
-fn new_token(scope: Scope, label: Option<Arc<str>>) -> (Token, TokenRecord) {
-    let token = Token::generate();
-    let (id, hash) = (TokenId::generate(), token.hash());
-    // In open mode all tokens of a session share its deadlines.
-    (token, TokenRecord { id, hash, scope, label, deadlines: None })
 }
 
 /// Limits a page by its encoded size: a text of control characters is six times as long in JSON.
@@ -235,7 +275,7 @@ fn shorten_to(max_size: usize, snapshot: &mut Snapshot, oldest_first: bool) {
     }
 }
 
-async fn revoke(core: &Core, id: SessionId) -> Result<()> {
+pub(super) async fn revoke(core: &Core, id: SessionId) -> Result<()> {
     core.store.revoke(id, core.clock.now()).await?;
     let active = core.registry.get_once_loaded(id).await;
     if active.is_none_or(|active| active.revoke()) {
@@ -244,13 +284,18 @@ async fn revoke(core: &Core, id: SessionId) -> Result<()> {
     Ok(())
 }
 
-async fn revoke_token(core: &Core, id: SessionId, token: TokenId) -> Result<()> {
+pub(super) async fn revoke_token(
+    core: &Core,
+    id: SessionId,
+    token: TokenId,
+    has_owner: bool,
+) -> Result<()> {
     let left = core.store.revoke_token(id, core.clock.now(), token).await?;
     // Before the streams are closed: a stream that is registered later asks for it.
     core.revoked_tokens.add(token);
     if let Some(active) = core.registry.get_once_loaded(id).await {
-        active.end_token(token);
+        active.end_token(token, ErrorKind::SessionRevoked);
     }
     tracing::info!(session = %id, "token revoked");
-    if left == 0 { revoke(core, id).await } else { Ok(()) }
+    if left == 0 && !has_owner { revoke(core, id).await } else { Ok(()) }
 }

@@ -10,7 +10,8 @@ use crate::session::{
         subscriber_queue::QueueCapacity,
         subscription::Subscription,
     },
-    model::{ErrorKind, Position, Result, Token},
+    model::{ErrorKind, Position, Result, Session, Token},
+    ports::FoundSession,
     turn::{follow, runner::TurnRunner},
 };
 
@@ -50,7 +51,8 @@ impl Gateway {
         let core = &self.core;
         core.check_serving()?;
         let hash = token.hash();
-        let (session, token) = core.open_session(caller, &hash).await?;
+        let FoundSession { session: found, token } = core.authenticate(caller, &hash).await?;
+        let session = core.load_session(found.id).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.
             while session.is_behind(position) && TurnRunner::catch_up(core, &session).await? {}
@@ -61,14 +63,18 @@ impl Gateway {
         let settings = &core.settings;
         let capacity =
             QueueCapacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
-        let subscriber = session.subscribe(
-            position,
-            filter,
-            token.id,
-            capacity,
-            settings.max_session_streams,
-        )?;
-        let subscription = Subscription::new(Arc::clone(core), session, subscriber, token.scope);
+        let subscriber =
+            session.subscribe(position, filter, &token, capacity, settings.max_session_streams)?;
+        if token.deadlines.is_some() {
+            core.registry.review(&session);
+        }
+        let is_bound = settings.access.bind_subject && found.subject.is_some();
+        let bound_until = caller.identity.as_ref().filter(|_| is_bound);
+        let bound_until = bound_until.and_then(|identity| identity.deadline());
+        let (subscription, mut opened) =
+            Subscription::new(Arc::clone(core), session, subscriber, token.scope, bound_until);
+        opened.session = Session { expires_at: opened.session.expires_at, ..found };
+        opened.session = opened.session.seen_with(&token);
         // A shutdown or a revocation that began meanwhile may have missed this subscriber.
         core.check_serving()?;
         if core.revoked_tokens.contains(token.id) {
@@ -78,6 +84,6 @@ impl Gateway {
             // Another process may have revoked the token before this one had entered the session.
             core.store.find(&hash, core.clock.now()).await?;
         }
-        Ok(subscription)
+        Ok((subscription, opened))
     }
 }

@@ -7,7 +7,7 @@ use crate::session::{
     core::Core,
     eager_task::{EagerTask, spawn_eager},
     live::{event::Accepted, registry::SessionHandle},
-    model::{ErrorKind, MessageId, NewMessage, Regeneration, Result},
+    model::{ErrorKind, MessageId, NewMessage, Regeneration, Result, TokenId},
     ports::{NewTurn, Question},
 };
 
@@ -15,6 +15,7 @@ use crate::session::{
 pub(in crate::session) fn send(
     core: &Arc<Core>,
     session: &SessionHandle,
+    token: TokenId,
     message: NewMessage,
 ) -> EagerTask<Result<Accepted>> {
     if let Err(error) = message.check(&core.settings.messages) {
@@ -25,13 +26,14 @@ pub(in crate::session) fn send(
     // Options without any field are not stored.
     let options = options.filter(|options| !options.is_empty());
     let id = MessageId::generate();
-    append(core, session, NewTurn { id, client_message_id, metadata, options, question })
+    append(core, session, token, NewTurn { id, client_message_id, metadata, options, question })
 }
 
 /// Checks the request for another reply and commits the question again.
 pub(in crate::session) fn regenerate(
     core: &Arc<Core>,
     session: &SessionHandle,
+    token: TokenId,
     again: Regeneration,
 ) -> EagerTask<Result<Accepted>> {
     if let Err(error) = again.check(&core.settings.messages) {
@@ -40,10 +42,15 @@ pub(in crate::session) fn regenerate(
     let Regeneration { seq, client_message_id, metadata, options } = again;
     let question = Question::Again { seq };
     let id = MessageId::generate();
-    append(core, session, NewTurn { id, client_message_id, metadata, options, question })
+    append(core, session, token, NewTurn { id, client_message_id, metadata, options, question })
 }
 
-fn append(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> EagerTask<Result<Accepted>> {
+fn append(
+    core: &Arc<Core>,
+    session: &SessionHandle,
+    by: TokenId,
+    turn: NewTurn,
+) -> EagerTask<Result<Accepted>> {
     // The task token is taken before the check: a shutdown waits for this call or refuses it.
     let token = core.tasks.token();
     if let Err(error) = session.check_open().and_then(|()| core.check_serving()) {
@@ -52,12 +59,18 @@ fn append(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> EagerTask
     let (core, session) = (Arc::clone(core), session.clone());
     spawn_eager(async move {
         let _token = token;
-        commit(&core, &session, turn).await
+        commit(&core, &session, by, turn).await
     })
 }
 
-async fn commit(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> Result<Accepted> {
-    let appended = core.turns.append(session.session().id, turn, core.append_limits()).await;
+async fn commit(
+    core: &Arc<Core>,
+    session: &SessionHandle,
+    token: TokenId,
+    turn: NewTurn,
+) -> Result<Accepted> {
+    let limits = core.append_limits(token);
+    let appended = core.turns.append(session.session().id, turn, limits).await;
     let appended = match appended {
         Ok(appended) => appended,
         Err(error) => {
@@ -69,7 +82,7 @@ async fn commit(core: &Arc<Core>, session: &SessionHandle, turn: NewTurn) -> Res
         }
     };
     core.metrics.message(appended.duplicate);
-    let published = session.publish_appended(&appended);
+    let published = session.publish_appended(&appended, token);
     TurnRunner::start(core, session, published);
     follow::catch_up_if_behind(core, session, published).await;
     if appended.duplicate && appended.reply_seq.is_none() && core.peers.is_shared() {

@@ -7,8 +7,8 @@ use std::{
 
 use super::sharing::Sharing;
 use crate::session::{
-    AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, Lease, LogView,
-    Message, MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session, Snapshot,
+    AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, Lease, ListedSession,
+    LogView, Message, MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session, Snapshot,
     Timestamp, TokenHash, TokenId, TokenRecord, Unfinished, Usage, WaitingTurn,
 };
 
@@ -53,8 +53,10 @@ struct UnansweredTurn {
 
 impl SessionRow {
     pub(super) fn new(new: NewSession) -> Self {
+        let deadline = new.token.deadlines.map(|(expires_at, _)| expires_at);
+        let expires_at = new.session.expires_at;
         Self {
-            review_at: new.session.expires_at,
+            review_at: deadline.map_or(expires_at, |deadline| deadline.min(expires_at)),
             session: new.session,
             tokens: vec![new.token],
             log: Vec::new(),
@@ -68,24 +70,56 @@ impl SessionRow {
 
     /// Returns the session as a token opens it.
     pub(super) fn found(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
-        let record = self.tokens.iter().find(|record| record.hash == *token);
-        let token = record.cloned().ok_or(ErrorKind::SessionExpired)?;
-        let mut session = self.session.clone();
-        if let Some((expires_at, ends_at)) = token.deadlines {
-            (session.expires_at, session.ends_at) = (expires_at, ends_at);
-        }
-        if session.expires_at <= now {
-            return Err(ErrorKind::SessionExpired.into());
-        }
-        Ok(FoundSession { session, token })
+        let is_it = |record: &&TokenRecord| record.hash == *token && !record.has_expired(now);
+        let token = self.tokens.iter().find(is_it).cloned().ok_or(ErrorKind::SessionExpired)?;
+        Ok(FoundSession { session: self.session.clone().seen_with(&token), token })
     }
 
-    pub(super) fn issue(&mut self, token: TokenRecord, max_tokens: u32) -> Result<()> {
-        if self.tokens.len() >= max_tokens as usize {
+    /// Adds a token. Returns the expired ones, which it removes.
+    pub(super) fn issue(
+        &mut self,
+        token: TokenRecord,
+        now: Timestamp,
+        max_tokens: u32,
+    ) -> Result<Vec<TokenHash>> {
+        let valid = self.tokens.iter().filter(|token| !token.has_expired(now)).count();
+        if valid >= max_tokens as usize {
             return Err(Error::new(ErrorKind::Overloaded, "The session has too many tokens"));
         }
+        let expired = self.remove_expired_tokens(now);
         self.tokens.push(token);
-        Ok(())
+        Ok(expired)
+    }
+
+    /// Removes the tokens whose own deadline has passed. Returns their hashes.
+    pub(super) fn remove_expired_tokens(&mut self, now: Timestamp) -> Vec<TokenHash> {
+        let expired = self.tokens.extract_if(.., |token| token.has_expired(now));
+        expired.map(|token| token.hash).collect()
+    }
+
+    /// Returns the first deadline of the session and its tokens.
+    pub(super) fn next_deadline(&self) -> Timestamp {
+        let own = self.tokens.iter().filter_map(|token| token.deadlines);
+        own.map(|(expires_at, _)| expires_at).fold(self.session.expires_at, Timestamp::min)
+    }
+
+    /// Returns the time of the last message, or of the creation.
+    pub(super) fn active_at(&self) -> Timestamp {
+        self.log.last().map_or(self.session.created_at, |message| message.created_at)
+    }
+
+    /// Returns the session as its owner's list shows it.
+    pub(super) fn listed(&self) -> ListedSession {
+        let beginning = |message: &Arc<Message>| {
+            message.text().chars().take(ListedSession::MAX_BEGINNING).collect()
+        };
+        let is_untitled = self.session.title.is_none();
+        ListedSession {
+            session: self.session.clone(),
+            active_at: self.active_at(),
+            head_seq: self.head_seq(),
+            beginning: self.log.first().filter(|_| is_untitled).map(beginning),
+        }
     }
 
     /// Removes a token. Returns its hash, and the number of tokens that are left.
@@ -96,9 +130,29 @@ impl SessionRow {
         Ok((revoked.hash, self.tokens.len() as u32))
     }
 
-    pub(super) fn renew(&mut self, expires_at: Timestamp) {
-        let session = &mut self.session;
-        session.expires_at = session.expires_at.max(expires_at).min(session.ends_at);
+    /// Moves the idle deadline of a token. Returns the session with the deadlines of the token.
+    pub(super) fn renew(
+        &mut self,
+        token: TokenId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Session> {
+        let is_it = |record: &&mut TokenRecord| record.id == token && !record.has_expired(now);
+        let token = self.tokens.iter_mut().find(is_it).ok_or(ErrorKind::SessionExpired)?;
+        match token.deadlines {
+            Some(_) => token.renew(expires_at),
+            None => self.session.renew(expires_at),
+        }
+        Ok(self.session.clone().seen_with(token))
+    }
+
+    /// Moves the deadlines of the session and of the token of a message. Returns the token's own
+    /// one.
+    pub(super) fn renew_by_message(&mut self, limits: &AppendLimits) -> Option<Timestamp> {
+        limits.renew(&mut self.session);
+        let token = self.tokens.iter_mut().find(|token| token.id == limits.token)?;
+        token.renew(limits.expires_at);
+        token.deadlines.map(|(expires_at, _)| expires_at)
     }
 
     pub(super) fn head(&self) -> Head {

@@ -34,7 +34,8 @@ impl MemoryStore {
 
     fn appended(&self, row: &SessionRow, message: Arc<Message>, duplicate: bool) -> Appended {
         let (expires_at, lease) = (row.session.expires_at, self.lease(row));
-        Appended { message, duplicate, reply_seq: None, expires_at, lease }
+        let (reply_seq, token_expires_at) = (None, None);
+        Appended { message, duplicate, reply_seq, expires_at, token_expires_at, lease }
     }
 
     /// Tells the other nodes that a message was appended.
@@ -69,10 +70,10 @@ impl Turns for MemoryStore {
             row.sharing.get_or_insert_default().grant(member.node);
         }
         let message = row.ask(*placed);
-        row.renew(limits.expires_at);
+        let token_expires_at = row.renew_by_message(&limits);
         self.tell_appended(row, &message);
         let counted = row::counted(message.size());
-        let appended = self.appended(row, message, false);
+        let appended = Appended { token_expires_at, ..self.appended(row, message, false) };
         tables.size += counted;
         Ok(appended)
     }

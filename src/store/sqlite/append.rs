@@ -8,6 +8,7 @@ use super::{
     failure::{WriteError, WriteResult},
     reader,
     rows::{self, Head, Id, StoredTime},
+    sessions,
 };
 use crate::session::{
     AppendLimits, Appended, Error, ErrorKind, Lease, LogView, Message, MessageId, NewReply,
@@ -22,7 +23,7 @@ pub(super) fn append(
     turn: &NewTurn,
     limits: &AppendLimits,
 ) -> WriteResult<Appended> {
-    let session = reader::session(tx, id, limits.now)?;
+    let mut session = reader::session(tx, id, limits.now)?;
     let head = reader::head(tx, id)?;
     let log = Log { tx, id, head: &head };
     let placed = match place(&log, turn.clone())? {
@@ -37,10 +38,24 @@ pub(super) fn append(
     tx.prepare_cached("INSERT INTO turns (session, seq, message) VALUES (?1, ?2, ?3)")?
         .execute(params![Id(id), message.seq, Id(message.id)])?;
     insert(tx, id, &message)?;
-    let expires_at = session.expires_at.max(limits.expires_at).min(session.ends_at);
-    let sql = "UPDATE sessions SET head_seq = ?2, newest_turn = ?2, expires_at = ?3 WHERE id = ?1";
-    tx.prepare_cached(sql)?.execute(params![Id(id), message.seq, StoredTime(expires_at)])?;
-    Ok(appended(message, false, None, expires_at))
+    limits.renew(&mut session);
+    let sql = "UPDATE sessions SET head_seq = ?2, newest_turn = ?2, expires_at = ?3,
+         delete_at = ?4, active_at = ?5 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![
+        Id(id),
+        message.seq,
+        StoredTime(session.expires_at),
+        session.delete_at.map(StoredTime),
+        StoredTime(message.created_at),
+    ])?;
+    let mut appended = appended(message, false, None, session.expires_at);
+    if session.subject.is_some()
+        && let Some(token) = reader::token(tx, id, limits.token, limits.now)?
+    {
+        let token = sessions::renew_token(tx, id, token, limits.expires_at)?;
+        appended.token_expires_at = token.deadlines.map(|(expires_at, _)| expires_at);
+    }
+    Ok(appended)
 }
 
 /// Returns the result of an append. The only process of a store answers every turn.
@@ -50,8 +65,8 @@ fn appended(
     reply_seq: Option<u32>,
     expires_at: Timestamp,
 ) -> Appended {
-    let lease = Some(Lease::UNSHARED);
-    Appended { message, duplicate, reply_seq, expires_at, lease }
+    let (lease, token_expires_at) = (Some(Lease::UNSHARED), None);
+    Appended { message, duplicate, reply_seq, expires_at, token_expires_at, lease }
 }
 
 /// Appends the reply to a user message under the next number, unless it has one.
@@ -73,20 +88,22 @@ pub(super) fn answer(
     let created_at = Timestamp::of_wall_clock();
     let message = Arc::new(reply.clone().into_message(head.seq + 1, created_at));
     insert(tx, id, &message)?;
-    update_usage(tx, id, message.seq, head.usage.plus(message.cost()))?;
+    let usage = head.usage.plus(message.cost());
+    update_head(tx, id, message.seq, message.created_at, usage)?;
     Ok(appended(message, false, None, expires_at))
 }
 
-fn update_usage(
+fn update_head(
     tx: &Transaction<'_>,
     id: SessionId,
     head_seq: u32,
+    active_at: Timestamp,
     usage: Usage,
 ) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "UPDATE sessions SET head_seq = ?2, input_tokens = ?3, output_tokens = ?4,
          usage_estimated = ?5, cached_input_tokens = ?6, cache_write_tokens = ?7,
-         reasoning_tokens = ?8 WHERE id = ?1",
+         reasoning_tokens = ?8, active_at = ?9 WHERE id = ?1",
     )?
     .execute(params![
         Id(id),
@@ -97,6 +114,7 @@ fn update_usage(
         usage.cached_input_tokens,
         usage.cache_write_tokens,
         usage.reasoning_tokens,
+        StoredTime(active_at),
     ])?;
     Ok(())
 }

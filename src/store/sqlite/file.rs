@@ -65,8 +65,7 @@ pub struct SessionFilter {
 }
 
 /// Columns of [`stored`] after those of [`rows::session`].
-const KEPT: &str = "head_seq, coalesce((SELECT messages.created_at FROM messages
-     WHERE messages.session = sessions.id AND messages.seq = sessions.head_seq), created_at)";
+const KEPT: &str = "head_seq, active_at";
 
 /// Condition of a [`SessionFilter`].
 const CHOSEN: &str = "WHERE (expires_at <= :now) = :expired

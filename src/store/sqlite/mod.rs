@@ -35,8 +35,9 @@ use rusqlite::{Connection, Transaction};
 
 use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, FoundSession, Head, Lease,
-    NewReply, NewSession, NewTurn, NodeId, Page, Result, Session, SessionId, Snapshot, Store,
-    Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
+    ListCursor, ListedSession, NewReply, NewSession, NewTurn, NodeId, Page, Result, Session,
+    SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
+    Unfinished,
 };
 pub use backup::BackupSummary;
 pub use durability::Durability;
@@ -115,8 +116,34 @@ impl Store for SqliteStore {
         self.writer.write(move |tx| sessions::revoke_token(tx, id, now, token)).await
     }
 
-    async fn renew(&self, id: SessionId, now: Timestamp, expires_at: Timestamp) -> Result<Session> {
-        self.writer.write(move |tx| sessions::renew(tx, id, now, expires_at)).await
+    async fn renew(
+        &self,
+        id: SessionId,
+        token: TokenId,
+        now: Timestamp,
+        expires_at: Timestamp,
+    ) -> Result<Session> {
+        self.writer.write(move |tx| sessions::renew(tx, id, token, now, expires_at)).await
+    }
+
+    async fn list(
+        &self,
+        subject: &str,
+        now: Timestamp,
+        after: Option<ListCursor>,
+        limit: u32,
+    ) -> Result<Vec<ListedSession>> {
+        let subject = subject.to_owned();
+        self.readers.read(move |db| Ok(reader::list(db, &subject, now, after, limit)?)).await
+    }
+
+    async fn set_title(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        title: Option<Arc<str>>,
+    ) -> Result<Session> {
+        self.writer.write(move |tx| sessions::set_title(tx, id, now, title)).await
     }
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
@@ -134,7 +161,9 @@ impl Store for SqliteStore {
     async fn tokens(&self, id: SessionId, now: Timestamp) -> Result<Vec<TokenRecord>> {
         let read = move |db: &Connection| {
             reader::session(db, id, now)?;
-            Ok(reader::tokens(db, id)?)
+            let mut tokens = reader::tokens(db, id)?;
+            tokens.retain(|token| !token.has_expired(now));
+            Ok(tokens)
         };
         self.readers.read(read).await
     }

@@ -4,6 +4,7 @@ use std::{
     ops::RangeInclusive,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
@@ -16,8 +17,8 @@ use super::{
     schema::{self, OpenError},
 };
 use crate::session::{
-    Content, Error, ErrorKind, FoundSession, Head, Lease, Message, Page, Result, Session,
-    SessionId, Snapshot, Timestamp, TokenHash, TokenRecord, Unfinished,
+    Content, Error, ErrorKind, FoundSession, Head, Lease, ListCursor, ListedSession, Message, Page,
+    Result, Session, SessionId, Snapshot, Timestamp, TokenHash, TokenId, TokenRecord, Unfinished,
 };
 
 /// Number of connections for reading.
@@ -103,11 +104,8 @@ pub(super) fn find(
         rows::TOKEN
     );
     let found = |row: &Row<'_>| {
-        let (mut session, token) = (rows::session(row)?, rows::token(row, rows::SESSION_WIDTH)?);
-        if let Some((expires_at, ends_at)) = token.deadlines {
-            (session.expires_at, session.ends_at) = (expires_at, ends_at);
-        }
-        Ok(FoundSession { session, token })
+        let (session, token) = (rows::session(row)?, rows::token(row, rows::SESSION_WIDTH)?);
+        Ok(FoundSession { session: session.seen_with(&token), token })
     };
     let params = params![token.as_bytes(), StoredTime(now)];
     let found = db.prepare_cached(&sql)?.query_row(params, found).optional()?;
@@ -119,6 +117,55 @@ pub(super) fn tokens(db: &Connection, id: SessionId) -> rusqlite::Result<Vec<Tok
     let sql = format!("SELECT {} FROM tokens WHERE session = ?1 ORDER BY id", rows::TOKEN);
     let mut statement = db.prepare_cached(&sql)?;
     statement.query_map([Id(id)], |row| rows::token(row, 0))?.collect()
+}
+
+/// Returns a token of a session, unless it has expired.
+pub(super) fn token(
+    db: &Connection,
+    id: SessionId,
+    token: TokenId,
+    now: Timestamp,
+) -> rusqlite::Result<Option<TokenRecord>> {
+    let sql = format!("SELECT {} FROM tokens WHERE session = ?1 AND id = ?2", rows::TOKEN);
+    let mut statement = db.prepare_cached(&sql)?;
+    let found = statement.query_row(params![Id(id), Id(token)], |row| rows::token(row, 0));
+    Ok(found.optional()?.filter(|token| !token.has_expired(now)))
+}
+
+/// Returns up to `limit` sessions of a subject, newest activity first.
+pub(super) fn list(
+    db: &Connection,
+    subject: &str,
+    now: Timestamp,
+    after: Option<ListCursor>,
+    limit: u32,
+) -> rusqlite::Result<Vec<ListedSession>> {
+    let sql = format!(
+        "SELECT {}, active_at, head_seq, CASE WHEN title IS NULL THEN
+             (SELECT substr(text, 1, ?6) FROM messages WHERE session = sessions.id AND seq = 1) END
+         FROM sessions
+         WHERE subject = ?1 AND (active_at, id) < (?2, ?3) AND expires_at > ?4
+         ORDER BY active_at DESC, id DESC LIMIT ?5",
+        rows::SESSION
+    );
+    let first = ListCursor {
+        active_at: Timestamp::NEVER.plus(Duration::from_millis(1)),
+        session: SessionId::from_bytes([0; 16]),
+    };
+    let ListCursor { active_at, session } = after.unwrap_or(first);
+    let beginning = i64::try_from(ListedSession::MAX_BEGINNING).unwrap_or(i64::MAX);
+    let params =
+        params![subject, StoredTime(active_at), Id(session), StoredTime(now), limit, beginning];
+    let mut statement = db.prepare_cached(&sql)?;
+    let listed = statement.query_map(params, |row| {
+        Ok(ListedSession {
+            session: rows::session(row)?,
+            active_at: row.get::<_, StoredTime>(rows::SESSION_WIDTH)?.0,
+            head_seq: row.get(rows::SESSION_WIDTH + 1)?,
+            beginning: row.get(rows::SESSION_WIDTH + 2)?,
+        })
+    })?;
+    listed.collect()
 }
 
 /// Returns a session that has not expired.
@@ -144,9 +191,10 @@ pub(super) fn read(
     Ok(Snapshot { session, messages, head_seq, usage, has_more })
 }
 
-/// Returns true if a sweep would find an expired session or a free page.
+/// Returns true if a sweep would find an expired session or token, or a free page.
 pub(super) fn has_work_for_sweep(db: &Connection, now: Timestamp) -> rusqlite::Result<bool> {
     let sql = "SELECT EXISTS (SELECT 1 FROM sessions WHERE expires_at <= ?1)
+         OR EXISTS (SELECT 1 FROM tokens WHERE expires_at <= ?1)
          OR (SELECT freelist_count FROM pragma_freelist_count) > 0";
     db.prepare_cached(sql)?.query_row([StoredTime(now)], |row| row.get(0))
 }

@@ -6,9 +6,12 @@ CREATE TABLE sessions (
     name                TEXT    NOT NULL,
     epoch               TEXT    NOT NULL,
     created_at          INTEGER NOT NULL,
-    expires_at          INTEGER NOT NULL, -- deadlines that its tokens share, unless they have own ones
+    -- Deadlines that its tokens share, unless they have own ones. With a subject: the time of its
+    -- deletion, or the end of the year 9999.
+    expires_at          INTEGER NOT NULL,
     ends_at             INTEGER NOT NULL,
     delete_at           INTEGER,          -- NULL: not by itself
+    active_at           INTEGER NOT NULL, -- time of the last message, or of the creation
     title               TEXT,
     metadata            TEXT,
     subject             TEXT,             -- the identity of the owner
@@ -26,6 +29,9 @@ CREATE TABLE sessions (
 
 CREATE INDEX sessions_by_deadline ON sessions (expires_at);
 
+-- The list of an owner's sessions.
+CREATE INDEX sessions_by_subject ON sessions (subject, active_at, id) WHERE subject IS NOT NULL;
+
 CREATE TABLE tokens (
     hash       BLOB    NOT NULL PRIMARY KEY, -- SHA-256 of the token
     id         BLOB    NOT NULL,
@@ -37,6 +43,8 @@ CREATE TABLE tokens (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX tokens_by_session ON tokens (session, id);
+
+CREATE INDEX tokens_by_deadline ON tokens (expires_at) WHERE expires_at IS NOT NULL;
 
 -- The logs, each in one piece and in order. Long columns come last: a read of the others needs no
 -- further pages.

@@ -1,5 +1,7 @@
 //! Writes of sessions and tokens: create, renew, revoke, delete, and the checkpoint of a reply.
 
+use std::sync::Arc;
+
 use rusqlite::{Transaction, params};
 
 use super::{
@@ -22,8 +24,8 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) 
     let session = &new.session;
     tx.prepare_cached(
         "INSERT INTO sessions (id, name, epoch, created_at, expires_at, ends_at, delete_at, title,
-             metadata, subject)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+             metadata, subject, active_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?4)",
     )?
     .execute(params![
         Id(session.id),
@@ -73,7 +75,7 @@ pub(super) fn issue(
     max_tokens: u32,
 ) -> WriteResult<()> {
     reader::session(tx, id, now)?;
-    if count_tokens(tx, id)? >= max_tokens {
+    if count_tokens(tx, id, now)? >= max_tokens {
         return Err(Error::new(ErrorKind::Overloaded, "The session has too many tokens").into());
     }
     Ok(insert_token(tx, id, token)?)
@@ -91,28 +93,67 @@ pub(super) fn revoke_token(
     if tx.prepare_cached(sql)?.execute(params![Id(id), Id(token)])? == 0 {
         return Err(ErrorKind::SessionExpired.into());
     }
-    Ok(count_tokens(tx, id)?)
+    Ok(count_tokens(tx, id, now)?)
 }
 
-fn count_tokens(tx: &Transaction<'_>, id: SessionId) -> rusqlite::Result<u32> {
-    let sql = "SELECT count(*) FROM tokens WHERE session = ?1";
-    tx.prepare_cached(sql)?.query_row([Id(id)], |row| row.get(0))
+fn count_tokens(tx: &Transaction<'_>, id: SessionId, now: Timestamp) -> rusqlite::Result<u32> {
+    let sql = "SELECT count(*) FROM tokens
+         WHERE session = ?1 AND coalesce(expires_at > ?2, TRUE)";
+    tx.prepare_cached(sql)?.query_row(params![Id(id), StoredTime(now)], |row| row.get(0))
 }
 
-/// Moves the idle deadline of a session, never back and never beyond its end.
+/// Moves the idle deadline of a token, its own one or that of its session, never back and never
+/// beyond its end. Returns the session with the deadlines of the token.
 pub(super) fn renew(
     tx: &Transaction<'_>,
     id: SessionId,
+    token: TokenId,
     now: Timestamp,
     expires_at: Timestamp,
 ) -> WriteResult<Session> {
-    let session = reader::session(tx, id, now)?;
-    let expires_at = session.expires_at.max(expires_at).min(session.ends_at);
-    if expires_at != session.expires_at {
-        let sql = "UPDATE sessions SET expires_at = ?2 WHERE id = ?1";
-        tx.prepare_cached(sql)?.execute(params![Id(id), StoredTime(expires_at)])?;
+    let mut session = reader::session(tx, id, now)?;
+    let token = reader::token(tx, id, token, now)?.ok_or(ErrorKind::SessionExpired)?;
+    if token.deadlines.is_some() {
+        let token = renew_token(tx, id, token, expires_at)?;
+        return Ok(session.seen_with(&token));
     }
-    Ok(Session { expires_at, ..session })
+    let before = session.expires_at;
+    session.renew(expires_at);
+    if session.expires_at != before {
+        let sql = "UPDATE sessions SET expires_at = ?2 WHERE id = ?1";
+        tx.prepare_cached(sql)?.execute(params![Id(id), StoredTime(session.expires_at)])?;
+    }
+    Ok(session)
+}
+
+/// Moves the own idle deadline of a token.
+pub(super) fn renew_token(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    mut token: TokenRecord,
+    expires_at: Timestamp,
+) -> rusqlite::Result<TokenRecord> {
+    let before = token.deadlines;
+    token.renew(expires_at);
+    if let Some((expires_at, _)) = token.deadlines.filter(|_| token.deadlines != before) {
+        let sql = "UPDATE tokens SET expires_at = ?3 WHERE session = ?1 AND id = ?2";
+        let params = params![Id(id), Id(token.id), StoredTime(expires_at)];
+        tx.prepare_cached(sql)?.execute(params)?;
+    }
+    Ok(token)
+}
+
+/// Sets or removes the title of a session.
+pub(super) fn set_title(
+    tx: &Transaction<'_>,
+    id: SessionId,
+    now: Timestamp,
+    title: Option<Arc<str>>,
+) -> WriteResult<Session> {
+    let session = reader::session(tx, id, now)?;
+    let sql = "UPDATE sessions SET title = ?2 WHERE id = ?1";
+    tx.prepare_cached(sql)?.execute(params![Id(id), title.as_deref()])?;
+    Ok(Session { title, ..session })
 }
 
 /// Deletes a session that has not expired.

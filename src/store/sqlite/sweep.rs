@@ -21,7 +21,7 @@ const SWEEP_SESSIONS: usize = 128;
 /// Messages that are deleted between two readings of the clock.
 const SWEEP_MESSAGES: u32 = 4;
 
-/// Deletes up to `limit` sessions that have expired, for a limited time.
+/// Deletes up to `limit` sessions that have expired, and expired tokens, for a limited time.
 pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> WriteResult<Swept> {
     let until = Instant::now() + SWEEP_TIME;
     let limit = limit.min(SWEEP_SESSIONS);
@@ -42,6 +42,7 @@ pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Write
         }
         swept.sessions.push(id);
     }
+    swept.more |= delete_tokens(tx, now)?;
     give_back(tx, until)?;
     Ok(swept)
 }
@@ -63,6 +64,15 @@ fn delete_until(
     }
     delete(tx, id)?;
     Ok(true)
+}
+
+/// Deletes tokens whose own deadline has passed. Returns true if there are more.
+fn delete_tokens(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<bool> {
+    let sql = "DELETE FROM tokens WHERE hash IN
+         (SELECT hash FROM tokens WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)";
+    let limit = i64::try_from(SWEEP_SESSIONS).unwrap_or(i64::MAX);
+    let deleted = tx.prepare_cached(sql)?.execute(params![StoredTime(now), limit])?;
+    Ok(deleted == SWEEP_SESSIONS)
 }
 
 /// Returns free pages to the file system, as many as the time allows.

@@ -98,7 +98,7 @@ impl SqliteFile {
 }
 
 fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
-    let StoredSession { session, messages, .. } = &log.stored;
+    let StoredSession { session, messages, last_activity } = &log.stored;
     for token in &log.tokens {
         // A token of another session stays, and with it that session.
         let sql = "SELECT 1 FROM tokens WHERE hash = ?1";
@@ -115,9 +115,9 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
             "INSERT INTO sessions
                  (id, name, epoch, created_at, expires_at, ends_at, delete_at, title, metadata,
                   subject, head_seq, newest_turn, input_tokens, output_tokens, usage_estimated,
-                  cached_input_tokens, cache_write_tokens, reasoning_tokens)
+                  cached_input_tokens, cache_write_tokens, reasoning_tokens, active_at)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                 ?18) ON CONFLICT DO NOTHING",
+                 ?18, ?19) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             Id(session.id),
@@ -138,6 +138,7 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
             usage.cached_input_tokens,
             usage.cache_write_tokens,
             usage.reasoning_tokens,
+            StoredTime(*last_activity),
         ])?;
     if inserted == 0 {
         return Ok(Import::Differs);

@@ -11,9 +11,9 @@ use proto::{
 use crate::{
     proto,
     session::{
-        Accepted, Content, Delta, Epoch, Error, ErrorKind, Event, Message, Metadata, NewMessage,
-        Opened, Part, Position, Regeneration, ReplyPart, ReplyPosition, ReplyStarted, Result, Role,
-        Session, Settings, Snapshot, Timestamp, given_id,
+        Accepted, Content, Delta, Epoch, Error, ErrorKind, Event, ListedSession, Message, Metadata,
+        NewMessage, Opened, Part, Position, Regeneration, ReplyPart, ReplyPosition, ReplyStarted,
+        Result, Role, Session, Settings, Snapshot, Timestamp, TokenRecord, given_id,
     },
     transport::stream::{ClientRequest, Outbound},
 };
@@ -32,16 +32,11 @@ pub(in crate::transport) fn client_request(request: proto::ChatRequest) -> Resul
         return Err(Error::new(ErrorKind::BadFrame, message));
     };
     Ok(match request {
-        Request::Open(proto::Open { token, position: at, credential }) => {
-            if credential.is_some() {
-                let message = "This gateway accepts no credentials";
-                return Err(Error::new(ErrorKind::Unauthenticated, message));
-            }
-            ClientRequest::Open {
-                token: token.filter(|token| !token.is_empty()),
-                position: at.map(position).transpose()?,
-            }
-        }
+        Request::Open(proto::Open { token, position: at, credential }) => ClientRequest::Open {
+            token: token.filter(|token| !token.is_empty()),
+            position: at.map(position).transpose()?,
+            credential: credential.filter(|credential| !credential.is_empty()),
+        },
         Request::Send(send) => {
             let id = send.client_message_id.clone();
             ClientRequest::Send { message: new_message(send), client_message_id: id }
@@ -223,6 +218,33 @@ fn refusal(error: &Error, client_message_id: Option<String>, is_final: bool) -> 
         retry_after_ms: error.wait().map(millis),
         client_message_id,
         r#final: is_final,
+    }
+}
+
+/// Converts a session as its owner sees it, without the deadlines of a token.
+pub(in crate::transport) fn owned_session(of: &Session) -> proto::Session {
+    proto::Session { expires_at: None, ends_at: None, ..session(of) }
+}
+
+pub(in crate::transport) fn listed_session(listed: &ListedSession) -> proto::ListedSession {
+    let (title, is_generated) = listed.shown_title();
+    proto::ListedSession {
+        session: Some(proto::Session { title, ..owned_session(&listed.session) }),
+        active_at: Some(timestamp(listed.active_at)),
+        head_seq: listed.head_seq,
+        title_generated: is_generated,
+    }
+}
+
+pub(in crate::transport) fn token_info(token: &TokenRecord) -> proto::TokenInfo {
+    let (expires_at, ends_at) = token.deadlines.unzip();
+    proto::TokenInfo {
+        id: token.id.to_string(),
+        scope: token.scope.as_str().into(),
+        label: token.label.as_ref().map(owned),
+        created_at: Some(timestamp(token.id.created_at())),
+        expires_at: expires_at.map(timestamp),
+        ends_at: ends_at.map(timestamp),
     }
 }
 

@@ -12,8 +12,8 @@ use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use convert::response;
 pub(super) use convert::{
-    accepted, client_request, new_message, new_metadata, position, regeneration, session, snapshot,
-    wire_position,
+    accepted, client_request, listed_session, new_message, new_metadata, owned_session, position,
+    regeneration, session, snapshot, token_info, wire_position,
 };
 use direct::{JsonWriter, ProtoWriter};
 pub(super) use tolerant_json::from_str as json_from_str;

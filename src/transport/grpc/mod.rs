@@ -1,9 +1,12 @@
 //! gRPC: the service, health, reflection, gRPC-Web.
 
 mod chat;
+mod conversations;
 mod deadline;
 mod failure;
 mod health;
+mod operations;
+mod streaming_call;
 
 use tonic::{body::Body, service::Routes};
 use tonic_health::pb::health_server::HealthServer;

@@ -4,8 +4,8 @@ use http::{HeaderMap, Uri};
 
 use super::HttpError;
 use crate::{
-    session::{Error, ErrorKind, Token},
-    transport::auth,
+    session::{Error, ErrorKind},
+    transport::auth::Secrets,
 };
 
 /// The decoded pairs of a query. The last value of a name counts.
@@ -49,13 +49,9 @@ impl Params {
         }
     }
 
-    /// Returns the token of the query or the header.
-    pub(in crate::transport) fn token(&self, headers: &HeaderMap) -> Result<Token, HttpError> {
-        match auth::one_of([self.get("token"), auth::bearer(headers)]) {
-            Ok(Some(token)) => Ok(token),
-            Ok(None) => Err(HttpError::Missing("query", "token")),
-            Err(error) => Err(error.into()),
-        }
+    /// Returns the secrets of the query and the headers.
+    pub(in crate::transport) fn secrets(&self, headers: &HeaderMap) -> Result<Secrets, HttpError> {
+        Ok(Secrets::of(headers, [self.get("token")])?)
     }
 
     /// Returns a required text. Refuses text that was not UTF-8, which percent-decoding marks with

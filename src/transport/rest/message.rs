@@ -2,25 +2,18 @@
 
 use axum::{
     Json,
-    body::{Body, Bytes, to_bytes},
     extract::{Request, State},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
-use serde::{
-    Serialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
-use tokio::time::timeout;
+use http::StatusCode;
+use serde::{Serialize, de::IgnoredAny};
 use utoipa::ToSchema;
 
-use super::schema;
+use super::{body::json_body, schema};
 use crate::{
-    proto,
-    session::{self, Caller, ErrorKind, Token},
+    proto, session,
     transport::{
-        ConnectionContext, TransportContext,
-        codec::{self, Codec},
-        http::{HttpError, HttpResult, Params},
+        TransportContext, codec,
+        http::{Call, HttpError, HttpResult},
     },
 };
 
@@ -69,7 +62,9 @@ pub(in crate::transport) async fn send(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<(StatusCode, Json<Accepted>)> {
-    let Call { caller, token, params, parts, body } = Call::of(request)?;
+    let call = Call::of(&context, request).await?;
+    let token = call.token()?;
+    let Call { caller, params, parts, body, .. } = call;
     let send = match json_body::<proto::Send>(&context, &parts.headers, body).await? {
         Some((send, body)) => {
             // An absent text differs from an empty one.
@@ -112,7 +107,9 @@ pub(in crate::transport) async fn regenerate(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<(StatusCode, Json<Accepted>)> {
-    let Call { caller, token, params, parts, body } = Call::of(request)?;
+    let call = Call::of(&context, request).await?;
+    let token = call.token()?;
+    let Call { caller, params, parts, body, .. } = call;
     let again = match json_body::<proto::Regenerate>(&context, &parts.headers, body).await? {
         Some((again, _)) => again,
         None => proto::Regenerate {
@@ -146,7 +143,9 @@ pub(in crate::transport) async fn stop(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<Json<Stopped>> {
-    let Call { caller, token, params, parts, body } = Call::of(request)?;
+    let call = Call::of(&context, request).await?;
+    let token = call.token()?;
+    let Call { caller, params, parts, body, .. } = call;
     let seq = match json_body::<proto::Stop>(&context, &parts.headers, body).await? {
         Some((stop, _)) => stop.seq,
         None => params.number("seq")?,
@@ -168,70 +167,9 @@ impl From<session::Accepted> for Accepted {
     }
 }
 
-/// The parts of a request.
-struct Call {
-    caller: Caller,
-    token: Token,
-    params: Params,
-    parts: Parts,
-    body: Body,
-}
-
-impl Call {
-    fn of(request: Request) -> HttpResult<Self> {
-        let caller = ConnectionContext::caller(request.extensions());
-        let (parts, body) = request.into_parts();
-        let params = Params::of(&parts.uri);
-        let token = params.token(&parts.headers)?;
-        Ok(Self { caller, token, params, parts, body })
-    }
-}
-
-/// Reads a JSON body as a message of the contract. Returns the body as well. `None` if there is
-/// none.
-async fn json_body<T: DeserializeOwned>(
-    context: &TransportContext,
-    headers: &HeaderMap,
-    body: Body,
-) -> HttpResult<Option<(T, Bytes)>> {
-    let is_plain = |encoding: &HeaderValue| encoding.as_bytes().eq_ignore_ascii_case(b"identity");
-    if !headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) {
-        return Err(HttpError::BodyEncoding);
-    }
-    let body = read(context, body).await?;
-    if body.is_empty() {
-        return Ok(None);
-    }
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    if !media_type.trim().eq_ignore_ascii_case("application/json") {
-        return Err(HttpError::BodyType);
-    }
-    // serde would accept an array as the fields of a struct.
-    if matches!(
-        body.trim_ascii_start().first(),
-        Some(b'[' | b'"' | b'0'..=b'9' | b't' | b'f' | b'n')
-    ) {
-        return Err(HttpError::NotAnObject);
-    }
-    let text = str::from_utf8(&body).map_err(|_| HttpError::from(ErrorKind::BadUtf8))?;
-    let value = codec::json_from_str(text);
-    let value = value.map_err(|error| HttpError::BadJson(error.to_string()))?;
-    Ok(Some((value, body)))
-}
-
 /// Returns true if a JSON object has a field that is not null.
 fn has_field(body: &[u8], name: &str) -> bool {
     type Fields = std::collections::HashMap<String, Option<IgnoredAny>>;
     let fields = serde_json::from_slice::<Fields>(body);
     fields.is_ok_and(|fields| fields.get(name).is_some_and(Option::is_some))
-}
-
-async fn read(context: &TransportContext, body: Body) -> HttpResult<Bytes> {
-    let limit = Codec::Json.max_frame(context.gateway.settings().messages.content.max_size);
-    match timeout(context.settings.call_timeout, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(_)) => Err(ErrorKind::FrameTooLarge.into()),
-        Err(_) => Err(ErrorKind::DeadlineExceeded.into()),
-    }
 }

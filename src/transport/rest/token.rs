@@ -16,12 +16,12 @@ use utoipa::ToSchema;
 use super::{log_entry::LogEntry, timestamp::rfc3339};
 use crate::{
     session::{
-        Error, ErrorKind, Metadata, NewToken, PageRequest, Revocation, Scope, Session, Snapshot,
-        Token,
+        self, Error, ErrorKind, Metadata, NewToken, PageRequest, Revocation, Scope, Session,
+        Snapshot, Token,
     },
     transport::{
         ConnectionBudget, ConnectionContext, TransportContext,
-        http::{HttpResult, Params},
+        http::{Call, HttpResult, Params},
         page_size,
     },
 };
@@ -80,11 +80,14 @@ struct At {
         ("session_token" = Option<String>, Query, description = "Issues another token for the session of this one"),
         ("scope" = Option<String>, Query, description = "`write` (default) or `read`"),
         ("label" = Option<String>, Query, description = "Names the token"),
+        ("subject" = Option<String>, Query, description = "The user who owns the session; with the API key of a service"),
     ),
+    security((), ("bearer" = [])),
     responses(
         (status = 200, body = Created, description = "The session and its token"),
         (status = 400, description = "Not a valid name or parameter"),
-        (status = 403, description = "The session_token permits reading only"),
+        (status = 401, description = "A valid credential is required"),
+        (status = 403, description = "The session_token permits reading only, or the credential is not of a service"),
         (status = 422, description = "A parameter is missing"),
     )
 )]
@@ -92,31 +95,38 @@ pub(in crate::transport) async fn create(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<Json<Created>> {
-    let params = Params::of(request.uri());
-    let caller = ConnectionContext::caller(request.extensions());
+    let call = Call::identified(&context, request).await?;
+    let Call { caller, params, .. } = &call;
     let mut new = NewToken {
         name: params.get("name").unwrap_or_default(),
-        metadata: metadata(&params)?,
+        metadata: metadata(params)?,
         title: params.get("title"),
         scope: params.get("scope").map(Scope::parse).transpose()?,
         label: params.get("label"),
-        subject: None,
+        subject: params.get("subject"),
     };
     let gateway = &context.gateway;
     let created = match params.get("session_token") {
-        Some(token) => gateway.issue_token(&caller, &Token::parse(token)?, new).await?,
+        Some(token) => gateway.issue_token(caller, &Token::parse(token)?, new).await?,
         None => {
             new.name = params.required("name")?;
-            gateway.create_token(&caller, new).await?
+            gateway.create_token(caller, new).await?
         }
     };
-    Ok(Json(Created {
-        name: created.session.name.as_str().into(),
-        token: created.token.expose(),
-        session_start: rfc3339(created.session.created_at),
-        expires_at: rfc3339(created.session.expires_at),
-        messages: Vec::new(),
-    }))
+    Ok(Json(Created::new(&created)))
+}
+
+impl Created {
+    pub(super) fn new(created: &session::Created) -> Self {
+        let Session { name, created_at, expires_at, .. } = &created.session;
+        Self {
+            name: name.as_str().into(),
+            token: created.token.expose(),
+            session_start: rfc3339(*created_at),
+            expires_at: rfc3339(*expires_at),
+            messages: Vec::new(),
+        }
+    }
 }
 
 fn metadata(params: &Params) -> HttpResult<Metadata> {
@@ -176,17 +186,16 @@ pub(in crate::transport) async fn refresh_by_get(
 }
 
 async fn renew(State(context): State<TransportContext>, request: Request) -> HttpResult<Response> {
-    let params = Params::of(request.uri());
-    let token = params.token(request.headers())?;
+    let call = Call::of(&context, request).await?;
+    let (token, params) = (call.token()?, &call.params);
     let page = PageRequest {
         after: params.number("after")?,
         before: params.number("before")?,
         limit: params.number("limit")?,
     };
-    let budget = ConnectionContext::budget(request.extensions());
-    let caller = ConnectionContext::caller(request.extensions());
+    let budget = ConnectionContext::budget(&call.parts.extensions);
     let _page = OptionFuture::from(budget.map(ConnectionBudget::page)).await.transpose()?;
-    let snapshot = context.gateway.refresh_token(&caller, &token, page).await?;
+    let snapshot = context.gateway.refresh_token(&call.caller, &token, page).await?;
     let size = page_size(&snapshot);
     let permit = budget.map(|budget| budget.reserve(size)).transpose()?;
     let encode = move || Json(Refreshed::new(token.expose(), &snapshot)).into_response();
@@ -223,14 +232,13 @@ pub(in crate::transport) async fn revoke(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<StatusCode> {
-    let params = Params::of(request.uri());
-    let token = params.token(request.headers())?;
-    let caller = ConnectionContext::caller(request.extensions());
-    let extent = match params.flag("token_only")? {
+    let call = Call::of(&context, request).await?;
+    let token = call.token()?;
+    let extent = match call.params.flag("token_only")? {
         true => Revocation::Token,
         false => Revocation::Session,
     };
-    context.gateway.revoke_token(&caller, &token, extent).await?;
+    context.gateway.revoke_token(&call.caller, &token, extent).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -40,7 +40,7 @@ pub(in crate::transport) struct ClientStream {
 }
 
 enum CallResult {
-    Attached(Result<(Subscription, Opened)>),
+    Attached(Result<(Caller, Subscription, Opened)>),
     Sent { client_message_id: Option<String>, result: Result<Accepted> },
 }
 
@@ -51,12 +51,12 @@ impl ClientStream {
         context: &TransportContext,
         caller: Caller,
         record: StreamRecord,
-        credential: Option<Token>,
+        token: Option<Token>,
     ) -> Self {
         let settings = &context.settings;
-        let wait = if credential.is_some() { settings.open_grace } else { settings.open_timeout };
+        let wait = if token.is_some() { settings.open_grace } else { settings.open_timeout };
         let timer = Box::pin(sleep(wait));
-        Self { timer, ..Self::of(context, caller, record, StreamState::new(credential)) }
+        Self { timer, ..Self::of(context, caller, record, StreamState::new(token)) }
     }
 
     /// Returns a stream that is attached already.
@@ -68,18 +68,21 @@ impl ClientStream {
         opened: Opened,
     ) -> Self {
         record.attached(opened.session.id);
-        let subscription = Some(subscription);
-        Self { subscription, ..Self::of(context, caller, record, StreamState::attached(opened)) }
+        let mut stream = Self::of(context, caller, record, StreamState::attached(opened));
+        stream.subscription = Some(subscription);
+        if stream.credential_deadline().is_some() {
+            stream.restart_timer();
+        }
+        stream
     }
 
     /// Returns a stream that ends at once with an error in a frame.
     pub(in crate::transport) fn refused(
         context: &TransportContext,
-        caller: Caller,
         record: StreamRecord,
         error: Error,
     ) -> Self {
-        Self::of(context, caller, record, StreamState::refused(error))
+        Self::of(context, Caller::default(), record, StreamState::refused(error))
     }
 
     fn of(
@@ -100,9 +103,9 @@ impl ClientStream {
         loop {
             let action = match self.state.next() {
                 None => {
-                    let input = self.input(frames).await;
+                    let mut input = self.input(frames).await;
                     if matches!(input, Input::Timer) {
-                        self.restart_timer();
+                        input = self.timer_fired();
                     }
                     self.state.handle(input)
                 }
@@ -161,8 +164,8 @@ impl ClientStream {
         self.call = None;
         match done {
             CallResult::Attached(attached) => Input::Attached(attached.map(|attached| {
-                let (subscription, opened) = attached;
-                self.subscription = Some(subscription);
+                let (caller, subscription, opened) = attached;
+                (self.caller, self.subscription) = (caller, Some(subscription));
                 self.restart_timer();
                 self.record.attached(opened.session.id);
                 Box::new(opened)
@@ -180,11 +183,14 @@ impl ClientStream {
     fn perform(&mut self, action: Action) -> Option<Outbound> {
         match action {
             Action::Deliver(outbound) => Some(outbound),
-            Action::Attach { token, position } => {
+            Action::Attach { token, position, credential } => {
                 let position = position.or_else(|| self.position());
                 let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
-                let attach =
-                    async move { gateway.attach(&caller, &token, position.as_ref()).await };
+                let attach = async move {
+                    let caller = gateway.identify(caller, credential.as_ref()).await?;
+                    let attached = gateway.attach(&caller, &token, position.as_ref()).await;
+                    attached.map(|(subscription, opened)| (caller, subscription, opened))
+                };
                 self.call = Some(attach.map(CallResult::Attached).boxed());
                 None
             }
@@ -229,8 +235,25 @@ impl ClientStream {
         self.perform(action)
     }
 
+    /// Returns the time at which the credential expires that the stream is bound to.
+    fn credential_deadline(&self) -> Option<Instant> {
+        self.subscription.as_ref()?.credential_deadline()
+    }
+
+    fn timer_fired(&mut self) -> Input {
+        let has_expired = |deadline| deadline <= Instant::now();
+        if self.credential_deadline().is_some_and(has_expired) {
+            return Input::CredentialExpired;
+        }
+        self.restart_timer();
+        Input::Timer
+    }
+
+    /// Sets the timer to the next heartbeat, or to the end of the credential before it.
     fn restart_timer(&mut self) {
-        self.timer.as_mut().reset(Instant::now() + self.settings.heartbeat);
+        let heartbeat = Instant::now() + self.settings.heartbeat;
+        let next = self.credential_deadline().map_or(heartbeat, |end| end.min(heartbeat));
+        self.timer.as_mut().reset(next);
     }
 }
 

@@ -10,6 +10,7 @@ pub(in crate::transport) enum ClientRequest {
     Open {
         token: Option<String>,
         position: Option<Position>,
+        credential: Option<String>,
     },
     /// An invalid message is refused under its id, as any other refusal of a message.
     Send {

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::{
     session::{
-        Accepted, Error, ErrorKind, Event, MessageId, NewMessage, Opened, Position, Regeneration,
-        Result, Token,
+        Accepted, Credential, Error, ErrorKind, Event, MessageId, NewMessage, Opened, Position,
+        Regeneration, Result, Token,
     },
     transport::auth,
 };
@@ -29,6 +29,8 @@ pub(super) enum Input {
     StopRefused(Error),
     /// The timer has fired: that of the first frame, later that of the heartbeat.
     Timer,
+    /// The timer has fired, and the credential that the stream is bound to has expired.
+    CredentialExpired,
     /// The gateway shuts down.
     Draining,
 }
@@ -39,8 +41,8 @@ pub(super) enum Action {
     /// Give an item to the client.
     Deliver(Outbound),
     /// Attach to the session of a token. Without a position: continue from the current one, or from
-    /// the head of the log.
-    Attach { token: Token, position: Option<Position> },
+    /// the head of the log. A credential replaces the earlier one.
+    Attach { token: Token, position: Option<Position>, credential: Option<Credential> },
     /// Send a message.
     Send { message: NewMessage, client_message_id: Option<String> },
     /// Ask a question again.
@@ -63,7 +65,7 @@ pub(super) struct Accepts {
 pub(super) struct StreamState {
     phase: Phase,
     /// The token that came with the handshake or the first `open`.
-    credential: Option<Token>,
+    token: Option<Token>,
     /// Waits until the phase admits it. Boxed, since it is rare.
     pending: Option<Box<Pending>>,
     awaited: AwaitedReplies,
@@ -112,10 +114,10 @@ struct AwaitedReplies {
 impl StreamState {
     /// Returns a stream that its first frame opens, or that attaches itself with the token of the
     /// handshake.
-    pub(super) fn new(credential: Option<Token>) -> Self {
+    pub(super) fn new(token: Option<Token>) -> Self {
         Self {
             phase: Phase::Opening,
-            credential,
+            token,
             pending: None,
             awaited: AwaitedReplies::default(),
             delivered: 0,
@@ -190,6 +192,7 @@ impl StreamState {
             }
             Input::StopRefused(error) => Some(refused(error, None)),
             Input::Timer => self.timer(),
+            Input::CredentialExpired => Some(self.end(Err(ErrorKind::CredentialExpired.into()))),
             Input::Draining => Some(self.end(Err(ErrorKind::Draining.into()))),
         }
     }
@@ -259,8 +262,8 @@ impl StreamState {
         if self.phase == Phase::Attached {
             return Some(Action::Deliver(Outbound::Heartbeat));
         }
-        match self.credential.clone() {
-            Some(token) => Some(self.attach(token, None)),
+        match self.token.clone() {
+            Some(token) => Some(self.attach(token, None, None)),
             None => Some(self.end(Err(ErrorKind::OpenTimeout.into()))),
         }
     }
@@ -269,7 +272,9 @@ impl StreamState {
     fn request(&mut self, request: ClientRequest) -> Option<Action> {
         match request {
             ClientRequest::Ping => Some(Action::Deliver(Outbound::Pong)),
-            ClientRequest::Open { token, position } => Some(self.open(token.as_deref(), position)),
+            ClientRequest::Open { token, position, credential } => {
+                Some(self.open(token.as_deref(), position, credential.as_deref()))
+            }
             request if self.phase == Phase::Opening => Some(self.attach_for(request)),
             ClientRequest::Send { message: Ok(message), client_message_id } => {
                 self.phase = Phase::Sending;
@@ -288,30 +293,44 @@ impl StreamState {
 
     /// Attaches with the token of the handshake, and handles the request then.
     fn attach_for(&mut self, request: ClientRequest) -> Action {
-        match self.credential.clone() {
+        match self.token.clone() {
             Some(token) => {
                 self.pending = Some(Box::new(Pending::Request(request)));
-                self.attach(token, None)
+                self.attach(token, None, None)
             }
             None => self.end(Err(ErrorKind::MissingToken.into())),
         }
     }
 
-    fn open(&mut self, token: Option<&str>, position: Option<Position>) -> Action {
-        let credential = self.credential.as_ref().map(Token::expose);
-        match auth::one_of([credential.as_deref(), token]) {
+    fn open(
+        &mut self,
+        token: Option<&str>,
+        position: Option<Position>,
+        credential: Option<&str>,
+    ) -> Action {
+        let credential = match credential.map(Credential::parse).transpose() {
+            Ok(credential) => credential,
+            Err(error) => return self.end(Err(error)),
+        };
+        let earlier = self.token.as_ref().map(Token::expose);
+        match auth::one_of([earlier.as_deref(), token]) {
             Ok(Some(token)) => {
-                self.credential = Some(token.clone());
-                self.attach(token, position)
+                self.token = Some(token.clone());
+                self.attach(token, position, credential)
             }
             Ok(None) => self.end(Err(ErrorKind::MissingToken.into())),
             Err(error) => self.end(Err(error)),
         }
     }
 
-    fn attach(&mut self, token: Token, position: Option<Position>) -> Action {
+    fn attach(
+        &mut self,
+        token: Token,
+        position: Option<Position>,
+        credential: Option<Credential>,
+    ) -> Action {
         self.phase = Phase::Attaching;
-        Action::Attach { token, position }
+        Action::Attach { token, position, credential }
     }
 
     #[inline]

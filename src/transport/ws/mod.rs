@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
+    Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version,
     header::{
         CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
         SEC_WEBSOCKET_VERSION, UPGRADE,
@@ -22,12 +22,13 @@ use hyper::{ext, upgrade::OnUpgrade};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::{
-    ConnectionContext, TransportContext, auth,
+    ConnectionContext, TransportContext,
+    auth::{BEARER_PROTOCOL, CREDENTIAL_PROTOCOL, Secrets},
     codec::Codec,
     http::{Params, detail, error_response, method_not_allowed},
     stream::{ClientStream, Protocol, StreamRecord},
 };
-use crate::session::{Caller, Error, ErrorKind, Result, Token};
+use crate::session::{Error, ErrorKind, Result};
 
 /// Handles `/chat` for every method: over HTTP/2 it is CONNECT.
 pub(super) async fn upgrade(
@@ -50,10 +51,10 @@ async fn handshake(context: &TransportContext, request: &mut Request) -> Result<
     }
     let offers = Offers::read(request.headers());
     let query = Params::of(request.uri());
-    let token = auth::one_of([query.get("token"), auth::bearer(request.headers()), offers.token]);
     let codec = offers.codec;
-    let caller = ConnectionContext::caller(request.extensions());
-    let stream = open_stream(context, caller, codec, token).await?;
+    let secrets = Secrets::of(request.headers(), [query.get("token"), offers.token]);
+    let secrets = secrets.and_then(|found| found.with_credential(offers.credential));
+    let stream = open_stream(context, request.extensions(), codec, secrets).await?;
     let on_upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let on_upgrade =
         on_upgrade.ok_or_else(|| upgrade_required("This connection cannot be upgraded"))?;
@@ -75,23 +76,30 @@ async fn handshake(context: &TransportContext, request: &mut Request) -> Result<
 /// since a browser cannot see the status of a handshake.
 async fn open_stream(
     context: &TransportContext,
-    caller: Caller,
+    extensions: &Extensions,
     codec: Codec,
-    token: Result<Option<Token>>,
+    secrets: Result<Secrets>,
 ) -> Result<ClientStream, Refusal> {
     let record = || StreamRecord::new(Protocol::WebSocket, codec.name());
+    let identified = async {
+        let secrets = secrets?;
+        Ok((secrets.caller(context, extensions).await?, secrets.token))
+    };
+    let identified = identified.await;
     if codec != Codec::Plain {
-        return Ok(match token {
-            Ok(token) => ClientStream::new(context, caller, record(), token),
-            Err(error) => ClientStream::refused(context, caller, record(), error),
+        return Ok(match identified {
+            Ok((caller, token)) => ClientStream::new(context, caller, record(), token),
+            Err(error) => ClientStream::refused(context, record(), error),
         });
     }
     let attach = async {
-        let token = token?.ok_or(ErrorKind::MissingToken)?;
-        context.gateway.attach_replies_only(&caller, &token).await
+        let (caller, token) = identified?;
+        let token = token.ok_or(ErrorKind::MissingToken)?;
+        let attached = context.gateway.attach_replies_only(&caller, &token).await?;
+        Ok::<_, Error>((caller, attached))
     };
     match attach.await {
-        Ok((subscription, opened)) => {
+        Ok((caller, (subscription, opened))) => {
             Ok(ClientStream::attached(context, caller, record(), subscription, opened))
         }
         Err(error) => {
@@ -109,6 +117,7 @@ async fn open_stream(
 struct Offers<'a> {
     codec: Codec,
     token: Option<&'a str>,
+    credential: Option<&'a str>,
 }
 
 impl<'a> Offers<'a> {
@@ -120,7 +129,8 @@ impl<'a> Offers<'a> {
         let named = |entry: &&str| Codec::of_subprotocol(entry);
         Self {
             codec: entries.iter().find_map(named).unwrap_or(Codec::Plain),
-            token: entries.iter().find_map(|entry| entry.strip_prefix(auth::BEARER_PROTOCOL)),
+            token: entries.iter().find_map(|entry| entry.strip_prefix(BEARER_PROTOCOL)),
+            credential: entries.iter().find_map(|entry| entry.strip_prefix(CREDENTIAL_PROTOCOL)),
         }
     }
 }

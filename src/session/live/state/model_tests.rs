@@ -266,7 +266,7 @@ impl World {
         }
         let requested = self.client.position(&self.session.epoch).filter(|_| from_position);
         let capacity = QueueCapacity { events: 1000, bytes: usize::MAX };
-        let token = TokenId::generate();
+        let token = &TokenRecord::sample();
         let all = EventFilter::All;
         let subscribed =
             self.state.subscribe(&self.session, requested.as_ref(), all, token, capacity, 1);

@@ -28,7 +28,8 @@ enum Step {
     Answer,
     /// The reply in progress is announced.
     Start,
-    Timer,
+    /// The timer fires; the flag: the credential has expired.
+    Timer(bool),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +57,7 @@ fn steps() -> impl Strategy<Value = (bool, Vec<Step>)> {
         2 => Just(Step::SendElsewhere),
         3 => Just(Step::Answer),
         2 => Just(Step::Start),
-        1 => Just(Step::Timer),
+        1 => prop::bool::weighted(0.05).prop_map(Step::Timer),
     ];
     (any::<bool>(), prop::collection::vec(step, 1..100))
 }
@@ -177,9 +178,10 @@ impl World {
                     events.push_back(Event::ReplyStarted(Arc::new(started)));
                 }
             }
-            Step::Timer => {
+            Step::Timer(has_expired) => {
                 if self.state.accepts().timer {
-                    self.feed(Input::Timer)?;
+                    let timer = if *has_expired { Input::CredentialExpired } else { Input::Timer };
+                    self.feed(timer)?;
                 }
             }
         }
@@ -193,7 +195,10 @@ impl World {
         let Some(frame) = self.frames.pop_front() else { return Ok(()) };
         let message = NewMessage::new("x", None);
         let request = match frame {
-            Frame::Open => ClientRequest::Open { token: Some(self.token()), position: None },
+            Frame::Open => {
+                let (position, credential) = (None, None);
+                ClientRequest::Open { token: Some(self.token()), position, credential }
+            }
             Frame::Send => {
                 self.unacknowledged += 1;
                 ClientRequest::Send { message: Ok(message), client_message_id: None }
@@ -211,7 +216,7 @@ impl World {
 
     /// Every `open` of a stream has the token of the first one.
     fn token(&self) -> String {
-        let token = self.state.credential.clone().unwrap_or_else(Token::generate);
+        let token = self.state.token.clone().unwrap_or_else(Token::generate);
         token.expose().to_string()
     }
 

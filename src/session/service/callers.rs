@@ -1,0 +1,43 @@
+//! Identifies callers.
+
+use std::sync::Arc;
+
+use metrics::counter;
+
+use super::Gateway;
+use crate::session::{
+    caller::Caller,
+    core::PEER,
+    model::{Credential, Error, ErrorKind, Result, Timestamp},
+};
+
+impl Gateway {
+    /// Returns the caller with the identity that its credential proves. A wrong credential is
+    /// refused, also where none is needed.
+    ///
+    /// # Errors
+    /// `Unauthenticated`, or `Overloaded` if the credential cannot be checked at the moment.
+    pub async fn identify(
+        &self,
+        caller: Caller,
+        credential: Option<&Credential>,
+    ) -> Result<Caller> {
+        let Some(credential) = credential else { return Ok(caller) };
+        let checked = if credential.expose().len() > Credential::MAX_SIZE {
+            Err(Error::new(ErrorKind::Unauthenticated, "The credential is too long"))
+        } else {
+            self.core.authenticator.identify(credential, Timestamp::of_wall_clock()).await
+        };
+        let result = if checked.is_ok() { "accepted" } else { "refused" };
+        counter!("duologue_credentials_total", "result" => result).increment(1);
+        match checked {
+            Ok(identity) => Ok(Caller { identity: Some(Arc::new(identity)), ..caller }),
+            Err(error) => {
+                // Addresses of users are logged at this level only.
+                let address = caller.address.map(tracing::field::display);
+                tracing::debug!(target: PEER, address, %error, "credential refused");
+                Err(error)
+            }
+        }
+    }
+}

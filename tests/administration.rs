@@ -349,7 +349,7 @@ async fn commands_say_what_is_wrong_by_their_exit_code() {
         (&["sesions", "list"], 2),
         (&["sessions", "show"], 2),
         (&["sessions", "show", "x"], 2),
-        (&["sessions", "revoke"], 2),
+        (&["sessions", "delete"], 2),
         (&["sessions", "list", "--limit", "x"], 2),
         (&["sessions", "list", "--no-such-flag"], 2),
         (&["backup"], 2),
@@ -358,7 +358,7 @@ async fn commands_say_what_is_wrong_by_their_exit_code() {
         (&["sessions", "list", "--store", "etcd://x"], 78),
         (&["--store", "memory", "sessions", "list"], 1),
         (&["sessions", "list"], 1),
-        (&["sessions", "revoke", "01a20459-2ae4-75e7-b50f-667a3bbc3f67"], 1),
+        (&["sessions", "delete", "01a20459-2ae4-75e7-b50f-667a3bbc3f67"], 1),
         (&["backup", "copy.db"], 1),
     ] {
         let done = place.run(arguments).await;

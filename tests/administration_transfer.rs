@@ -114,7 +114,7 @@ async fn one_session_is_exported_by_its_id_and_an_unknown_one_is_named() {
     for arguments in [
         &["sessions", "export", unknown][..],
         &["sessions", "show", unknown],
-        &["sessions", "revoke", unknown],
+        &["sessions", "delete", unknown],
     ] {
         let done = place.run(arguments).await;
         assert_eq!((done.code, done.out.as_str(), done.told.lines().count()), (Some(1), "", 1));

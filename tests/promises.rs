@@ -9,8 +9,9 @@ mod support;
 
 mod administration;
 mod administration_backup;
+mod administration_delete;
 mod administration_formats;
-mod administration_revoke;
+mod administration_owners;
 mod administration_transfer;
 mod bot;
 mod bot_connection;
@@ -30,6 +31,7 @@ mod expiry;
 mod grpc_calls;
 mod heads;
 mod isolation;
+mod jwt;
 mod logs;
 mod nodes;
 mod old_files;

@@ -29,6 +29,10 @@ pub struct Arguments {
     /// Ids of the sessions [default: all live sessions]
     ids: Vec<SessionId>,
 
+    /// Only sessions of this owner, for example `key:web/ada`
+    #[arg(long, conflicts_with = "ids")]
+    subject: Option<String>,
+
     /// A new file, readable by its owner only [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
@@ -39,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
     match &arguments.output {
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            let told = file.at_one_moment(|| export(&file, &arguments.ids, &mut out))?;
+            let told = file.at_one_moment(|| export(&file, arguments, &mut out))?;
             print::remark(&told);
         }
         Some(output) => {
@@ -49,7 +53,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
             let new = File::options().write(true).create_new(true).mode(0o600).open(output);
             let mut out = BufWriter::new(new.map_err(cannot)?);
             let exported = file
-                .at_one_moment(|| export(&file, &arguments.ids, &mut out))
+                .at_one_moment(|| export(&file, arguments, &mut out))
                 .and_then(|told| Ok(out.get_ref().sync_all().map(|()| told)?));
             match exported {
                 Ok(told) => print::report(&format!("{told}: {}", output.display())),
@@ -70,12 +74,14 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
 /// Writes the sessions as of one moment. Returns their number.
 fn export(
     file: &SqliteFile,
-    ids: &[SessionId],
+    arguments: &Arguments,
     out: &mut impl Write,
 ) -> Result<String, CommandFailure> {
-    let now = Timestamp::of_wall_clock();
     let mut exporting = Exporting { file, out, bar: ProgressBar::hidden(), messages: 0 };
-    let sessions = if ids.is_empty() { exporting.all(now)? } else { exporting.some(ids)? };
+    let sessions = match &*arguments.ids {
+        [] => exporting.all(arguments.subject.as_deref())?,
+        ids => exporting.some(ids)?,
+    };
     exporting.out.flush()?;
     exporting.bar.finish_and_clear();
     let messages = count(exporting.messages, "message");
@@ -109,8 +115,12 @@ impl<W: Write> Exporting<'_, W> {
         Ok(chosen.len() as u64)
     }
 
-    fn all(&mut self, now: Timestamp) -> Result<u64, CommandFailure> {
-        let filter = SessionFilter { now, ..SessionFilter::default() };
+    fn all(&mut self, subject: Option<&str>) -> Result<u64, CommandFailure> {
+        let filter = SessionFilter {
+            subject: subject.map(Into::into),
+            now: Timestamp::of_wall_clock(),
+            ..SessionFilter::default()
+        };
         let (sessions, messages) = self.file.totals(&filter)?;
         self.begin(sessions, messages)?;
         let mut after = None;

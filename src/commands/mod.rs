@@ -4,6 +4,7 @@
 //! running gateway.
 
 mod backup;
+mod delete;
 mod export;
 mod failure;
 mod import;
@@ -11,7 +12,6 @@ mod imported_log;
 mod keys;
 mod print;
 mod record;
-mod revoke;
 pub mod serve;
 mod sessions;
 mod transcript;
@@ -26,7 +26,7 @@ use crate::store;
 /// A command for the files of the gateway.
 #[derive(Clone, Debug, Subcommand)]
 pub enum Administration {
-    /// List, export, import and revoke sessions
+    /// List, export, import and delete sessions
     #[command(subcommand)]
     Sessions(Sessions),
     /// Copy the file of the store
@@ -48,7 +48,7 @@ pub enum Sessions {
     /// Store the sessions of an export that do not exist yet
     Import(import::Arguments),
     /// Delete sessions with their messages; their tokens become invalid
-    Revoke(revoke::Arguments),
+    Delete(delete::Arguments),
 }
 
 /// Runs a command with the gateway's settings.
@@ -79,7 +79,7 @@ fn dispatch(command: &Administration, settings: &serve::Settings) -> Result<(), 
         Administration::Sessions(Sessions::Import(arguments)) => {
             import::run(arguments, file()?, &settings.session)
         }
-        Administration::Sessions(Sessions::Revoke(arguments)) => revoke::run(arguments, file()?),
+        Administration::Sessions(Sessions::Delete(arguments)) => delete::run(arguments, file()?),
         Administration::Backup(arguments) => backup::run(arguments, file()?),
         Administration::Keys(command) => keys::run(command, &settings.key_file),
     }

@@ -30,6 +30,10 @@ pub struct ListArguments {
     #[arg(long)]
     name: Option<String>,
 
+    /// Only sessions of this owner, for example `key:web/ada`
+    #[arg(long)]
+    subject: Option<String>,
+
     /// Sessions that have expired and are not deleted yet, instead of live ones
     #[arg(long)]
     expired: bool,
@@ -73,6 +77,8 @@ struct TableRow<'a> {
     expires_at: String,
     messages: u32,
     last_activity: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
 }
 
 pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), CommandFailure> {
@@ -92,6 +98,7 @@ pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), Command
     }
     let filter = SessionFilter {
         name: arguments.name.clone(),
+        subject: arguments.subject.clone(),
         expired: arguments.expired,
         now: Timestamp::of_wall_clock(),
     };
@@ -121,8 +128,9 @@ fn row(out: &mut impl Write, stored: &StoredSession, form: OutputFormat) -> io::
         expires_at: time(session.expires_at),
         messages: *messages,
         last_activity: time(*last_activity),
+        subject: session.subject.as_deref(),
     };
-    let TableRow { id, name, created_at, expires_at, messages, last_activity } = &row;
+    let TableRow { id, name, created_at, expires_at, messages, last_activity, .. } = &row;
     match form {
         OutputFormat::Json => print::json(out, &row),
         OutputFormat::Tabs => {

@@ -14,10 +14,12 @@ const MAX_SUBJECT: usize = 256;
 /// Keys that are tried for one token: a signature costs time, and anybody can send one.
 const MAX_TRIES: usize = 4;
 
+/// Both are optional here, since the check of required claims has the better message.
 #[derive(Deserialize)]
 struct Claims {
-    sub: String,
-    exp: u64,
+    sub: Option<String>,
+    /// In seconds; may have a fraction (RFC 7519, section 2, NumericDate).
+    exp: Option<f64>,
 }
 
 pub(super) struct JwtVerifier {
@@ -78,6 +80,7 @@ impl JwtVerifier {
     }
 
     fn identity(&self, Claims { sub, exp }: Claims) -> Result<Identity> {
+        let sub = sub.unwrap_or_default();
         if sub.trim().is_empty() || sub.chars().count() > MAX_SUBJECT || sub.contains(Name::hides) {
             let message = format!(
                 "The claim sub of the JWT must have 1 to {MAX_SUBJECT} characters, none of them \
@@ -85,8 +88,9 @@ impl JwtVerifier {
             );
             return Err(unauthenticated(message));
         }
-        let expires_at =
-            Timestamp::from_millis(exp.saturating_mul(1000)).plus(self.settings.leeway);
+        // The conversion saturates.
+        let expires_at = Timestamp::from_millis((exp.unwrap_or(0.0) * 1000.0) as u64);
+        let expires_at = expires_at.plus(self.settings.leeway);
         Ok(Identity {
             subject: format!("jwt:{}#{sub}", self.settings.issuer).into(),
             kind: IdentityKind::User,

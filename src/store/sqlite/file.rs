@@ -58,6 +58,8 @@ pub struct UnansweredTurn {
 pub struct SessionFilter {
     /// A part of the user's name. ASCII letters match in either case.
     pub name: Option<String>,
+    /// The owner.
+    pub subject: Option<String>,
     /// Selects sessions that have expired and are not deleted yet, instead of live ones.
     pub expired: bool,
     /// The current time.
@@ -69,7 +71,8 @@ const KEPT: &str = "head_seq, active_at";
 
 /// Condition of a [`SessionFilter`].
 const CHOSEN: &str = "WHERE (expires_at <= :now) = :expired
-     AND (:name IS NULL OR instr(lower(name), lower(:name)) > 0)";
+     AND (:name IS NULL OR instr(lower(name), lower(:name)) > 0)
+     AND (:subject IS NULL OR subject = :subject)";
 
 fn stored(row: &Row<'_>) -> rusqlite::Result<StoredSession> {
     Ok(StoredSession {
@@ -144,7 +147,7 @@ impl SqliteFile {
             let found = statement.query_map(
                 named_params! {
                     ":after": after, ":now": StoredTime(filter.now), ":expired": filter.expired,
-                    ":name": filter.name, ":limit": limit,
+                    ":name": filter.name, ":subject": filter.subject, ":limit": limit,
                 },
                 stored,
             )?;
@@ -163,7 +166,8 @@ impl SqliteFile {
         let totals = self.connection.query_row(
             &sql,
             named_params! {
-                ":now": StoredTime(filter.now), ":expired": filter.expired, ":name": filter.name
+                ":now": StoredTime(filter.now), ":expired": filter.expired,
+                ":name": filter.name, ":subject": filter.subject,
             },
             |row| Ok((count(row, 0)?, count(row, 1)?)),
         );
@@ -242,9 +246,9 @@ impl SqliteFile {
     ///
     /// # Errors
     /// One sentence for the operator.
-    pub fn revoke(&mut self, id: SessionId) -> Result<bool, OpenError> {
+    pub fn delete(&mut self, id: SessionId) -> Result<bool, OpenError> {
         let path = &self.path;
-        let mut revoke = || {
+        let mut delete = || {
             let immediate = TransactionBehavior::Immediate;
             let transaction = self.connection.transaction_with_behavior(immediate)?;
             let sql = "SELECT 1 FROM sessions WHERE id = ?1";
@@ -255,7 +259,7 @@ impl SqliteFile {
             transaction.commit()?;
             Ok(there)
         };
-        revoke().map_err(|error| OpenError::new(path, schema::explain(&error)))
+        delete().map_err(|error| OpenError::new(path, schema::explain(&error)))
     }
 
     pub(super) fn open_error(&self, error: &rusqlite::Error) -> OpenError {

@@ -8,9 +8,7 @@ use duologue::{
     session::{Access, Timestamp},
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use rcgen::{
-    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PublicKeyData as _, SignatureAlgorithm,
-};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SignatureAlgorithm};
 use serde_json::{Value, json};
 
 use crate::{

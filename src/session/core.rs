@@ -14,6 +14,7 @@ use super::{
     metrics::Metrics,
     model::{Clock, Error, ErrorKind, Result, SessionId, Timestamp, TokenHash, TokenId},
     ports::{AppendLimits, Authenticator, FoundSession, Peers, Responder, Store, Turns},
+    quota::{Accounts, Quota},
     revoked_tokens::RevokedTokens,
     settings::Settings,
 };
@@ -36,6 +37,7 @@ pub(super) struct Core {
     pub(super) metrics: Metrics,
     pub(super) registry: Arc<Registry>,
     pub(super) revoked_tokens: RevokedTokens,
+    pub(super) quota: Quota,
     /// Cancelled when the shutdown begins: no new work is accepted.
     pub(super) draining: CancellationToken,
     /// Cancelled before the store is closed: nothing is written any more.
@@ -89,10 +91,13 @@ impl Core {
         caller: &Caller,
         token: &TokenHash,
     ) -> Result<FoundSession> {
-        let found = self.store.find(token, self.clock.now()).await;
+        let now = self.clock.now();
+        self.quota.check_failures(caller.address, now)?;
+        let found = self.store.find(token, now).await;
         if let Err(error) = &found
             && error.kind() == ErrorKind::SessionExpired
         {
+            self.quota.count_failure(caller.address, now);
             // Addresses of users are logged at this level only.
             let address = caller.address.map(tracing::field::display);
             tracing::debug!(target: PEER, address, "token refused");
@@ -104,16 +109,16 @@ impl Core {
         Ok(found)
     }
 
-    /// Returns the active session that a token opens for a caller, and the id of the token, for an
-    /// operation that changes the session.
+    /// Returns the active session that a token opens for a caller, and the sender of a message to it.
     pub(super) async fn open_to_write(
         &self,
         caller: &Caller,
         token: &TokenHash,
-    ) -> Result<(SessionHandle, TokenId)> {
+    ) -> Result<(SessionHandle, Sender)> {
         let FoundSession { session, token } = self.authenticate(caller, token).await?;
         token.scope.check_write()?;
-        Ok((self.load_session(session.id).await?, token.id))
+        let accounts = self.quota.accounts(caller, session.subject.as_ref());
+        Ok((self.load_session(session.id).await?, Sender { token: token.id, accounts }))
     }
 
     /// Returns the active session of this id, loading it if necessary.
@@ -130,6 +135,13 @@ impl Core {
         let is_revoked = session.expires_at() > self.clock.now();
         session.end(if is_revoked { ErrorKind::SessionRevoked } else { ErrorKind::SessionExpired });
     }
+}
+
+/// The sender of a message.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) token: TokenId,
+    pub(super) accounts: Accounts,
 }
 
 impl fmt::Debug for Core {

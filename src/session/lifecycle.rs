@@ -12,6 +12,7 @@ use super::{
     model::{Clock, Error, Result},
     peers,
     ports::{Authenticator, NoCredentials, Responder, Storage},
+    quota::Quota,
     revoked_tokens::RevokedTokens,
     service::Gateway,
     settings::Settings,
@@ -54,6 +55,7 @@ impl Gateway {
     ) -> Result<Self> {
         let Storage { store, turns, peers } = storage;
         let core = Arc::new(Core {
+            quota: Quota::new(settings.limits),
             settings,
             registry: Arc::new(Registry::new(peers.is_shared())),
             store,

@@ -8,7 +8,7 @@
 //! - `live`: the sessions that are active in this process, their subscribers and events.
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
 //! - `service`: the operations, one file per group; `caller`: the origin of an operation. `lifecycle`: start and shutdown.
-//! - `sweeper`: ends expired and removed sessions. `peers`: follows the changes of
+//! - `quota`: limits per caller. `sweeper`: ends expired and removed sessions. `peers`: follows the changes of
 //!   other processes. `sync`: the lock whose schedules are tested.
 
 mod caller;
@@ -21,6 +21,7 @@ mod model;
 mod panic;
 mod peers;
 mod ports;
+mod quota;
 mod revoked_tokens;
 #[cfg(all(test, feature = "schedules"))]
 mod schedules;
@@ -56,6 +57,7 @@ pub use ports::{
     NewTurn, NoCredentials, NodeId, Note, Outcome, Page, Peers, Piece, Prompt, Question, Received,
     Reply, Responder, Snapshot, Storage, Store, Swept, Turns, Unfinished, WaitingTurn,
 };
+pub use quota::{CallerLimits, ConnectionSlot, Limits};
 pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};
 pub use settings::{Access, Settings};
 pub use turn::{LogView, MAX_ATTEMPTS, Placed, PlacedTurn, place};

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::model::{ContentLimits, MessageLimits, TurnOption};
+use super::{
+    model::{ContentLimits, MessageLimits, TurnOption},
+    quota::CallerLimits,
+};
 
 /// The rules of access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ impl Default for Access {
 pub struct Settings {
     /// The rules of access.
     pub access: Access,
+    /// What one address, subject or API key may use.
+    pub limits: CallerLimits,
     /// Idle time after which a token expires, and in open mode its session.
     pub session_ttl: Duration,
     /// Age at which a token expires, active or not, and in open mode its session.
@@ -66,6 +71,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             access: Access::default(),
+            limits: CallerLimits::default(),
             session_ttl: Duration::from_secs(3600),
             session_max_age: Duration::from_secs(24 * 3600),
             retention: None,

@@ -6,7 +6,8 @@ use duologue::{
     responder::Simulated,
     server::{self, Server},
     session::{
-        Access, Authenticator, Drained, Gateway, NoCredentials, Responder, Settings, Storage,
+        Access, Authenticator, CallerLimits, Drained, Gateway, NoCredentials, Responder, Settings,
+        Storage,
     },
     store::MemoryStore,
     transport::{self, Origins},
@@ -34,7 +35,8 @@ impl Default for Setup {
 impl Setup {
     pub fn answering(responder: impl Responder) -> Self {
         Self {
-            session: Settings::default(),
+            // Tests flood a gateway from one address.
+            session: Settings { limits: CallerLimits::none(), ..Settings::default() },
             transport: transport::Settings {
                 origins: Origins::development(),
                 ..Default::default()

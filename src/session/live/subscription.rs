@@ -20,6 +20,7 @@ use crate::session::{
         SessionId,
     },
     ports::Page,
+    quota::StreamAccounts,
     turn::{append, stop},
 };
 
@@ -38,6 +39,15 @@ pub struct Subscription {
     last_user_seq: u32,
     scope: Scope,
     credential_deadline: Option<Instant>,
+    accounts: StreamAccounts,
+}
+
+/// The rights and the accounts of a subscription.
+#[derive(Debug)]
+pub(in crate::session) struct Rights {
+    pub(in crate::session) scope: Scope,
+    pub(in crate::session) credential_deadline: Option<Instant>,
+    pub(in crate::session) accounts: StreamAccounts,
 }
 
 struct Replay {
@@ -59,9 +69,9 @@ impl Subscription {
         core: Arc<Core>,
         session: SessionHandle,
         subscriber: NewSubscriber,
-        scope: Scope,
-        credential_deadline: Option<Instant>,
+        rights: Rights,
     ) -> (Self, Opened) {
+        let Rights { scope, credential_deadline, accounts } = rights;
         let NewSubscriber { queue, opened, reply } = subscriber;
         let behind = opened.position.seq < opened.head_seq;
         let replay = (behind || reply.is_some()).then(|| {
@@ -79,6 +89,7 @@ impl Subscription {
             last_user_seq: 0,
             scope,
             credential_deadline,
+            accounts,
         };
         (subscription, opened)
     }
@@ -174,7 +185,9 @@ impl Subscription {
     /// is committed even if the returned task is dropped.
     pub fn send(&self, message: NewMessage) -> EagerTask<Result<Accepted>> {
         match self.scope.check_write() {
-            Ok(()) => append::send(&self.core, &self.session, self.queue.token(), message),
+            Ok(()) => {
+                append::send(&self.core, &self.session, self.queue.token(), &self.accounts, message)
+            }
             Err(error) => EagerTask::Done(Err(error)),
         }
     }
@@ -182,7 +195,13 @@ impl Subscription {
     /// Asks a question again, see [`Gateway::regenerate`](crate::session::Gateway::regenerate).
     pub fn regenerate(&self, again: Regeneration) -> EagerTask<Result<Accepted>> {
         match self.scope.check_write() {
-            Ok(()) => append::regenerate(&self.core, &self.session, self.queue.token(), again),
+            Ok(()) => append::regenerate(
+                &self.core,
+                &self.session,
+                self.queue.token(),
+                &self.accounts,
+                again,
+            ),
             Err(error) => EagerTask::Done(Err(error)),
         }
     }

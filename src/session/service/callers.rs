@@ -1,6 +1,6 @@
 //! Identifies callers.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use metrics::counter;
 
@@ -9,9 +9,18 @@ use crate::session::{
     caller::Caller,
     core::PEER,
     model::{Credential, Error, ErrorKind, Result, Timestamp},
+    quota::ConnectionSlot,
 };
 
 impl Gateway {
+    /// Takes a connection of an address. The slot is given back when it is dropped.
+    ///
+    /// # Errors
+    /// `RateLimited` if the address has too many.
+    pub fn connection(&self, address: IpAddr) -> Result<Option<ConnectionSlot>> {
+        self.core.quota.connection(address)
+    }
+
     /// Returns the caller with the identity that its credential proves. A wrong credential is
     /// refused, also where none is needed.
     ///
@@ -23,10 +32,12 @@ impl Gateway {
         credential: Option<&Credential>,
     ) -> Result<Caller> {
         let Some(credential) = credential else { return Ok(caller) };
+        let core = &self.core;
+        core.quota.check_failures(caller.address, core.clock.now())?;
         let checked = if credential.expose().len() > Credential::MAX_SIZE {
             Err(Error::new(ErrorKind::Unauthenticated, "The credential is too long"))
         } else {
-            self.core.authenticator.identify(credential, Timestamp::of_wall_clock()).await
+            core.authenticator.identify(credential, Timestamp::of_wall_clock()).await
         };
         let result = if checked.is_ok() { "accepted" } else { "refused" };
         counter!("duologue_credentials_total", "result" => result).increment(1);
@@ -36,6 +47,9 @@ impl Gateway {
                 // Addresses of users are logged at this level only.
                 let address = caller.address.map(tracing::field::display);
                 tracing::debug!(target: PEER, address, %error, "credential refused");
+                if error.kind() == ErrorKind::Unauthenticated {
+                    core.quota.count_failure(caller.address, core.clock.now());
+                }
                 Err(error)
             }
         }

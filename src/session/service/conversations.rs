@@ -103,7 +103,7 @@ impl Gateway {
         self.core.check_serving()?;
         let Snapshot { session, .. } = self.owned(caller, id).await?;
         let scope = scope.unwrap_or_default();
-        self.issue(&session, scope, label).await.map_err(not_found)
+        self.issue(caller, &session, scope, label).await.map_err(not_found)
     }
 
     /// Returns the tokens of a session of the caller, oldest first.

@@ -83,6 +83,7 @@ impl Gateway {
         let label = new.label.map(check_label).transpose()?.flatten();
         self.core.check_serving()?;
         let now = clock.now();
+        self.core.quota.accounts(caller, subject.as_ref()).charge_session(now)?;
         let (expires_at, ends_at, delete_at) = if subject.is_some() {
             let delete_at = self.core.delete_at(now);
             (delete_at.unwrap_or(Timestamp::NEVER), Timestamp::NEVER, delete_at)
@@ -133,12 +134,13 @@ impl Gateway {
         self.core.check_serving()?;
         let FoundSession { session, token } = self.authenticate(caller, session_token).await?;
         token.scope.check_write()?;
-        self.issue(&session, new.scope.unwrap_or(token.scope), new.label).await
+        self.issue(caller, &session, new.scope.unwrap_or(token.scope), new.label).await
     }
 
-    /// Issues another token for a session.
+    /// Issues another token for a session. It is charged as a session is.
     pub(super) async fn issue(
         &self,
+        caller: &Caller,
         session: &Session,
         scope: Scope,
         label: Option<&str>,
@@ -147,6 +149,7 @@ impl Gateway {
         let Core { settings, clock, store, .. } = &*self.core;
         let (token, record) = self.new_token(session, scope, label);
         let now = clock.now();
+        self.core.quota.accounts(caller, session.subject.as_ref()).charge_session(now)?;
         store.issue(session.id, now, record.clone(), settings.max_session_tokens).await?;
         let snapshot = store.read(session.id, now, Page::HEAD).await?;
         tracing::info!(session = %session.id, "token issued");

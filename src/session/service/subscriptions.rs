@@ -8,7 +8,7 @@ use crate::session::{
     live::{
         event::{EventFilter, Opened},
         subscriber_queue::QueueCapacity,
-        subscription::Subscription,
+        subscription::{Rights, Subscription},
     },
     model::{ErrorKind, Position, Result, Session, Token},
     ports::FoundSession,
@@ -52,6 +52,7 @@ impl Gateway {
         core.check_serving()?;
         let hash = token.hash();
         let FoundSession { session: found, token } = core.authenticate(caller, &hash).await?;
+        let accounts = core.quota.accounts(caller, found.subject.as_ref()).into_stream()?;
         let session = core.load_session(found.id).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.
@@ -71,8 +72,9 @@ impl Gateway {
         let is_bound = settings.access.bind_subject && found.subject.is_some();
         let bound_until = caller.identity.as_ref().filter(|_| is_bound);
         let bound_until = bound_until.and_then(|identity| identity.deadline());
+        let rights = Rights { scope: token.scope, credential_deadline: bound_until, accounts };
         let (subscription, mut opened) =
-            Subscription::new(Arc::clone(core), session, subscriber, token.scope, bound_until);
+            Subscription::new(Arc::clone(core), session, subscriber, rights);
         opened.session = Session { expires_at: opened.session.expires_at, ..found };
         opened.session = opened.session.seen_with(&token);
         // A shutdown or a revocation that began meanwhile may have missed this subscriber.

@@ -23,8 +23,8 @@ impl Gateway {
         message: NewMessage,
     ) -> Result<Accepted> {
         self.core.check_serving()?;
-        let (session, token) = self.core.open_to_write(caller, &token.hash()).await?;
-        append::send(&self.core, &session, token, message).end().await
+        let (session, sender) = self.core.open_to_write(caller, &token.hash()).await?;
+        append::send(&self.core, &session, sender.token, &sender.accounts, message).end().await
     }
 
     /// Asks for another reply to a question: commits a user message with the content and the
@@ -39,8 +39,8 @@ impl Gateway {
         again: Regeneration,
     ) -> Result<Accepted> {
         self.core.check_serving()?;
-        let (session, token) = self.core.open_to_write(caller, &token.hash()).await?;
-        append::regenerate(&self.core, &session, token, again).end().await
+        let (session, sender) = self.core.open_to_write(caller, &token.hash()).await?;
+        append::regenerate(&self.core, &session, sender.token, &sender.accounts, again).end().await
     }
 
     /// Stops the turn of a user message's number. Without a number: the reply in progress, or the

@@ -8,7 +8,8 @@ use crate::session::{
     eager_task::{EagerTask, spawn_eager},
     live::{event::Accepted, registry::SessionHandle},
     model::{ErrorKind, MessageId, NewMessage, Regeneration, Result, TokenId},
-    ports::{NewTurn, Question},
+    ports::{AppendLimits, NewTurn, Question},
+    quota::Accounts,
 };
 
 /// Checks a user message and commits it. It is committed even if the returned task is dropped.
@@ -16,9 +17,14 @@ pub(in crate::session) fn send(
     core: &Arc<Core>,
     session: &SessionHandle,
     token: TokenId,
+    accounts: &Accounts,
     message: NewMessage,
 ) -> EagerTask<Result<Accepted>> {
     if let Err(error) = message.check(&core.settings.messages) {
+        return EagerTask::Done(Err(error));
+    }
+    let limits = core.append_limits(token);
+    if let Err(error) = accounts.charge_message(message.content.size(), limits.now) {
         return EagerTask::Done(Err(error));
     }
     let NewMessage { content, client_message_id, parent_seq, metadata, options } = message;
@@ -26,7 +32,7 @@ pub(in crate::session) fn send(
     // Options without any field are not stored.
     let options = options.filter(|options| !options.is_empty());
     let id = MessageId::generate();
-    append(core, session, token, NewTurn { id, client_message_id, metadata, options, question })
+    append(core, session, limits, NewTurn { id, client_message_id, metadata, options, question })
 }
 
 /// Checks the request for another reply and commits the question again.
@@ -34,21 +40,26 @@ pub(in crate::session) fn regenerate(
     core: &Arc<Core>,
     session: &SessionHandle,
     token: TokenId,
+    accounts: &Accounts,
     again: Regeneration,
 ) -> EagerTask<Result<Accepted>> {
     if let Err(error) = again.check(&core.settings.messages) {
         return EagerTask::Done(Err(error));
     }
+    let limits = core.append_limits(token);
+    if let Err(error) = accounts.charge_message(0, limits.now) {
+        return EagerTask::Done(Err(error));
+    }
     let Regeneration { seq, client_message_id, metadata, options } = again;
     let question = Question::Again { seq };
     let id = MessageId::generate();
-    append(core, session, token, NewTurn { id, client_message_id, metadata, options, question })
+    append(core, session, limits, NewTurn { id, client_message_id, metadata, options, question })
 }
 
 fn append(
     core: &Arc<Core>,
     session: &SessionHandle,
-    by: TokenId,
+    limits: AppendLimits,
     turn: NewTurn,
 ) -> EagerTask<Result<Accepted>> {
     // The task token is taken before the check: a shutdown waits for this call or refuses it.
@@ -59,17 +70,16 @@ fn append(
     let (core, session) = (Arc::clone(core), session.clone());
     spawn_eager(async move {
         let _token = token;
-        commit(&core, &session, by, turn).await
+        commit(&core, &session, limits, turn).await
     })
 }
 
 async fn commit(
     core: &Arc<Core>,
     session: &SessionHandle,
-    token: TokenId,
+    limits: AppendLimits,
     turn: NewTurn,
 ) -> Result<Accepted> {
-    let limits = core.append_limits(token);
     let appended = core.turns.append(session.session().id, turn, limits).await;
     let appended = match appended {
         Ok(appended) => appended,
@@ -82,7 +92,7 @@ async fn commit(
         }
     };
     core.metrics.message(appended.duplicate);
-    let published = session.publish_appended(&appended, token);
+    let published = session.publish_appended(&appended, limits.token);
     TurnRunner::start(core, session, published);
     follow::catch_up_if_behind(core, session, published).await;
     if appended.duplicate && appended.reply_seq.is_none() && core.peers.is_shared() {

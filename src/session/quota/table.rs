@@ -1,0 +1,89 @@
+//! The accounts by their keys, in bounded memory.
+//!
+//! The table is a set of small buckets, like a set-associative cache. Where a bucket is full, the
+//! account gives way that has used the least of its limits: one that is limited stays limited. The
+//! place of a key depends on a random number, so that nobody can choose the accounts that give way.
+
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{account::Account, account_key::AccountKey, limits::Limits};
+use crate::session::model::Timestamp;
+
+/// Number of buckets, a power of two.
+const BUCKETS: usize = 4096;
+
+/// Accounts of a bucket that no stream or connection holds.
+const WIDTH: usize = 16;
+
+type Entry = (AccountKey, Arc<Account>);
+
+#[derive(Debug)]
+pub(super) struct AccountTable {
+    hasher: RandomState,
+    // A std mutex: it is held for a few instructions and never across an await.
+    buckets: Box<[Mutex<Vec<Entry>>]>,
+}
+
+impl Default for AccountTable {
+    fn default() -> Self {
+        let buckets = std::iter::repeat_with(Mutex::default).take(BUCKETS);
+        Self { hasher: RandomState::new(), buckets: buckets.collect() }
+    }
+}
+
+impl AccountTable {
+    /// Returns the account of a key. Creates it if it does not exist.
+    pub(super) fn get(&self, key: AccountKey, limits: Limits) -> Arc<Account> {
+        let place = self.hasher.hash_one(&key) as usize % BUCKETS;
+        let mut bucket = self.buckets[place].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, account)) = bucket.iter().find(|(known, _)| *known == key) {
+            return Arc::clone(account);
+        }
+        let account = Arc::new(Account::new(&key, limits));
+        let entry = (key, Arc::clone(&account));
+        let is_full = bucket.len() >= WIDTH;
+        match least_used(&bucket).filter(|_| is_full) {
+            Some(place) => bucket[place] = entry,
+            // All of them are held: there are no more of these than streams and connections.
+            None => bucket.push(entry),
+        }
+        account
+    }
+}
+
+/// Returns the place of the account that has used the least of its limits and is not held.
+fn least_used(bucket: &[Entry]) -> Option<usize> {
+    let now = Timestamp::of_wall_clock();
+    let free = bucket.iter().enumerate().filter(|(_, (_, it))| Arc::strong_count(it) == 1);
+    let used = free.map(|(place, (_, account))| (account.use_of_limits(now), place));
+    used.min_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, place)| place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> AccountKey {
+        AccountKey::V4(number.to_be_bytes())
+    }
+
+    #[test]
+    fn memory_is_bounded_and_a_limited_account_stays_limited() {
+        let table = AccountTable::default();
+        let limits = Limits { sessions_per_minute: 1, ..Limits::default() };
+        let attacker = address(u32::MAX);
+        let now = Timestamp::of_wall_clock();
+        table.get(attacker.clone(), limits).charge_session(now).unwrap();
+        let held = table.get(address(u32::MAX - 1), limits);
+        for number in 0..300_000 {
+            table.get(address(number), limits);
+        }
+        let entries = table.buckets.iter().map(|bucket| bucket.lock().unwrap().len());
+        assert!(entries.sum::<usize>() <= BUCKETS * WIDTH + 1);
+        assert!(table.get(attacker, limits).charge_session(now).is_err());
+        assert!(Arc::ptr_eq(&held, &table.get(address(u32::MAX - 1), limits)));
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use duologue::{server::Operations, telemetry};
+use duologue::{server::Operations, telemetry, transport::Hosts};
 use futures_util::StreamExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -188,7 +188,7 @@ async fn a_revoked_session_is_counted_once() {
         String::from_utf8(output.stdout).unwrap()
     };
     let listed = run(&["list"]).await;
-    run(&["revoke", listed.split('\t').next().unwrap()]).await;
+    run(&["delete", listed.split('\t').next().unwrap()]).await;
     let url = address.url(&format!("/token?token={}", tokens[1]));
     assert_eq!(reqwest::Client::new().delete(url).send().await.unwrap().status(), 204);
     for stream in streams {
@@ -240,7 +240,8 @@ async fn a_peer_that_sends_or_reads_nothing_releases_its_permit() {
     const MORE_THAN_A_DEADLINE: Duration = Duration::from_secs(300);
     let server = Setup::default().start().await;
     let metrics = telemetry::collect().unwrap();
-    let operations = Operations::bind(([127, 0, 0, 1], 0).into(), metrics).unwrap();
+    let operations =
+        Operations::bind(([127, 0, 0, 1], 0).into(), metrics, Hosts::default()).unwrap();
     let addr = operations.local_addr().unwrap();
     tokio::spawn(operations.serve(server.gateway.clone()));
     let clock = Clock::hold();

@@ -9,7 +9,8 @@ use crate::{
     responder,
     server::{self, Operations, Server},
     session::{self, Gateway},
-    store, telemetry, transport,
+    store, telemetry,
+    transport::{self, Hosts},
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -43,7 +44,7 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
     // First, so that every metric is collected from the start.
-    let operations = operations(settings.server.ops_addr)?;
+    let operations = operations(settings.server.ops_addr, &settings.transport.hosts)?;
     tokio::spawn(log.report_lost_lines());
     let addr = settings.server.addr;
     let server = Server::bind(settings.server.clone())
@@ -83,9 +84,9 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
     }
 }
 
-fn operations(addr: Option<SocketAddr>) -> Result<Option<Operations>, Error> {
+fn operations(addr: Option<SocketAddr>, hosts: &Hosts) -> Result<Option<Operations>, Error> {
     let Some(addr) = addr else { return Ok(None) };
-    let bound = Operations::bind(addr, telemetry::collect()?);
+    let bound = Operations::bind(addr, telemetry::collect()?, hosts.clone());
     Ok(Some(
         bound.map_err(|error| {
             format!("cannot listen on {addr} for metrics (--ops-addr): {error}")

@@ -37,16 +37,19 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
+    accepted::{Accepted, Serves, TOO_MANY_OF_ADDRESS},
+    client_address::{ForwardedHeader, TrustedProxies},
     maybe_tls::MaybeTls,
+    proxy_protocol::read_header,
     settings::Settings,
     stalled::{StalledBodies, TrackedBody},
     tls::Tls,
     write_timeout::WriteTimeout,
 };
 use crate::{
-    session::Caller,
+    session::{Caller, Gateway},
     telemetry::PEER,
-    transport::{ConnectionContext, InUse, ResponseBudget, ResponsePermit},
+    transport::{self, ConnectionContext, InUse, ResponseBudget, ResponsePermit, TransportContext},
 };
 
 /// HTTP/2 receive window of a connection. h2 counts small unread DATA frames against a budget that
@@ -72,13 +75,21 @@ pub(super) struct Connections {
     tls: Option<Arc<Tls>>,
     draining: CancellationToken,
     responses: ResponseBudget,
+    gateway: Gateway,
+    proxies: Arc<Proxies>,
+}
+
+/// The proxies that name their clients.
+struct Proxies {
+    trusted: TrustedProxies,
+    header: ForwardedHeader,
 }
 
 impl Connections {
     pub(super) fn new(
         settings: &Settings,
         tls: Option<Arc<Tls>>,
-        draining: CancellationToken,
+        context: &TransportContext,
     ) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
         builder
@@ -105,11 +116,39 @@ impl Connections {
             idle_timeout: settings.idle_timeout,
             write_timeout: settings.write_timeout,
             tls,
-            draining,
+            draining: context.draining.clone(),
+            gateway: context.gateway.clone(),
+            proxies: Arc::new(Proxies {
+                trusted: settings.trusted_proxies.clone(),
+                header: settings.forwarded_header,
+            }),
             responses: ResponseBudget::new(
                 settings.max_waiting_size,
                 settings.max_connection_waiting_size,
             ),
+        }
+    }
+
+    /// Reads the PROXY header of a trusted proxy. Returns the connection with the address of the
+    /// client, or `None` if the header is wrong or does not come in time.
+    async fn after_proxy_header(&self, mut accepted: Accepted) -> Option<(Accepted, Proxied)> {
+        let peer = accepted.caller.address;
+        if !peer.is_some_and(|peer| self.proxies.trusted.contain(peer)) {
+            return Some((accepted, Proxied::No));
+        }
+        // Boxed, since it is not needed after it.
+        let header = Box::pin(timeout(self.head_timeout, read_header(&mut accepted.stream)));
+        match self.draining.run_until_cancelled(header).await? {
+            Ok(Ok(Some(client))) => {
+                accepted.caller = Caller::of_address(client);
+                Some((accepted, Proxied::ByConnection))
+            }
+            Ok(Ok(None)) => Some((accepted, Proxied::ByRequest)),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a connection of a proxy was refused");
+                None
+            }
+            Err(_) => None,
         }
     }
 
@@ -135,10 +174,10 @@ impl Connections {
     /// Serves a connection until it ends or a deadline passes.
     pub(super) async fn serve<S>(
         self,
-        stream: TcpStream,
-        caller: Caller,
+        accepted: Accepted,
         service: S,
         permit: OwnedSemaphorePermit,
+        serves: Serves,
     ) where
         S: Service<
                 Request<Incoming>,
@@ -149,14 +188,31 @@ impl Connections {
             + Send
             + 'static,
     {
+        let Some((accepted, proxied)) = self.after_proxy_header(accepted).await else { return };
+        // The connections of a proxy are those of its clients, whom its requests name.
+        let address = accepted.caller.address.filter(|_| proxied != Proxied::ByRequest);
+        let slot = match address.map(|address| self.gateway.connection(address)) {
+            Some(Ok(slot)) => slot,
+            None => None,
+            Some(Err(_)) => {
+                drop(permit);
+                return accepted.reject(TOO_MANY_OF_ADDRESS);
+            }
+        };
         let _open = Open::count();
+        let Accepted { stream, caller, .. } = accepted;
         let Some(stream) = self.open(stream).await else { return };
-        let (in_use, budget) = (InUse::new(permit), self.responses.connection());
+        let (in_use, budget) = (InUse::new(permit, slot), self.responses.connection());
         let activity = Activity::new(ConnectionContext { caller, in_use, budget });
-        let tracked = TowerToHyperService::new(activity.track(service));
+        let proxies = (proxied == Proxied::ByRequest).then(|| Arc::clone(&self.proxies));
+        let tracked = TowerToHyperService::new(activity.track(service, proxies, serves));
         let connection = self.builder.serve_connection_with_upgrades(TokioIo::new(stream), tracked);
         let mut connection = pin!(connection);
-        let mut timer = pin!(sleep(self.head_timeout));
+        let head_timeout = match serves {
+            Serves::Everything => self.head_timeout,
+            Serves::Probes => self.head_timeout.min(PROBE_TIMEOUT),
+        };
+        let mut timer = pin!(sleep(head_timeout));
         let mut closing = false;
         let mut seen = 0;
         let mut quiet_since = Instant::now();
@@ -178,7 +234,7 @@ impl Connections {
                 () = timer.as_mut() => {
                     let requests = activity.requests();
                     let quiet = requests == seen && !activity.in_progress();
-                    if quiet && (closing || requests == 0) {
+                    if quiet && (closing || requests == 0 || serves == Serves::Probes) {
                         return;
                     }
                     if activity.stalled.exceeds(self.write_timeout) {
@@ -197,6 +253,20 @@ impl Connections {
             }
         }
     }
+}
+
+/// Longest time for the first request of a connection that serves probes.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a connection names its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proxied {
+    /// The peer is the client.
+    No,
+    /// A proxy has named the client of the connection.
+    ByConnection,
+    /// A proxy names the client of each request.
+    ByRequest,
 }
 
 /// Counts a connection as open until it is dropped.
@@ -240,10 +310,12 @@ impl Activity {
         self.context.in_use.count() > AT_REST
     }
 
-    fn track<S>(&self, service: S) -> Tracked<S> {
+    fn track<S>(&self, service: S, proxies: Option<Arc<Proxies>>, serves: Serves) -> Tracked<S> {
         Tracked {
             service,
             context: self.context.clone(),
+            proxies,
+            serves,
             requests: Arc::clone(&self.requests),
             stalled: Arc::clone(&self.stalled),
         }
@@ -255,6 +327,9 @@ impl Activity {
 struct Tracked<S> {
     service: S,
     context: ConnectionContext,
+    /// `Some` if the peer is a proxy that names the client of each request.
+    proxies: Option<Arc<Proxies>>,
+    serves: Serves,
     requests: Arc<AtomicU64>,
     stalled: Arc<StalledBodies>,
 }
@@ -279,7 +354,18 @@ where
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let in_use = self.context.in_use.clone();
-        request.extensions_mut().insert(self.context.clone());
+        let mut context = self.context.clone();
+        if let (Some(proxies), Some(peer)) = (&self.proxies, context.caller.address) {
+            let client = proxies.trusted.client(peer, proxies.header, request.headers());
+            context.caller = Caller::of_address(client);
+        }
+        if self.serves == Serves::Probes && !transport::is_probe(&request) {
+            let refusal = transport::no_connection(&request);
+            let stalled = Arc::clone(&self.stalled);
+            let refusal = refusal.map(|body| TrackedBody::new(body, stalled, in_use, None));
+            return std::future::ready(Ok(refusal)).boxed();
+        }
+        request.extensions_mut().insert(context);
         let call = self.service.call(request);
         let stalled = Arc::clone(&self.stalled);
         let watch = |mut response: Response<Body>| {

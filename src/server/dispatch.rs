@@ -36,8 +36,11 @@ pub(super) fn service(
     + use<>,
     Box<dyn std::error::Error + Send + Sync>,
 > {
-    let dispatch =
-        Dispatch { grpc: transport::grpc_service(context)?, http: transport::router(context) };
+    let dispatch = Dispatch {
+        grpc: transport::grpc_service(context)?,
+        http: transport::router(context),
+        settings: Arc::clone(&context.settings),
+    };
     Ok(Preflights { cors: cors(&context.settings).layer(dispatch.clone()), dispatch })
 }
 
@@ -105,6 +108,7 @@ fn cors(settings: &Arc<transport::Settings>) -> CorsLayer {
 struct Dispatch<G> {
     grpc: G,
     http: Router,
+    settings: Arc<transport::Settings>,
 }
 
 impl<G> Service<Request<Incoming>> for Dispatch<G>
@@ -126,7 +130,9 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        let family = match transport::check_head(&request) {
+        let refusal = transport::check_head(&request)
+            .or_else(|| transport::check_origin(&self.settings, &request));
+        let family = match refusal {
             Some(refusal) => Family::Neither(refusal),
             None => Family::of(&request),
         };

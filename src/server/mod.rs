@@ -3,11 +3,14 @@
 //! Neither `axum::serve` nor tonic's server is used: the one has no settings, the other no
 //! upgrades, and neither separates gRPC from HTTP on one port.
 
+mod accepted;
+mod client_address;
 mod connection;
 mod dispatch;
 mod listener;
 mod maybe_tls;
 mod operations;
+mod proxy_protocol;
 mod settings;
 mod stalled;
 mod tls;
@@ -16,11 +19,10 @@ mod write_timeout;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::{self, BoxFuture, FutureExt as _};
-use metrics::counter;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +30,10 @@ use crate::{
     session::{Drained, Gateway},
     transport::{self, TransportContext},
 };
+use accepted::{Accepted, NO_CONNECTION, Serves};
+pub use client_address::{ForwardedHeader, TrustedProxies};
 use connection::Connections;
-use listener::{accept, answer_and_close, listen};
+use listener::{accept, listen};
 pub use operations::Operations;
 pub use settings::Settings;
 use tls::Tls;
@@ -37,6 +41,9 @@ pub use tls::TlsFiles;
 
 /// Most connections that are rejected with an answer at the same time.
 const MAX_REJECTIONS: usize = 256;
+
+/// Connections for probes, where no other is left.
+const MAX_PROBES: usize = 32;
 
 /// A bound port.
 #[derive(Debug)]
@@ -93,33 +100,27 @@ impl Server {
             draining: CancellationToken::new(),
         };
         let service = dispatch::service(&context)?;
-        let connections = Connections::new(&self.settings, self.tls, context.draining.clone());
+        let connections = Connections::new(&self.settings, self.tls, &context);
         let max_connections = self.settings.max_connections;
         let permits = Arc::new(Semaphore::new(max_connections));
+        let probes = Arc::new(Semaphore::new(MAX_PROBES));
         let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
         let accept = async {
             loop {
                 let Some((stream, caller)) = accept(&self.listener).await else { continue };
-                match Arc::clone(&permits).try_acquire_owned() {
-                    Ok(permit) => {
-                        tokio::spawn(connections.clone().serve(
-                            stream,
-                            caller,
-                            service.clone(),
-                            permit,
-                        ));
-                    }
-                    // Further ones are closed without an answer.
-                    Err(_) => {
-                        counter!("duologue_connections_refused_total").increment(1);
-                        if let Ok(permit) = Arc::clone(&rejections).try_acquire_owned() {
-                            tokio::spawn(async move {
-                                reject(stream).await;
-                                drop(permit);
-                            });
+                let accepted = Accepted { stream, caller, rejections: Arc::clone(&rejections) };
+                let (permit, serves) = match Arc::clone(&permits).try_acquire_owned() {
+                    Ok(permit) => (permit, Serves::Everything),
+                    Err(_) => match Arc::clone(&probes).try_acquire_owned() {
+                        Ok(permit) => (permit, Serves::Probes),
+                        Err(_) => {
+                            accepted.reject(NO_CONNECTION);
+                            continue;
                         }
-                    }
-                }
+                    },
+                };
+                let serve = connections.clone().serve(accepted, service.clone(), permit, serves);
+                tokio::spawn(serve);
             }
         };
         tokio::select! {
@@ -149,15 +150,4 @@ async fn finish_connections(permits: &Semaphore, all: usize, deadline: Instant) 
         let left = all.saturating_sub(permits.available_permits());
         tracing::warn!(left, "connections were closed before they ended");
     }
-}
-
-/// Rejects a connection with an HTTP/1.1 response. Other protocols see a close, and so do all
-/// clients with TLS, since a handshake costs too much here.
-async fn reject(mut stream: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
-        retry-after: 5\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n\
-        referrer-policy: no-referrer\r\nconnection: close\r\ncontent-length: 47\r\n\r\n\
-        {\"detail\":\"The gateway has no connection left\"}";
-    const PATIENCE: Duration = Duration::from_secs(2);
-    let _told_or_not = timeout(PATIENCE, answer_and_close(&mut stream, ANSWER)).await;
 }

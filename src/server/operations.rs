@@ -20,7 +20,7 @@ use super::{
 use crate::{
     session::Gateway,
     telemetry::Metrics,
-    transport::{check_head, detail, secure},
+    transport::{Hosts, check_head, detail, secure},
 };
 
 /// Most concurrent connections. A scraper needs one.
@@ -40,15 +40,17 @@ const SUM_UP_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Operations {
     listener: TcpListener,
     metrics: Metrics,
+    hosts: Hosts,
 }
 
 impl Operations {
-    /// Binds the port; call it on a runtime.
+    /// Binds the port; call it on a runtime. `hosts` are the names that it answers to: a page of a
+    /// foreign name that resolves to its address reads nothing (DNS rebinding).
     ///
     /// # Errors
     /// The address is in use or not of this machine.
-    pub fn bind(addr: SocketAddr, metrics: Metrics) -> io::Result<Self> {
-        Ok(Self { listener: listen(addr)?, metrics })
+    pub fn bind(addr: SocketAddr, metrics: Metrics, hosts: Hosts) -> io::Result<Self> {
+        Ok(Self { listener: listen(addr)?, metrics, hosts })
     }
 
     /// Where it listens: the real port, if 0 was asked for.
@@ -73,7 +75,8 @@ impl Operations {
             };
             let permit = Arc::clone(&permits).try_acquire_owned();
             let (Some((stream, _)), Ok(permit)) = (stream, permit) else { continue };
-            let served = serve_connection(stream, gateway.clone(), self.metrics.clone());
+            let (metrics, hosts) = (self.metrics.clone(), self.hosts.clone());
+            let served = serve_connection(stream, gateway.clone(), metrics, hosts);
             tokio::spawn(async move {
                 let _place = permit;
                 served.await;
@@ -82,10 +85,10 @@ impl Operations {
     }
 }
 
-async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics) {
+async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics, hosts: Hosts) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let mut answer =
-            check_head(&request).unwrap_or_else(|| answer(&request, &gateway, &metrics));
+            check_head(&request).unwrap_or_else(|| answer(&request, &gateway, &metrics, &hosts));
         secure(&mut answer);
         async { Ok::<_, Infallible>(answer) }
     });
@@ -97,7 +100,15 @@ async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics)
     }
 }
 
-fn answer(request: &Request<Incoming>, gateway: &Gateway, metrics: &Metrics) -> Response<Body> {
+fn answer(
+    request: &Request<Incoming>,
+    gateway: &Gateway,
+    metrics: &Metrics,
+    hosts: &Hosts,
+) -> Response<Body> {
+    if !hosts.allow(request.headers(), request.uri()) {
+        return detail(StatusCode::FORBIDDEN, "Host not allowed: list it in --host");
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
         refusal.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));

@@ -2,13 +2,20 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::tls::TlsFiles;
+use super::{
+    client_address::{ForwardedHeader, TrustedProxies},
+    tls::TlsFiles,
+};
 
 /// Limits and deadlines of the port.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Listen address.
     pub addr: SocketAddr,
+    /// Networks of trusted proxies, which name their clients.
+    pub trusted_proxies: TrustedProxies,
+    /// The header in which they do.
+    pub forwarded_header: ForwardedHeader,
     /// Certificate and key. `None`: no TLS.
     pub tls: Option<TlsFiles>,
     /// Listen address of metrics and probes. `None`: no such port.
@@ -38,6 +45,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             addr: SocketAddr::from(([0, 0, 0, 0], 3500)),
+            trusted_proxies: TrustedProxies::default(),
+            forwarded_header: ForwardedHeader::default(),
             tls: None,
             ops_addr: Some(SocketAddr::from(([127, 0, 0, 1], 3501))),
             max_connections: 20_000,

@@ -6,13 +6,14 @@ use rand::RngExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    address_label::AddressLabels,
     caller::Caller,
     live::{
         ActiveSession,
         registry::{Registry, SessionHandle},
     },
     metrics::Metrics,
-    model::{Clock, Error, ErrorKind, Result, SessionId, Timestamp, TokenHash, TokenId},
+    model::{Clock, Error, ErrorKind, Result, Session, SessionId, Timestamp, TokenHash, TokenId},
     ports::{AppendLimits, Authenticator, FoundSession, Peers, Responder, Store, Turns},
     quota::{Accounts, Quota},
     revoked_tokens::RevokedTokens,
@@ -38,6 +39,7 @@ pub(super) struct Core {
     pub(super) registry: Arc<Registry>,
     pub(super) revoked_tokens: RevokedTokens,
     pub(super) quota: Quota,
+    pub(super) addresses: AddressLabels,
     /// Cancelled when the shutdown begins: no new work is accepted.
     pub(super) draining: CancellationToken,
     /// Cancelled before the store is closed: nothing is written any more.
@@ -59,6 +61,38 @@ impl Core {
     pub(super) fn record_revoked(&self, id: SessionId) {
         self.metrics.session_ended(ErrorKind::SessionRevoked);
         tracing::info!(session = %id, reason = "revoked", "session ended");
+    }
+
+    /// Moves the idle deadline of a token. A store that is full, or closed to writes by a shutdown,
+    /// can still be read: the session stays as it is.
+    pub(super) async fn renew(&self, found: FoundSession) -> Result<Session> {
+        let FoundSession { session, token } = found;
+        let now = self.clock.now();
+        let expires_at = now.plus(self.settings.session_ttl);
+        match self.store.renew(session.id, token.id, now, expires_at).await {
+            Ok(renewed) => {
+                if let Some(active) = self.registry.get(session.id) {
+                    match token.deadlines {
+                        Some(_) => active.token_renewed(token.id, renewed.expires_at),
+                        None => active.renewed(renewed.expires_at),
+                    }
+                }
+                Ok(renewed)
+            }
+            Err(error) if error.kind() == ErrorKind::StoreFull || self.closing.is_cancelled() => {
+                tracing::warn!(session = %session.id, %error, "session was read but not renewed");
+                Ok(session)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns true if a session has the early deadline of those that were never used.
+    pub(super) fn is_unused(&self, session: &Session) -> bool {
+        /// The creation and the deadline come from two clocks.
+        const TOLERANCE: Duration = Duration::from_secs(1);
+        let usual = self.token_deadlines(session.created_at).0;
+        session.subject.is_none() && session.expires_at.plus(TOLERANCE) < usual
     }
 
     /// Returns the limits of an append with a token.
@@ -98,8 +132,7 @@ impl Core {
             && error.kind() == ErrorKind::SessionExpired
         {
             self.quota.count_failure(caller.address, now);
-            // Addresses of users are logged at this level only.
-            let address = caller.address.map(tracing::field::display);
+            let address = self.addresses.of(caller.address);
             tracing::debug!(target: PEER, address, "token refused");
         }
         let found = found?;

@@ -6,6 +6,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    address_label::AddressLabels,
     core::{Core, reconnect_delay},
     live::{event::Event, registry::Registry},
     metrics::Metrics,
@@ -56,6 +57,7 @@ impl Gateway {
         let Storage { store, turns, peers } = storage;
         let core = Arc::new(Core {
             quota: Quota::new(settings.limits),
+            addresses: AddressLabels::new(settings.log_addresses),
             settings,
             registry: Arc::new(Registry::new(peers.is_shared())),
             store,

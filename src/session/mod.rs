@@ -11,6 +11,7 @@
 //! - `quota`: limits per caller. `sweeper`: ends expired and removed sessions. `peers`: follows the changes of
 //!   other processes. `sync`: the lock whose schedules are tested.
 
+mod address_label;
 mod caller;
 mod core;
 mod eager_task;
@@ -57,7 +58,7 @@ pub use ports::{
     NewTurn, NoCredentials, NodeId, Note, Outcome, Page, Peers, Piece, Prompt, Question, Received,
     Reply, Responder, Snapshot, Storage, Store, Swept, Turns, Unfinished, WaitingTurn,
 };
-pub use quota::{CallerLimits, ConnectionSlot, Limits};
+pub use quota::{CallerLimits, ConnectionSlot, Limits, StreamSlot};
 pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};
-pub use settings::{Access, Settings};
+pub use settings::{Access, AddressLog, Settings};
 pub use turn::{LogView, MAX_ATTEMPTS, Placed, PlacedTurn, place};

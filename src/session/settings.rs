@@ -1,6 +1,6 @@
 //! Settings of the core.
 
-use std::time::Duration;
+use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
     model::{ContentLimits, MessageLimits, TurnOption},
@@ -24,6 +24,42 @@ impl Default for Access {
     }
 }
 
+/// The form in which addresses of callers appear in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressLog {
+    /// As they are.
+    #[default]
+    Full,
+    /// As a hash with a key that changes with each start: lines of one address can be told to belong
+    /// together.
+    Hash,
+    /// Not at all.
+    None,
+}
+
+impl FromStr for AddressLog {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "full" => Ok(Self::Full),
+            "hash" => Ok(Self::Hash),
+            "none" => Ok(Self::None),
+            _ => Err("expected `full`, `hash` or `none`".into()),
+        }
+    }
+}
+
+impl fmt::Display for AddressLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Hash => "hash",
+            Self::None => "none",
+        })
+    }
+}
+
 /// Deadlines and limits of sessions.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -31,6 +67,11 @@ pub struct Settings {
     pub access: Access,
     /// What one address, subject or API key may use.
     pub limits: CallerLimits,
+    /// The form of addresses in the log.
+    pub log_addresses: AddressLog,
+    /// Time after which a session without an owner expires that was never used: no stream was
+    /// opened, no message sent, and no page read.
+    pub unused_session_ttl: Duration,
     /// Idle time after which a token expires, and in open mode its session.
     pub session_ttl: Duration,
     /// Age at which a token expires, active or not, and in open mode its session.
@@ -72,6 +113,8 @@ impl Default for Settings {
         Self {
             access: Access::default(),
             limits: CallerLimits::default(),
+            log_addresses: AddressLog::default(),
+            unused_session_ttl: Duration::from_secs(600),
             session_ttl: Duration::from_secs(3600),
             session_max_age: Duration::from_secs(24 * 3600),
             retention: None,

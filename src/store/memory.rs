@@ -74,10 +74,7 @@ impl Store for MemoryStore {
     async fn create(&self, new: NewSession) -> Result<()> {
         let mut tables = self.tables();
         if tables.sessions.len() >= self.max_sessions {
-            return Err(Error::new(
-                ErrorKind::Overloaded,
-                "The gateway has no room for more sessions",
-            ));
+            return Err(NewSession::no_room(tables.reviews.first().map(|(at, _)| *at)));
         }
         let id = new.session.id;
         tables.tokens.insert(new.token.hash, id);

@@ -7,6 +7,8 @@ use std::sync::{
 
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::session::ConnectionSlot;
+
 /// A use of a connection. While another one exists besides the connection's own, the connection
 /// is not idle, and its permit is taken. A shutdown waits for all of them. Every request carries
 /// one in its extensions.
@@ -17,13 +19,15 @@ pub struct InUse(Arc<Uses>);
 struct Uses {
     uses: AtomicUsize,
     _permit: OwnedSemaphorePermit,
+    _slot: Option<ConnectionSlot>,
 }
 
 impl InUse {
-    /// Returns the connection's own use, which holds its permit.
+    /// Returns the connection's own use, which holds its permit and its place among those of its
+    /// address.
     #[must_use]
-    pub fn new(permit: OwnedSemaphorePermit) -> Self {
-        Self(Arc::new(Uses { uses: AtomicUsize::new(1), _permit: permit }))
+    pub fn new(permit: OwnedSemaphorePermit, slot: Option<ConnectionSlot>) -> Self {
+        Self(Arc::new(Uses { uses: AtomicUsize::new(1), _permit: permit, _slot: slot }))
     }
 
     /// Returns the number of uses, the connection's own included.
@@ -55,7 +59,7 @@ mod tests {
     #[test]
     fn uses_are_counted_and_the_permit_goes_with_the_last() {
         let permits = Arc::new(Semaphore::new(1));
-        let own = InUse::new(Arc::clone(&permits).try_acquire_owned().unwrap());
+        let own = InUse::new(Arc::clone(&permits).try_acquire_owned().unwrap(), None);
         let request = own.clone();
         assert_eq!(own.count(), 2);
         drop(own);

@@ -6,7 +6,7 @@
 //! - `codec` converts between the core's values and frames. `status` is the one table of
 //!   failures. `context` holds the parts that all transports share, `connection_context` those of
 //!   one connection. `auth` finds the token of a request, `origin` decides which web pages may use
-//!   the gateway.
+//!   the gateway. `refusal` answers requests that are refused before they are routed.
 
 mod auth;
 mod codec;
@@ -16,6 +16,7 @@ mod grpc;
 mod http;
 mod in_use;
 mod origin;
+mod refusal;
 mod response_budget;
 mod rest;
 mod router;
@@ -31,6 +32,7 @@ pub use grpc::service as grpc_service;
 pub use http::{check_head, detail, secure};
 pub use in_use::InUse;
 pub use origin::{Hosts, OriginPattern, Origins};
+pub use refusal::{check_origin, is_probe, no_connection};
 use response_budget::page_size;
 pub use response_budget::{ConnectionBudget, ResponseBudget, ResponsePermit};
 pub use router::router;

@@ -37,7 +37,7 @@ pub enum OriginPattern {
     },
 }
 
-/// The names that the gateway is reached by. Empty: any name.
+/// The names that the gateway is reached by, beside `localhost` and any address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hosts(Vec<String>);
 
@@ -97,10 +97,18 @@ impl OriginPattern {
 }
 
 impl Hosts {
+    /// Returns true if a request addresses the gateway by one of its names. One without a host is
+    /// not made by a browser.
+    #[must_use]
+    pub fn allow(&self, headers: &HeaderMap, uri: &Uri) -> bool {
+        host(headers, uri).is_none_or(|host| self.contain(host))
+    }
+
     fn contain(&self, host: &str) -> bool {
         let name = without_any_port(host).to_ascii_lowercase();
+        let name = name.strip_suffix('.').unwrap_or(&name);
         let is_address = || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-        self.0.is_empty() || name == "localhost" || is_address() || self.0.contains(&name)
+        name == "localhost" || is_address() || self.0.iter().any(|known| known == name)
     }
 }
 
@@ -247,7 +255,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(header::HOST, HeaderValue::from_static("chat.example.com"));
         headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
-        origins.allow(&Hosts::default(), &headers, &Uri::from_static("/chat"))
+        let hosts = "chat.example.com".parse().unwrap();
+        origins.allow(&hosts, &headers, &Uri::from_static("/chat"))
     }
 
     /// Whether a page of this origin is one of the gateway's own.
@@ -269,19 +278,19 @@ mod tests {
             ("[::1]:443", "https://[::1]"),
             ("chat.example.com:8443", "https://chat.example.com:8443"),
         ] {
-            assert!(same("", host, origin), "{host} {origin}");
+            assert!(same("chat.example.com", host, origin), "{host} {origin}");
         }
         for (host, origin) in [
             ("chat.example.com:8443", "https://chat.example.com"),
             ("chat.example.com", "https://chat.example.com:8443"),
             ("chat.example.com", "https://"),
         ] {
-            assert!(!same("", host, origin), "{host} {origin}");
+            assert!(!same("chat.example.com", host, origin), "{host} {origin}");
         }
     }
 
     #[test]
-    fn with_a_list_of_hosts_only_those_names_are_the_gateways_own() {
+    fn only_listed_names_and_addresses_are_the_gateways_own() {
         let hosts = "chat.example.com, Other.example";
         for (host, origin) in [
             ("chat.example.com", "https://chat.example.com"),
@@ -294,6 +303,7 @@ mod tests {
         }
         // DNS rebinding: a foreign name that resolves to this address.
         assert!(!same(hosts, "evil.example", "http://evil.example"));
+        assert!(!same("", "evil.example", "http://evil.example"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The settings, one definition each.
 
 mod bot;
+mod caller_limits;
 mod callers;
 mod limits;
 mod model;
@@ -18,6 +19,7 @@ pub(super) const GROUPS: &[&Group] = &[
     &model::GROUP,
     &bot::GROUP,
     &limits::GROUP,
+    &caller_limits::GROUP,
 ];
 
 /// Every setting, in the order of the reference. `app-env` comes first, since it changes the

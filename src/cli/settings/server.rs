@@ -4,6 +4,8 @@ use crate::{
         setting::{Field, Group, SETTING, Setting, field},
         value::{Address, AddressOrOff, File, Length, Switch, ValueKind as _, Word},
     },
+    server::{ForwardedHeader, TrustedProxies},
+    session::AddressLog,
     telemetry,
     transport::{Hosts, Origins},
 };
@@ -85,8 +87,8 @@ const SETTINGS: &[Setting] = &[
         summary: "Host names of the gateway, comma-separated, without ports",
         details: "A page has the same origin if its `Origin` equals the request's `Host` (a \
             default port equals none) and that host is listed here, an IP address or \
-            `localhost`.",
-        default: Some("any name"),
+            `localhost`. The port for operations answers to these names alone.",
+        default: Some("none"),
         example: Some("chat.example.com"),
         ..SETTING
     },
@@ -100,6 +102,38 @@ const SETTINGS: &[Setting] = &[
             start.",
         default: Some("the same origin; in development also any port of localhost"),
         example: Some("https://chat.example.com,https://*.example.org"),
+        ..SETTING
+    },
+    Setting {
+        name: "trusted-proxies",
+        variable: "DUOLOGUE_TRUSTED_PROXIES",
+        field: Field {
+            value_name: "NETWORKS",
+            ..field!(Word<TrustedProxies>, server.trusted_proxies)
+        },
+        summary: "Networks of proxies that name their clients, comma-separated, or `none`",
+        details: "Of a list of hops, the rightmost one that is not of these networks is the client. \
+            A trusted proxy may also send the PROXY protocol, version 2.",
+        example: Some("10.0.0.0/8,fd00::/8"),
+        ..SETTING
+    },
+    Setting {
+        name: "forwarded-header",
+        variable: "DUOLOGUE_FORWARDED_HEADER",
+        field: Field {
+            value_name: "HEADER",
+            ..field!(Word<ForwardedHeader>, server.forwarded_header)
+        },
+        summary: "Header with the client: `x-forwarded-for`, `forwarded` or `none`",
+        details: "The trusted proxies must set this header. The other one is not read.",
+        ..SETTING
+    },
+    Setting {
+        name: "log-addresses",
+        variable: "DUOLOGUE_LOG_ADDRESSES",
+        field: Field { value_name: "FORM", ..field!(Word<AddressLog>, session.log_addresses) },
+        summary: "Addresses of clients in the log: `full`, `hash` or `none`",
+        details: "A hash has a key that changes with each start.",
         ..SETTING
     },
     Setting {

@@ -44,6 +44,14 @@ const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "unused-session-ttl",
+        variable: "DUOLOGUE_UNUSED_SESSION_TTL",
+        field: field!(Length, session.unused_session_ttl),
+        summary: "Time after which a session expires that was never used",
+        details: "A stream, a message or a refresh is a use. Sessions with an owner do not expire.",
+        ..SETTING
+    },
+    Setting {
         name: "session-max-age",
         variable: "DUOLOGUE_SESSION_MAX_AGE",
         field: field!(Length, session.session_max_age),

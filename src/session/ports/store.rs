@@ -1,6 +1,6 @@
 //! The port for components that store sessions and their logs.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -16,6 +16,19 @@ pub struct NewSession {
     pub session: Session,
     /// Its token.
     pub token: TokenRecord,
+}
+
+impl NewSession {
+    /// Returns the refusal of a new session where a store has no room. `next`: the time at which
+    /// the next session may expire.
+    #[must_use]
+    pub fn no_room(next: Option<Timestamp>) -> Error {
+        const SHORTEST: Duration = Duration::from_secs(1);
+        const LONGEST: Duration = Duration::from_secs(3600);
+        let wait = next.map_or(LONGEST, |next| next.since(Timestamp::of_wall_clock()));
+        Error::new(ErrorKind::Overloaded, "The gateway has no room for more sessions")
+            .retry_after(wait.clamp(SHORTEST, LONGEST))
+    }
 }
 
 /// A session and the token that opened it.

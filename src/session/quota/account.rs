@@ -8,10 +8,9 @@ use std::{
 use super::{
     account_key::AccountKey,
     bucket::{Bucket, Rate},
-    exceeded,
     limits::Limits,
 };
-use crate::session::model::{Error, Result, Timestamp};
+use crate::session::model::{Error, ErrorKind, Result, Timestamp};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -145,8 +144,11 @@ impl Account {
         .fold(0.0, f64::max)
     }
 
+    /// Returns the refusal by a limit. The sentence names the limit and its setting.
     fn exceeded(&self, limit: &str, setting: &str, wait: Duration) -> Error {
-        exceeded(limit, &format!("{}-{setting}", self.kind)).retry_after(wait)
+        let message =
+            format!("Too many {limit} for this {} (--{}-{setting})", self.kind, self.kind);
+        Error::new(ErrorKind::RateLimited, message).retry_after(wait)
     }
 }
 

@@ -46,7 +46,7 @@ impl Bucket {
         let lacking = self.missing(rate, now) + units.min(rate.burst) - rate.burst;
         // Rounding errors are far below a millionth of a unit.
         (lacking > 1e-6).then(|| {
-            let milliseconds = (lacking / rate.per_millisecond).ceil();
+            let milliseconds = (lacking / rate.per_millisecond - 1e-6).ceil();
             Duration::from_millis((milliseconds as u64).max(1))
         })
     }

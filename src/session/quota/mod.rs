@@ -21,7 +21,7 @@ use table::AccountTable;
 
 use super::{
     caller::Caller,
-    model::{Error, ErrorKind, IdentityKind, Result, Timestamp},
+    model::{IdentityKind, Result, Timestamp},
 };
 
 /// The accounts of every caller that was seen a short time ago.
@@ -143,6 +143,18 @@ impl Accounts {
 #[derive(Debug)]
 pub(super) struct StreamAccounts(Accounts);
 
+/// A stream of a caller, until it is dropped.
+#[derive(Debug)]
+pub struct StreamSlot {
+    _accounts: StreamAccounts,
+}
+
+impl StreamSlot {
+    pub(super) const fn new(accounts: StreamAccounts) -> Self {
+        Self { _accounts: accounts }
+    }
+}
+
 impl Deref for StreamAccounts {
     type Target = Accounts;
 
@@ -155,9 +167,4 @@ impl Drop for StreamAccounts {
     fn drop(&mut self) {
         self.0.all().for_each(|account| account.return_stream());
     }
-}
-
-/// Returns the refusal by a limit. The sentence names the limit and its setting.
-fn exceeded(limit: &str, setting: &str) -> Error {
-    Error::new(ErrorKind::RateLimited, format!("Too many {limit} for this caller (--{setting})"))
 }

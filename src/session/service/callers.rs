@@ -9,7 +9,7 @@ use crate::session::{
     caller::Caller,
     core::PEER,
     model::{Credential, Error, ErrorKind, Result, Timestamp},
-    quota::ConnectionSlot,
+    quota::{ConnectionSlot, StreamSlot},
 };
 
 impl Gateway {
@@ -19,6 +19,20 @@ impl Gateway {
     /// `RateLimited` if the address has too many.
     pub fn connection(&self, address: IpAddr) -> Result<Option<ConnectionSlot>> {
         self.core.quota.connection(address)
+    }
+
+    /// Returns the address of a caller as the log shows it.
+    #[must_use]
+    pub fn logged_address(&self, caller: &Caller) -> Option<String> {
+        self.core.addresses.of(caller.address)
+    }
+
+    /// Takes a stream of a caller that is no stream of a session.
+    ///
+    /// # Errors
+    /// `RateLimited` if the caller has too many.
+    pub fn stream_slot(&self, caller: &Caller) -> Result<StreamSlot> {
+        self.core.quota.accounts(caller, None).into_stream().map(StreamSlot::new)
     }
 
     /// Returns the caller with the identity that its credential proves. A wrong credential is
@@ -44,8 +58,7 @@ impl Gateway {
         match checked {
             Ok(identity) => Ok(Caller { identity: Some(Arc::new(identity)), ..caller }),
             Err(error) => {
-                // Addresses of users are logged at this level only.
-                let address = caller.address.map(tracing::field::display);
+                let address = core.addresses.of(caller.address);
                 tracing::debug!(target: PEER, address, %error, "credential refused");
                 if error.kind() == ErrorKind::Unauthenticated {
                     core.quota.count_failure(caller.address, core.clock.now());

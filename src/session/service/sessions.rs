@@ -89,7 +89,7 @@ impl Gateway {
             (delete_at.unwrap_or(Timestamp::NEVER), Timestamp::NEVER, delete_at)
         } else {
             let (expires_at, ends_at) = self.core.token_deadlines(now);
-            (expires_at, ends_at, Some(ends_at))
+            (expires_at.min(now.plus(settings.unused_session_ttl)), ends_at, Some(ends_at))
         };
         let session = Session {
             id: SessionId::generate(),
@@ -108,10 +108,8 @@ impl Gateway {
         store.create(NewSession { session: session.clone(), token: record.clone() }).await?;
         let session = session.seen_with(&record);
         metrics.sessions_started.increment(1);
-        let address = caller.address.map(tracing::field::display);
-        // Addresses of users are logged at this level only.
-        tracing::debug!(target: PEER, session = %session.id, address, "session created");
-        tracing::info!(target: PEER, session = %session.id, "session started");
+        let address = self.core.addresses.of(caller.address);
+        tracing::info!(target: PEER, session = %session.id, address, "session started");
         Ok(Created { token, session, head_seq: 0 })
     }
 
@@ -186,25 +184,11 @@ impl Gateway {
             let message = "after and before exclude each other";
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let FoundSession { mut session, token } = self.authenticate(caller, token).await?;
-        let Core { settings, clock, store, registry, closing, .. } = &*self.core;
+        let found = self.authenticate(caller, token).await?;
+        let has_own_deadlines = found.token.deadlines.is_some();
+        let Core { settings, clock, store, .. } = &*self.core;
+        let session = self.core.renew(found).await?;
         let now = clock.now();
-        match store.renew(session.id, token.id, now, now.plus(settings.session_ttl)).await {
-            Ok(renewed) => {
-                if let Some(active) = registry.get(session.id) {
-                    match token.deadlines {
-                        Some(_) => active.token_renewed(token.id, renewed.expires_at),
-                        None => active.renewed(renewed.expires_at),
-                    }
-                }
-                session = renewed;
-            }
-            // A store that is full, or closed to writes by a shutdown, can still be read.
-            Err(error) if error.kind() == ErrorKind::StoreFull || closing.is_cancelled() => {
-                tracing::warn!(session = %session.id, %error, "session was read but not renewed");
-            }
-            Err(error) => return Err(error),
-        }
         let max = settings.max_page_messages;
         let page = Page {
             after,
@@ -213,7 +197,7 @@ impl Gateway {
             max_size: settings.max_page_size,
         };
         let mut snapshot = store.read(session.id, now, page).await?;
-        if token.deadlines.is_some() {
+        if has_own_deadlines {
             let Session { expires_at, ends_at, .. } = session;
             snapshot.session = Session { expires_at, ends_at, ..snapshot.session };
         }

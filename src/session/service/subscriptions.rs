@@ -51,7 +51,11 @@ impl Gateway {
         let core = &self.core;
         core.check_serving()?;
         let hash = token.hash();
-        let FoundSession { session: found, token } = core.authenticate(caller, &hash).await?;
+        let mut found = core.authenticate(caller, &hash).await?;
+        if core.is_unused(&found.session) {
+            found.session = core.renew(found.clone()).await?;
+        }
+        let FoundSession { session: found, token } = found;
         let accounts = core.quota.accounts(caller, found.subject.as_ref()).into_stream()?;
         let session = core.load_session(found.id).await?;
         if let Some(position) = position {

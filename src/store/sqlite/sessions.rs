@@ -18,8 +18,10 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) 
     let stored: i64 =
         tx.prepare_cached("SELECT sessions FROM totals")?.query_row([], |row| row.get(0))?;
     if stored.unsigned_abs() >= max_sessions {
-        let full = "The gateway has no room for more sessions";
-        return Err(Error::new(ErrorKind::Overloaded, full).into());
+        let next: Option<StoredTime> = tx
+            .prepare_cached("SELECT min(expires_at) FROM sessions")?
+            .query_row([], |row| row.get(0))?;
+        return Err(NewSession::no_room(next.map(|next| next.0)).into());
     }
     let session = &new.session;
     tx.prepare_cached(

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Counts an error of a call and converts it to a status.
-pub(super) fn refuse(error: &Error) -> Status {
+pub(in crate::transport) fn refuse(error: &Error) -> Status {
     status::count_refusal(error.kind());
     status(error)
 }

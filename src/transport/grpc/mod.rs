@@ -17,6 +17,7 @@ use super::{TransportContext, codec::Codec};
 use crate::proto::{DESCRIPTORS, chat_service_server::ChatServiceServer};
 use chat::ChatRpc;
 use deadline::DeadlineLayer;
+pub(super) use failure::refuse;
 use health::HealthService;
 
 /// Returns the gRPC services of the gateway. They take requests of content type `application/grpc*`
@@ -44,8 +45,8 @@ where
     let max_frame = Codec::Proto.max_frame(context.gateway.settings().messages.content.max_size);
     let chat =
         ChatServiceServer::new(ChatRpc::new(context.clone())).max_decoding_message_size(max_frame);
-    let mut routes = Routes::new(chat)
-        .add_service(HealthServer::new(HealthService::new(context.draining.clone())));
+    let mut routes =
+        Routes::new(chat).add_service(HealthServer::new(HealthService::new(context.clone())));
     if context.settings.reflection {
         let reflection = || {
             tonic_reflection::server::Builder::configure()

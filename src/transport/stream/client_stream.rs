@@ -67,7 +67,7 @@ impl ClientStream {
         subscription: Subscription,
         opened: Opened,
     ) -> Self {
-        record.attached(opened.session.id);
+        record.attached(opened.session.id, context.gateway.logged_address(&caller));
         let mut stream = Self::of(context, caller, record, StreamState::attached(opened));
         stream.subscription = Some(subscription);
         if stream.credential_deadline().is_some() {
@@ -167,7 +167,8 @@ impl ClientStream {
                 let (caller, subscription, opened) = attached;
                 (self.caller, self.subscription) = (caller, Some(subscription));
                 self.restart_timer();
-                self.record.attached(opened.session.id);
+                let address = self.gateway.logged_address(&self.caller);
+                self.record.attached(opened.session.id, address);
                 Box::new(opened)
             })),
             CallResult::Sent { client_message_id, result } => {

@@ -76,11 +76,11 @@ impl StreamRecord {
     }
 
     /// The stream was opened on a session. Writes the first line.
-    pub(super) fn attached(&mut self, session: SessionId) {
+    pub(super) fn attached(&mut self, session: SessionId, address: Option<String>) {
         let Self { protocol, codec, .. } = *self;
         let protocol = protocol.name();
         if self.session.replace(session).is_none() {
-            tracing::info!(protocol, codec, %session, "stream opened");
+            tracing::info!(protocol, codec, %session, address, "stream opened");
         }
     }
 

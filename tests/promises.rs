@@ -19,6 +19,7 @@ mod bot_limits;
 mod bot_parts;
 mod bounded;
 mod branches;
+mod budgets;
 mod callers;
 mod clock_jumps;
 mod conversations;

@@ -50,25 +50,39 @@ impl ValueKind for Length {
     }
 }
 
-/// A length of time, or `forever`.
-pub(super) struct LengthOrForever;
+/// A length of time, or a word for its absence.
+macro_rules! length_or {
+    ($(#[$doc:meta])* $name:ident, $word:literal) => {
+        $(#[$doc])*
+        pub(super) struct $name;
 
-impl ValueKind for LengthOrForever {
-    type Value = Option<Duration>;
-    const NAME: &'static str = "DURATION";
+        impl ValueKind for $name {
+            type Value = Option<Duration>;
+            const NAME: &'static str = "DURATION";
 
-    fn parse(text: &str) -> Result<Option<Duration>, String> {
-        match text {
-            "forever" => Ok(None),
-            text => {
-                Length::parse(text).map(Some).map_err(|problem| format!("{problem}, or `forever`"))
+            fn parse(text: &str) -> Result<Option<Duration>, String> {
+                if text == $word {
+                    return Ok(None);
+                }
+                let length = Length::parse(text).map(Some);
+                length.map_err(|problem| format!("{problem}, or `{}`", $word))
+            }
+
+            fn show(value: &Option<Duration>) -> String {
+                value.as_ref().map_or_else(|| $word.into(), Length::show)
             }
         }
-    }
+    };
+}
 
-    fn show(value: &Option<Duration>) -> String {
-        value.as_ref().map_or_else(|| "forever".into(), Length::show)
-    }
+length_or! {
+    /// A length of time, or `forever`.
+    LengthOrForever, "forever"
+}
+
+length_or! {
+    /// A length of time, or `never`.
+    LengthOrNever, "never"
 }
 
 /// A number of bytes: `1000`, `64KiB`, `4MiB`.

@@ -44,13 +44,13 @@ pub use live::{
     subscription::Subscription,
 };
 pub use model::{
-    ApprovalRequest, ApprovalResponse, Citation, Clock, Content, ContentLimits, Credential,
-    CredentialForm, Data, Epoch, Error, ErrorKind, Failure, File, Identity, IdentityKind, Message,
-    MessageId, MessageLimits, Metadata, Name, NewMessage, Part, PartContent, Position,
-    Regeneration, ReplyFields, ReplyPosition, Result, Role, Scope, Session, SessionId, Source,
-    Status, Timestamp, Token, TokenHash, TokenId, TokenRecord, Tool, ToolCall, ToolResult,
-    TurnOption, TurnOptions, Usage, UserFields, check_label, check_title, estimate_tokens,
-    given_id, parts_from_json, parts_to_json,
+    ApprovalRequest, ApprovalResponse, Budgets, Citation, Clock, Content, ContentLimits,
+    Credential, CredentialForm, Data, Epoch, Error, ErrorKind, Failure, File, Identity,
+    IdentityKind, Message, MessageId, MessageLimits, Metadata, Name, NewMessage, Part, PartContent,
+    Position, Regeneration, ReplyFields, ReplyPosition, Result, Role, Scope, Session, SessionId,
+    Source, Spent, Status, Timestamp, Token, TokenHash, TokenId, TokenRecord, Tool, ToolCall,
+    ToolResult, TurnOption, TurnOptions, Usage, UserFields, check_label, check_title,
+    estimate_tokens, given_id, parts_from_json, parts_to_json,
 };
 pub use ports::{
     Answered, AppendLimits, Appended, Authenticator, Checkpoint, Checkpointed, Chunk, Chunks,

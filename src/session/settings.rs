@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, time::Duration};
 
 use super::{
-    model::{ContentLimits, MessageLimits, TurnOption},
+    model::{Budgets, ContentLimits, MessageLimits, TurnOption},
     quota::CallerLimits,
 };
 
@@ -67,6 +67,10 @@ pub struct Settings {
     pub access: Access,
     /// What one address, subject or API key may use.
     pub limits: CallerLimits,
+    /// Model tokens that may be used.
+    pub budgets: Budgets,
+    /// Time without a subscriber after which a reply is stopped. `None`: it is not.
+    pub abandon_after: Option<Duration>,
     /// The form of addresses in the log.
     pub log_addresses: AddressLog,
     /// Time after which a session without an owner expires that was never used: no stream was
@@ -113,6 +117,8 @@ impl Default for Settings {
         Self {
             access: Access::default(),
             limits: CallerLimits::default(),
+            budgets: Budgets::default(),
+            abandon_after: None,
             log_addresses: AddressLog::default(),
             unused_session_ttl: Duration::from_secs(600),
             session_ttl: Duration::from_secs(3600),

@@ -4,6 +4,7 @@
 mod peers;
 mod row;
 mod sharing;
+mod spent;
 mod turns;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 pub use sharing::Network;
-use {row::SessionRow, sharing::Member};
+use {row::SessionRow, sharing::Member, spent::SpentToday};
 
 use crate::session::{
     Error, ErrorKind, FoundSession, Head, ListCursor, ListedSession, NewSession, NodeId, Note,
@@ -46,6 +47,7 @@ struct Tables {
     /// may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
     size: usize,
+    spent: SpentToday,
 }
 
 impl MemoryStore {
@@ -231,9 +233,7 @@ impl Store for MemoryStore {
 
 impl Tables {
     fn row(&mut self, id: SessionId, now: Timestamp) -> Result<&mut SessionRow> {
-        let row = self.sessions.get_mut(&id);
-        row.filter(|row| row.session.expires_at > now)
-            .ok_or_else(|| ErrorKind::SessionExpired.into())
+        row::live(&mut self.sessions, id, now)
     }
 
     /// Checks a session early enough for the deadline of a new token.

@@ -2,7 +2,7 @@ use crate::{
     cli::{
         lists::{Audiences, AuthModes},
         setting::{Field, Group, SETTING, Setting, field},
-        value::{File, Length, LengthOrForever, Switch, Text, Word},
+        value::{File, Length, LengthOrForever, Number, Switch, Text, Word},
     },
     identity::{Algorithms, JwksLocation},
 };
@@ -82,6 +82,29 @@ const SETTINGS: &[Setting] = &[
         summary: "A session with an owner needs the credential of its owner beside the token",
         details: "A stream ends when its credential expires, unless an `open` frame has brought a \
             newer one. Without this, the token alone opens the session.",
+        ..SETTING
+    },
+    Setting {
+        name: "session-token-budget",
+        variable: "DUOLOGUE_SESSION_TOKEN_BUDGET",
+        field: field!(Number<u64>, session.budgets.session),
+        summary: "Model tokens of a session over its life; 0 is no limit",
+        details: "Tokens that the model reads and writes count, also those of stopped replies. The \
+            reply that is running finishes, the next turn is refused with `budget_exceeded`.",
+        ..SETTING
+    },
+    Setting {
+        name: "subject-daily-token-budget",
+        variable: "DUOLOGUE_SUBJECT_DAILY_TOKEN_BUDGET",
+        field: field!(Number<u64>, session.budgets.subject_per_day),
+        summary: "Model tokens of an owner of sessions per day (UTC); 0 is no limit",
+        ..SETTING
+    },
+    Setting {
+        name: "daily-token-budget",
+        variable: "DUOLOGUE_DAILY_TOKEN_BUDGET",
+        field: field!(Number<u64>, session.budgets.per_day),
+        summary: "Model tokens of all sessions per day (UTC); 0 is no limit",
         ..SETTING
     },
     Setting {

@@ -1,6 +1,6 @@
 use crate::cli::{
     setting::{Field, Group, SETTING, Setting, field},
-    value::{Length, Text, Word},
+    value::{Length, LengthOrNever, Text, Word},
     values::ResponderKind,
 };
 
@@ -15,6 +15,14 @@ const SETTINGS: &[Setting] = &[
         details: "`openai` is any OpenAI-compatible model, `grpc` is your own bot.",
         common: true,
         global: true,
+        ..SETTING
+    },
+    Setting {
+        name: "abandon-after",
+        variable: "DUOLOGUE_ABANDON_AFTER",
+        field: field!(LengthOrNever, session.abandon_after),
+        summary: "Time without a subscriber after which a reply is stopped, or `never`",
+        details: "A reply belongs to the session: by default it goes on when everybody has left.",
         ..SETTING
     },
     Setting {

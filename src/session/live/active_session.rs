@@ -3,6 +3,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 use super::{
     event::{Event, EventFilter},
     reply_draft::{Extended, ReplyLimits},
@@ -49,6 +51,11 @@ impl ActiveSession {
     /// Returns the first deadline of the session and of the tokens of its streams.
     pub(in crate::session) fn next_deadline(&self) -> Timestamp {
         self.state().next_deadline()
+    }
+
+    /// Returns the time since when the session has no subscriber. `None` if it has one.
+    pub(in crate::session) fn unwatched_since(&self) -> Option<Instant> {
+        self.state().unwatched_since()
     }
 
     /// Returns the tokens of streams whose own deadline has passed.

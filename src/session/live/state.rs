@@ -4,21 +4,25 @@
 //! must happen in one order does: a message goes to every subscriber, and its turn into the
 //! queue, in the order of the numbers.
 
+mod subscribers;
+
 use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::time::Instant;
 
 use super::{
     encoded::EncodedForms,
     event::{Event, EventFilter, MessageEvent, Opened},
     reply_draft::{Extended, ReplyDraft, ReplyLimits, Sink},
     reply_in_progress::{ReplyInProgress, ReplySoFar},
-    subscriber_queue::{QueueCapacity, SubscriberQueue},
+    subscriber_queue::SubscriberQueue,
     token_deadlines::TokenDeadlines,
     turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
     model::{
-        Citation, Content, Error, ErrorKind, Message, MessageId, Part, Position, Result, Role,
-        Session, Timestamp, TokenId, TokenRecord,
+        Citation, Content, Error, ErrorKind, Message, MessageId, Part, Result, Role, Timestamp,
+        TokenId,
     },
     ports::{Appended, Entered, Lease, Piece},
     turn::cancel::{CancelReason, CancelSignal},
@@ -28,6 +32,8 @@ use crate::session::{
 pub(super) struct State {
     pub(super) expires_at: Timestamp,
     pub(super) token_deadlines: TokenDeadlines,
+    /// The time at which the last subscriber left, or the session was loaded.
+    unwatched_since: Instant,
     /// Sequence number of the last published message.
     pub(super) head_seq: u32,
     /// Committed messages that arrived before one of their predecessors.
@@ -80,6 +86,7 @@ impl State {
         Self {
             expires_at,
             token_deadlines: TokenDeadlines::default(),
+            unwatched_since: Instant::now(),
             head_seq,
             announced_seq: head_seq,
             out_of_order: BTreeMap::new(),
@@ -90,58 +97,6 @@ impl State {
             draining: false,
             interrupted: false,
             ended: None,
-        }
-    }
-
-    /// Registers a subscriber and reads the head of the log and the reply in progress in the
-    /// same step. Messages up to the head can then be read from the store, later ones arrive
-    /// in the queue: no gap, no duplicate.
-    pub(super) fn subscribe(
-        &mut self,
-        session: &Session,
-        requested: Option<&Position>,
-        filter: EventFilter,
-        token: &TokenRecord,
-        capacity: QueueCapacity,
-        max_subscribers: usize,
-    ) -> Result<NewSubscriber> {
-        self.check_open()?;
-        if self.subscribers.len() >= max_subscribers {
-            return Err(ErrorKind::TooManyStreams.into());
-        }
-        let honored = requested.filter(|at| at.epoch == session.epoch && at.seq <= self.head_seq);
-        let reply = self.reply.as_ref();
-        let reply = reply.filter(|reply| reply.is_announced() && filter == EventFilter::All);
-        let reply_position = honored.and_then(|at| at.reply);
-        let reply_position = reply_position.filter(|at| reply.is_some_and(|it| it.honors(*at)));
-        let reply = reply.map(|reply| reply.after(reply_position.map_or(0, |at| at.offset)));
-        let opened = Opened {
-            session: Session { expires_at: self.expires_at, ..session.clone() },
-            position: Position {
-                epoch: session.epoch.clone(),
-                seq: honored.map_or(self.head_seq, |at| at.seq),
-                reply: reply_position,
-            },
-            recovered: honored.is_some(),
-            head_seq: self.head_seq,
-            unanswered: self.unanswered(),
-        };
-        let queue = Arc::new(SubscriberQueue::new(capacity, filter, token.id));
-        if let Some((expires_at, _)) = token.deadlines {
-            self.token_deadlines.watch(token.id, expires_at);
-        }
-        self.subscribers.push(Arc::clone(&queue));
-        Ok(NewSubscriber { queue, opened, reply })
-    }
-
-    pub(super) fn unsubscribe(&mut self, queue: &Arc<SubscriberQueue>) {
-        self.subscribers.retain(|subscriber| !Arc::ptr_eq(subscriber, queue));
-        if !self.subscribers.iter().any(|subscriber| subscriber.token() == queue.token()) {
-            self.token_deadlines.forget(queue.token());
-        }
-        if self.subscribers.is_empty() {
-            // Frees the memory of a session that was widely watched and is idle now.
-            self.subscribers = Vec::new();
         }
     }
 
@@ -386,32 +341,6 @@ impl State {
         for subscriber in std::mem::take(&mut self.subscribers) {
             subscriber.close_now(reason);
         }
-    }
-
-    /// Ends the streams that were opened with a token.
-    pub(super) fn end_token(&mut self, token: TokenId, reason: ErrorKind) {
-        self.token_deadlines.forget(token);
-        self.retain_subscribers(reason, |of| of != token);
-    }
-
-    /// Ends the streams whose token is not one of these.
-    pub(super) fn retain_tokens(&mut self, tokens: &[TokenId]) {
-        self.retain_subscribers(ErrorKind::SessionRevoked, |of| tokens.contains(&of));
-    }
-
-    fn retain_subscribers(&mut self, reason: ErrorKind, is_valid: impl Fn(TokenId) -> bool) {
-        self.subscribers.retain(|subscriber| {
-            let keeps = is_valid(subscriber.token());
-            if !keeps {
-                subscriber.close_now(reason);
-            }
-            keeps
-        });
-    }
-
-    /// Returns the first deadline of the session and of the tokens of its streams.
-    pub(super) fn next_deadline(&self) -> Timestamp {
-        self.token_deadlines.first().map_or(self.expires_at, |first| first.min(self.expires_at))
     }
 
     pub(super) fn drain(&mut self, go_away: impl Fn() -> Event) {

@@ -4,6 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+/// Milliseconds of a day.
+const DAY: u64 = 24 * 3600 * 1000;
+
 /// Milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
@@ -36,6 +39,18 @@ impl Timestamp {
     pub fn plus(self, duration: Duration) -> Self {
         let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(millis))
+    }
+
+    /// Returns the number of the day, from the Unix epoch, in UTC.
+    #[must_use]
+    pub const fn day(self) -> u64 {
+        self.0 / DAY
+    }
+
+    /// Returns the beginning of the next day, in UTC.
+    #[must_use]
+    pub const fn next_day(self) -> Self {
+        Self((self.day() + 1) * DAY)
     }
 
     /// Returns the time from an earlier one to this one. Zero if that one is later.

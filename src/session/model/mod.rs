@@ -1,5 +1,6 @@
 //! Values of the core: validated on construction, without I/O.
 
+mod budgets;
 mod clock;
 mod content;
 mod credential;
@@ -16,6 +17,7 @@ mod session;
 mod token;
 mod turn_options;
 
+pub use budgets::{Budgets, Spent};
 pub use clock::{Clock, Timestamp};
 pub use content::{
     ApprovalRequest, ApprovalResponse, Citation, Content, ContentLimits, Data, File, Part,

@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroU64, sync::Arc};
 use async_trait::async_trait;
 
 use crate::session::model::{
-    Content, Message, MessageId, Metadata, ReplyFields, Result, Role, Session, SessionId,
+    Budgets, Content, Message, MessageId, Metadata, ReplyFields, Result, Role, Session, SessionId,
     Timestamp, TokenId, TurnOptions,
 };
 
@@ -124,6 +124,8 @@ pub struct AppendLimits {
     /// New time for the deletion of a session with an owner, unless the current one is later or the
     /// session has none.
     pub delete_at: Timestamp,
+    /// Model tokens that may be used.
+    pub budgets: Budgets,
     /// Most user messages without a reply. Further ones are refused.
     pub max_queued_turns: u32,
     /// A user message is refused when it and the replies that are still to come would
@@ -226,10 +228,12 @@ pub trait Turns: Send + Sync + 'static {
     ///
     /// `MessageIdReused` if the `client_message_id` was used for another message;
     /// `InvalidArgument` if its parent, the turn to repeat or a tool call that it answers does
-    /// not exist; `QueueFull` and `SessionFull` by the limits; `StoreFull` if there is no room.
+    /// not exist; `QueueFull`, `SessionFull` and `BudgetExceeded` by the limits; `StoreFull` if there
+    /// is no room.
     async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended>;
 
-    /// Appends the reply to a user message, once, under the next number. A reply to a turn that
+    /// Appends the reply to a user message, once, under the next number. Counts its model tokens for
+    /// the session, its owner and the day. A reply to a turn that
     /// has one is not stored: the first one is returned as a duplicate. No limit applies.
     async fn answer(
         &self,

@@ -1,7 +1,7 @@
 //! Runs the responder for one turn and publishes what it produces.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::Poll,
@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::{
     cancel::{CancelReason, CancelSignal},
@@ -102,6 +102,22 @@ fn panic_outcome(panic: &Panic) -> ReplyEnding {
     ReplyEnding::Finished(Outcome::failed("internal", "The responder failed"))
 }
 
+/// Waits until a reply has not been watched for as long as the settings have it.
+async fn abandoned(core: &Core, session: &SessionHandle, started: Instant) {
+    let Some(limit) = core.settings.abandon_after else { return pending().await };
+    loop {
+        let wait = match session.unwatched_since() {
+            Some(since) => (since.max(started) + limit).saturating_duration_since(Instant::now()),
+            None => limit,
+        };
+        if wait.is_zero() {
+            tracing::info!(session = %session.session().id, "a reply that nobody watches is stopped");
+            return;
+        }
+        sleep(wait).await;
+    }
+}
+
 impl<'a> ReplyRun<'a> {
     /// Publishes the reply until it ends. The responder's stream is dropped when this returns,
     /// and with it the upstream request.
@@ -113,6 +129,7 @@ impl<'a> ReplyRun<'a> {
         cancel: &CancelSignal,
     ) -> Produced {
         let running = Running::start(&core.metrics);
+        let started = running.started;
         let mut run = Self {
             core,
             session,
@@ -131,6 +148,7 @@ impl<'a> ReplyRun<'a> {
                 biased;
                 reason = cancel.cancelled() => ReplyEnding::Cancelled(reason),
                 ending = run.run() => ending,
+                () = abandoned(core, session, started) => ReplyEnding::Cancelled(CancelReason::Stop),
             }
         });
         let ending = producing.catch_unwind().await.unwrap_or_else(|panic| panic_outcome(&panic));

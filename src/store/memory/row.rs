@@ -1,15 +1,16 @@
 //! One session in memory: its tokens, its log, and the turns that wait.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
 use super::sharing::Sharing;
 use crate::session::{
     AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, Lease, ListedSession,
-    LogView, Message, MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session, Snapshot,
-    Timestamp, TokenHash, TokenId, TokenRecord, Unfinished, Usage, WaitingTurn,
+    LogView, Message, MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session,
+    SessionId, Snapshot, Spent, Timestamp, TokenHash, TokenId, TokenRecord, Unfinished, Usage,
+    WaitingTurn,
 };
 
 /// Estimated bytes of a message beside its content.
@@ -18,6 +19,16 @@ const MESSAGE_OVERHEAD: usize = 256;
 /// Returns the bytes that a message of this size counts.
 pub(super) const fn counted(size: usize) -> usize {
     size + MESSAGE_OVERHEAD
+}
+
+/// Returns a session that has not expired.
+pub(super) fn live(
+    sessions: &mut BTreeMap<SessionId, SessionRow>,
+    id: SessionId,
+    now: Timestamp,
+) -> Result<&mut SessionRow> {
+    let row = sessions.get_mut(&id).filter(|row| row.session.expires_at > now);
+    row.ok_or_else(|| ErrorKind::SessionExpired.into())
 }
 
 #[derive(Debug)]
@@ -211,8 +222,13 @@ impl SessionRow {
         self.unanswered.get(turn).is_some_and(|turn| turn.stopped)
     }
 
-    /// Refuses a user message by the limits of the session.
-    pub(super) fn check(&self, limits: &AppendLimits) -> Result<()> {
+    /// Refuses a user message by the limits of the session, and by the budgets.
+    pub(super) fn check(
+        &self,
+        limits: &AppendLimits,
+        subject_today: u64,
+        today: u64,
+    ) -> Result<()> {
         let waiting = self.unanswered.len();
         if waiting >= limits.max_queued_turns as usize {
             return Err(ErrorKind::QueueFull.into());
@@ -220,7 +236,8 @@ impl SessionRow {
         if self.log.len() + waiting + 2 > limits.max_session_messages as usize {
             return Err(ErrorKind::SessionFull.into());
         }
-        Ok(())
+        let spent = Spent { session: self.usage.spent(), subject_today, today };
+        limits.budgets.check(spent, limits.now)
     }
 
     /// Appends a user message.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::{
-    MemoryStore,
+    MemoryStore, Tables,
     row::{self, SessionRow},
     sharing::Member,
 };
@@ -52,15 +52,17 @@ impl MemoryStore {
 impl Turns for MemoryStore {
     async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
         let mut tables = self.tables();
-        let size = tables.size;
-        let row = tables.row(id, limits.now)?;
+        let Tables { sessions, size, spent, .. } = &mut *tables;
+        let size = *size;
+        let row = row::live(sessions, id, limits.now)?;
         let placed = match place(row, turn)? {
             Placed::New(placed) => placed,
             Placed::Before { message, reply_seq } => {
                 return Ok(Appended { reply_seq, ..self.appended(row, message, true) });
             }
         };
-        row.check(&limits)?;
+        let (subject_today, today) = spent.today(row.session.subject.as_ref(), limits.now);
+        row.check(&limits, subject_today, today)?;
         if size + row::counted(placed.size()) > self.max_size {
             return Err(ErrorKind::StoreFull.into());
         }
@@ -100,6 +102,7 @@ impl Turns for MemoryStore {
             return Ok(Answered::Stopped);
         }
         let message = row.answer(turn, reply);
+        let owner = row.session.subject.clone();
         if !row.has_waiting_turn()
             && let Some(sharing) = &mut row.sharing
         {
@@ -107,8 +110,10 @@ impl Turns for MemoryStore {
         }
         self.tell_appended(row, &message);
         let counted = row::counted(message.size());
+        let tokens = message.cost().spent();
         let appended = self.appended(row, message, false);
         tables.size += counted;
+        tables.spent.count(owner.as_ref(), tokens, now);
         Ok(Answered::Kept(appended))
     }
 

@@ -8,7 +8,7 @@ use super::{
     failure::{WriteError, WriteResult},
     reader,
     rows::{self, Head, Id, StoredTime},
-    sessions,
+    sessions, spent,
 };
 use crate::session::{
     AppendLimits, Appended, Error, ErrorKind, Lease, LogView, Message, MessageId, NewReply,
@@ -34,6 +34,7 @@ pub(super) fn append(
         }
     };
     check(tx, id, head.seq, limits)?;
+    spent::check(tx, &session, &head, limits.budgets, limits.now)?;
     let message = Arc::new(placed.into_message(head.seq + 1, Timestamp::of_wall_clock()));
     tx.prepare_cached("INSERT INTO turns (session, seq, message) VALUES (?1, ?2, ?3)")?
         .execute(params![Id(id), message.seq, Id(message.id)])?;
@@ -76,7 +77,8 @@ pub(super) fn answer(
     reply: &NewReply,
     now: Timestamp,
 ) -> WriteResult<Appended> {
-    let expires_at = reader::session(tx, id, now)?.expires_at;
+    let session = reader::session(tx, id, now)?;
+    let expires_at = session.expires_at;
     let turn = "DELETE FROM turns WHERE session = ?1 AND message = ?2";
     let in_reply_to = reply.fields.in_reply_to;
     if tx.prepare_cached(turn)?.execute(params![Id(id), Id(in_reply_to)])? == 0 {
@@ -90,6 +92,7 @@ pub(super) fn answer(
     insert(tx, id, &message)?;
     let usage = head.usage.plus(message.cost());
     update_head(tx, id, message.seq, message.created_at, usage)?;
+    spent::count(tx, &session, message.cost().spent(), now)?;
     Ok(appended(message, false, None, expires_at))
 }
 

@@ -17,6 +17,7 @@ mod reader;
 mod rows;
 mod schema;
 mod sessions;
+mod spent;
 mod sweep;
 mod transfer;
 mod wal;

@@ -96,6 +96,14 @@ CREATE TABLE turns (
     PRIMARY KEY (session, seq)
 ) STRICT, WITHOUT ROWID;
 
+-- Model tokens that replies of a day have used: of each owner, and of all sessions ('').
+CREATE TABLE spent (
+    day     INTEGER NOT NULL, -- since the Unix epoch
+    subject TEXT    NOT NULL,
+    tokens  INTEGER NOT NULL,
+    PRIMARY KEY (day, subject)
+) STRICT, WITHOUT ROWID;
+
 -- The number of sessions, so that the check of the limit does not count rows. Triggers maintain it
 -- for every program that writes to the file.
 CREATE TABLE totals (

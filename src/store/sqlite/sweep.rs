@@ -8,6 +8,7 @@ use super::{
     failure::WriteResult,
     rows::{Id, StoredTime},
     sessions::delete,
+    spent,
 };
 use crate::session::{SessionId, Swept, Timestamp};
 
@@ -43,6 +44,7 @@ pub(super) fn sweep(tx: &Transaction<'_>, now: Timestamp, limit: usize) -> Write
         swept.sessions.push(id);
     }
     swept.more |= delete_tokens(tx, now)?;
+    spent::delete_old(tx, now)?;
     give_back(tx, until)?;
     Ok(swept)
 }

@@ -40,8 +40,16 @@ pub(in crate::transport) struct ClientStream {
 }
 
 enum CallResult {
-    Attached(Result<(Caller, Subscription, Opened)>),
+    Attached(Result<Box<Attachment>>),
     Sent { client_message_id: Option<String>, result: Result<Accepted> },
+}
+
+/// The result of an attach.
+struct Attachment {
+    /// With the credential of the `open` frame, if it had one.
+    caller: Caller,
+    subscription: Subscription,
+    opened: Opened,
 }
 
 impl ClientStream {
@@ -164,7 +172,7 @@ impl ClientStream {
         self.call = None;
         match done {
             CallResult::Attached(attached) => Input::Attached(attached.map(|attached| {
-                let (caller, subscription, opened) = attached;
+                let Attachment { caller, subscription, opened } = *attached;
                 (self.caller, self.subscription) = (caller, Some(subscription));
                 self.restart_timer();
                 let address = self.gateway.logged_address(&self.caller);
@@ -189,8 +197,9 @@ impl ClientStream {
                 let (gateway, caller) = (self.gateway.clone(), self.caller.clone());
                 let attach = async move {
                     let caller = gateway.identify(caller, credential.as_ref()).await?;
-                    let attached = gateway.attach(&caller, &token, position.as_ref()).await;
-                    attached.map(|(subscription, opened)| (caller, subscription, opened))
+                    let (subscription, opened) =
+                        gateway.attach(&caller, &token, position.as_ref()).await?;
+                    Ok(Box::new(Attachment { caller, subscription, opened }))
                 };
                 self.call = Some(attach.map(CallResult::Attached).boxed());
                 None

@@ -8,8 +8,11 @@ use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::*;
 use crate::session::{
-    live::event::DeltaPiece,
-    model::{Epoch, Metadata, Name, ReplyFields, ReplyPosition, SessionId, Status, UserFields},
+    live::{event::DeltaPiece, subscriber_queue::QueueCapacity},
+    model::{
+        Epoch, Metadata, Name, Position, ReplyFields, ReplyPosition, Session, SessionId, Status,
+        TokenRecord, UserFields,
+    },
 };
 
 /// A step of the history.

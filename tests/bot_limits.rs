@@ -26,7 +26,8 @@ async fn a_bot_is_called_for_so_many_replies_and_so_many_wait() {
     waiting.say("two", None).await.unwrap();
     waiting.has_begun().await;
     let mut beyond = attached(&server, Transport::Sse).await;
-    assert_eq!(turn(&mut beyond, "three").await, failed("", "overloaded"));
+    let refused = beyond.say("three", None).await.unwrap_err();
+    assert_eq!((&*refused.code, refused.retry_after_ms), ("503", Some(1000)));
     assert!(bot.is_idle());
     // A place becomes free by a stop, too.
     served.stop().await;

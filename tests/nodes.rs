@@ -728,6 +728,7 @@ async fn a_turn_whose_append_was_not_answered_begins_when_the_session_is_used() 
         token: duologue::session::TokenId::generate(),
         expires_at: now,
         delete_at: now,
+        has_room: true,
         budgets: duologue::session::Budgets::default(),
         max_queued_turns: 10,
         max_session_messages: 100,

@@ -65,6 +65,7 @@ pub(crate) fn terms() -> AppendLimits {
         token: TokenId::generate(),
         expires_at: later(100),
         delete_at: later(1000),
+        has_room: true,
         budgets: duologue::session::Budgets::default(),
         max_queued_turns: 4,
         max_session_messages: 100,

@@ -202,8 +202,12 @@ async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
     let asked = [pool.upstreams[0].asked().await, pool.upstreams[0].asked().await];
     let mut waiting = pool.talk().await;
     waiting.has_begun().await;
-    let mut beyond = pool.talk().await;
-    assert_eq!(failure(&beyond.reply().await.1), "overloaded");
+    for transport in Transport::ALL {
+        let mut beyond = transport.open(&pool.server, &create(&pool.server).await, None).await;
+        let refused = beyond.say("Hi", Some("m1")).await.unwrap_err();
+        assert!(["overloaded", "503"].contains(&&*refused.code), "{refused:?}");
+        assert_eq!(refused.retry_after_ms, Some(1000));
+    }
     assert!(pool.upstreams[0].is_idle());
     // A place becomes free by an end, and the next by a stop.
     let [one, other] = asked;
@@ -222,17 +226,49 @@ async fn an_upstream_is_asked_for_so_many_replies_and_so_many_wait() {
 }
 
 #[tokio::test]
-async fn a_reply_that_waits_too_long_for_a_permit_fails_as_overloaded() {
+async fn an_accepted_turn_waits_for_its_permit_and_the_wait_does_not_count() {
     let narrow = |one: &mut UpstreamSettings| {
         one.defaults.capacity.concurrency = 1;
-        one.defaults.capacity.queue_timeout = Duration::from_secs(3);
+        one.defaults.capacity.queue_timeout = Duration::from_millis(100);
+    };
+    let total = |settings: &mut Settings| settings.total_timeout = Duration::from_millis(1500);
+    let mut pool = Pool::with(1, narrow, total).await;
+    let mut served = pool.talk().await;
+    let asked = pool.upstreams[0].asked().await;
+    let mut waiting = pool.talk().await;
+    waiting.has_begun().await;
+    // Each of the two has its time from its own permit on.
+    let part = Duration::from_secs(1);
+    tokio::time::sleep(part).await;
+    asked.answer(&whole("a")).await;
+    served.reply().await;
+    let asked = pool.upstreams[0].asked().await;
+    tokio::time::sleep(part).await;
+    asked.answer(&whole("b")).await;
+    is_answered(&mut waiting, "b").await;
+}
+
+#[tokio::test]
+async fn a_retry_is_answered_where_there_is_no_room_for_another_turn() {
+    let narrow = |one: &mut UpstreamSettings| {
+        one.defaults.capacity.concurrency = 1;
+        one.defaults.capacity.queue_size = 0;
     };
     let mut pool = Pool::of(1, narrow).await;
-    let clock = Clock::hold();
-    let _served = pool.talk().await;
-    let _asked = pool.upstreams[0].asked().await;
-    let mut waiting = pool.talk().await;
-    assert_eq!(failure(&clock.until(waiting.reply()).await.1), "overloaded");
+    let token = create(&pool.server).await;
+    let mut client = Transport::Json.open(&pool.server, &token, None).await;
+    client.say("Hi", Some("m1")).await.unwrap();
+    let asked = pool.upstreams[0].asked().await;
+    for transport in Transport::ALL {
+        let mut again = transport.open(&pool.server, &token, None).await;
+        assert!(again.say("Hi", Some("m1")).await.unwrap().duplicate, "{transport:?}");
+        assert!(again.say("Hi", Some("m2")).await.is_err(), "{transport:?}");
+    }
+    asked.answer(&whole("a")).await;
+    client.reply().await;
+    client.say("Hi", Some("m2")).await.unwrap();
+    pool.upstreams[0].asked().await.answer(&whole("b")).await;
+    is_answered(&mut client, "b").await;
 }
 
 /// Where a reply can be when it is stopped.

@@ -126,6 +126,7 @@ impl Keeper {
                     token: TokenId::generate(),
                     expires_at: now.plus(Duration::from_secs(3600)),
                     delete_at: Timestamp::NEVER,
+                    has_room: true,
                     budgets: duologue::session::Budgets::default(),
                     max_queued_turns: 16,
                     max_session_messages: u32::MAX,

@@ -103,6 +103,7 @@ impl Core {
             token,
             expires_at: now.plus(self.settings.session_ttl),
             delete_at: self.delete_at(now).unwrap_or(Timestamp::NEVER),
+            has_room: self.responder.has_room(),
             budgets: self.settings.budgets,
             max_queued_turns: self.settings.max_queued_turns,
             max_session_messages: self.settings.max_session_messages,

@@ -124,7 +124,7 @@ const SETTINGS: &[Setting] = &[
         name: "bot-queue-timeout",
         variable: "DUOLOGUE_BOT_QUEUE_TIMEOUT",
         field: field!(Length, bot.capacity.queue_timeout),
-        summary: "Longest wait in that queue",
+        summary: "Longest time until the bot takes a call",
         ..SETTING
     },
     Setting {

@@ -233,7 +233,7 @@ const SETTINGS: &[Setting] = &[
         name: "openai-queue-timeout",
         variable: "DUOLOGUE_OPENAI_QUEUE_TIMEOUT",
         field: field!(Length, openai.defaults.capacity.queue_timeout),
-        summary: "Longest wait in that queue",
+        summary: "Longest wait in that queue while there is another upstream",
         global: true,
         ..SETTING
     },

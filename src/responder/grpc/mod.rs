@@ -67,6 +67,10 @@ impl Responder for Bot {
         History { messages: self.0.settings.history, size: HISTORY_SIZE }
     }
 
+    fn has_room(&self) -> bool {
+        self.0.limiter.has_room()
+    }
+
     fn respond(&self, mut prompt: Prompt) -> Reply {
         trim(&mut prompt);
         let messages = prompt.history.iter().chain([&prompt.message]);

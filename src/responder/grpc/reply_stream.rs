@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{
     bot_client::BotClient,
-    call::{BotCall, Limit, is_content},
+    call::{BotCall, is_content},
     failure::{self, UpstreamError},
     request::request,
 };
@@ -16,7 +16,7 @@ use crate::{
     proto,
     responder::upstream::{
         backoff,
-        limiter::{LimiterError, Permit},
+        limiter::{LimiterError, Patience, Permit},
         metrics, sanitize,
     },
     session::{Chunk, Chunks, Metadata, Outcome, Part, Piece, Prompt},
@@ -122,7 +122,10 @@ impl ReplyStream {
     }
 
     async fn begin(&mut self) -> Result<BotCall, UpstreamError> {
-        let permit = Limit::total(self.total).within(self.permit()).await?;
+        let began = Instant::now();
+        let permit = self.permit().await?;
+        // The turn was accepted: its wait for others does not count.
+        self.total += began.elapsed().saturating_sub(self.backoff);
         let request = request(&self.prompt, self.bot.settings.max_reply_size);
         BotCall::begin(&self.bot, request, self.total, permit).await
     }
@@ -132,7 +135,7 @@ impl ReplyStream {
         let limiter = &self.bot.limiter;
         let mut backoff = self.backoff;
         loop {
-            let refused = match limiter.acquire(backoff).await {
+            let refused = match limiter.acquire(backoff, Patience::Unlimited).await {
                 Ok(permit) => return Ok(permit),
                 Err(refused) => refused,
             };

@@ -16,7 +16,11 @@ use super::{
     response::{ResponseStream, Step},
 };
 use crate::{
-    responder::upstream::{Effect, Reason, backoff, limiter::LimiterError, metrics},
+    responder::upstream::{
+        Effect, Reason, backoff,
+        limiter::{LimiterError, Patience, Permit},
+        metrics,
+    },
     session::{Chunk, Outcome},
 };
 
@@ -96,8 +100,15 @@ impl Attempts {
         while let Some((n, wait)) = self.choose(&mut last) {
             let pool = Arc::clone(&self.pool);
             let upstream = &pool.upstreams[n];
-            let tried = timeout_at(self.deadline, self.attempt(n, wait)).await;
-            let failed = match tried.unwrap_or_else(|_| Err(too_late())) {
+            let tried = match self.permit(n, wait).await {
+                Ok(permit) => {
+                    let asked = timeout_at(self.deadline, self.ask(n, permit)).await;
+                    asked.unwrap_or_else(|_| Err(too_late())).map(Some)
+                }
+                Err(LimiterError::Cooling) => Ok(None),
+                Err(refused) => Err(UpstreamError::new(refused.reason(), refused)),
+            };
+            let failed = match tried {
                 Ok(Some(begun)) => {
                     metrics::attempt(upstream.name(), "answered");
                     upstream.succeeded();
@@ -123,25 +134,32 @@ impl Attempts {
         Err(last.unwrap_or_else(too_late))
     }
 
-    /// Asks an upstream after a delay. Returns `None` if the upstream has asked for a pause
-    /// meanwhile, so that another one may be the better choice.
-    async fn attempt(&mut self, n: usize, wait: Duration) -> Result<Option<Begun>, UpstreamError> {
+    /// Waits for a delay, then for a permit of an upstream. `Cooling` if the upstream has asked for a
+    /// pause meanwhile, so that another one may be the better choice.
+    ///
+    /// The turn was accepted: it does not fail because others run. Where no other upstream is left it
+    /// waits as long as it takes, and the wait does not count for the deadline.
+    async fn permit(&mut self, n: usize, wait: Duration) -> Result<Permit, LimiterError> {
+        let others = self.tries.iter().enumerate().filter(|(m, tries)| *m != n && !tries.over);
+        let is_last = others.count() == 0;
+        let patience = if is_last { Patience::Unlimited } else { Patience::Limited };
+        let began = Instant::now();
+        let permit = self.pool.upstreams[n].acquire(wait, patience).await;
+        self.deadline += began.elapsed().saturating_sub(wait);
+        permit
+    }
+
+    /// Asks an upstream, and waits for the first content.
+    async fn ask(&mut self, n: usize, permit: Permit) -> Result<Begun, UpstreamError> {
         let pool = Arc::clone(&self.pool);
         let upstream = &pool.upstreams[n];
-        let permit = match upstream.acquire(wait).await {
-            Ok(permit) => permit,
-            Err(LimiterError::Cooling) => return Ok(None),
-            Err(refused @ (LimiterError::Full | LimiterError::Late)) => {
-                return Err(UpstreamError::new(refused.reason(), refused));
-            }
-        };
         self.report.attempt(upstream);
         let Tries { halved, reconnects, .. } = self.tries[n];
         let context = self.halved.as_ref().filter(|_| halved).unwrap_or(&self.context);
         let request = context.request(upstream.name());
         let mut response_stream = upstream.ask(&request, self.deadline, permit, reconnects).await?;
         let first = response_stream.next().await?;
-        Ok(Some((response_stream, first)))
+        Ok((response_stream, first))
     }
 
     /// Changes the next attempt so that this failure cannot occur again: with a shorter prompt, or

@@ -17,7 +17,7 @@ use super::{
     upstream::Upstream,
 };
 use crate::{
-    responder::Reason,
+    responder::{Reason, upstream::limiter::Patience},
     session::{Chunk, Piece, estimate_tokens},
 };
 
@@ -235,7 +235,7 @@ async fn stop(upstream: &Upstream) -> Result<Stop, UpstreamError> {
 
 async fn begin(upstream: &Upstream, text: &str) -> Result<(ResponseStream, Step), UpstreamError> {
     let request = ChatRequest { messages: vec![ChatMessage::text("user", text)], options: None };
-    let permit = upstream.acquire(Duration::ZERO).await;
+    let permit = upstream.acquire(Duration::ZERO, Patience::Unlimited).await;
     let permit = permit.map_err(|refused| UpstreamError::new(refused.reason(), refused))?;
     // The check as a whole has the time limit of a reply.
     let total = Instant::now() + A_DAY;

@@ -100,6 +100,10 @@ impl Responder for OpenAi {
         History { messages: MAX_HISTORY.min(tokens), size: tokens as usize * BYTES_PER_TOKEN }
     }
 
+    fn has_room(&self) -> bool {
+        self.pool.upstreams.iter().any(Upstream::has_room)
+    }
+
     fn respond(&self, prompt: Prompt) -> Reply {
         let context = Context::new(&prompt, &self.budget);
         let report = Report::new(prompt.session, prompt.reply, context.tokens());

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     responder::upstream::{
         Reason, backoff,
-        limiter::{Limiter, LimiterError, Permit},
+        limiter::{Limiter, LimiterError, Patience, Permit},
         redact::Vocabulary,
         tls_roots,
     },
@@ -116,14 +116,23 @@ impl Upstream {
         self.health.failed(reason);
     }
 
+    /// Returns true if another reply can run or wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.limiter.has_room()
+    }
+
     /// Records the pause that the upstream asked for.
     pub(super) fn cool_down(&self, asked: Duration) {
         self.limiter.cool_down(asked);
     }
 
     /// Waits for `backoff`, then for a permit.
-    pub(super) async fn acquire(&self, backoff: Duration) -> Result<Permit, LimiterError> {
-        self.limiter.acquire(backoff).await
+    pub(super) async fn acquire(
+        &self,
+        backoff: Duration,
+        patience: Patience,
+    ) -> Result<Permit, LimiterError> {
+        self.limiter.acquire(backoff, patience).await
     }
 
     /// Sends a request, on a new or a reused connection, and returns the response once its head has

@@ -1,5 +1,8 @@
 //! Limits the requests to an upstream: concurrent ones, and waiting ones. Delays all of them while
 //! the upstream asks for it.
+//!
+//! A turn is refused before it is accepted if there is no room ([`Limiter::has_room`]). A turn that
+//! was accepted waits, however long it takes.
 
 use std::{
     fmt,
@@ -19,9 +22,10 @@ use super::failure::Reason;
 pub struct Capacity {
     /// Concurrent requests.
     pub concurrency: u32,
-    /// Replies that may wait for a permit. Further ones fail.
+    /// Replies that may wait for a permit. Further ones go to another upstream, and further turns
+    /// are refused.
     pub queue_size: u32,
-    /// Longest wait for a permit.
+    /// Longest wait for a permit while there is another upstream.
     pub queue_timeout: Duration,
 }
 
@@ -68,6 +72,15 @@ pub(in crate::responder) struct Permit {
     _permits: [OwnedSemaphorePermit; 2],
 }
 
+/// How long a reply waits for a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::responder) enum Patience {
+    /// There is another upstream: not if the queue is full, and not beyond the queue timeout.
+    Limited,
+    /// There is no other one: as long as it takes.
+    Unlimited,
+}
+
 /// The reason why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::responder) enum LimiterError {
@@ -109,19 +122,31 @@ impl Limiter {
         }
     }
 
+    /// Returns true if another reply can run or wait.
+    pub(in crate::responder) fn has_room(&self) -> bool {
+        self.room.available_permits() > 0
+    }
+
     /// Waits for `backoff`, then for a permit. Dropping the future gives up at once.
     pub(in crate::responder) async fn acquire(
         &self,
         backoff: Duration,
+        patience: Patience,
     ) -> Result<Permit, LimiterError> {
-        let waiting = Arc::clone(&self.room).try_acquire_owned().map_err(|_| LimiterError::Full)?;
+        let room = Arc::clone(&self.room);
+        let waiting = match patience {
+            Patience::Limited => room.try_acquire_owned().map_err(|_| LimiterError::Full)?,
+            Patience::Unlimited => room.acquire_owned().await.map_err(|_| LimiterError::Full)?,
+        };
         if !backoff.is_zero() {
             sleep(backoff).await;
         }
         let free = Arc::clone(&self.permits).acquire_owned();
-        let Ok(Ok(permit)) = timeout(self.queue_timeout, free).await else {
-            return Err(LimiterError::Late);
+        let permit = match patience {
+            Patience::Limited => timeout(self.queue_timeout, free).await.ok(),
+            Patience::Unlimited => Some(free.await),
         };
+        let Some(Ok(permit)) = permit else { return Err(LimiterError::Late) };
         // The upstream may have asked another reply for a pause meanwhile.
         if self.cooldown().is_zero() {
             Ok(Permit { _permits: [waiting, permit] })
@@ -169,32 +194,51 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn places_are_taken_waited_for_in_order_and_refused() {
         let limiter = limiter(1, 1);
-        let permit = limiter.acquire(NOW).await.unwrap();
-        let mut second = Box::pin(limiter.acquire(NOW));
+        let permit = limiter.acquire(NOW, Patience::Limited).await.unwrap();
+        let mut second = Box::pin(limiter.acquire(NOW, Patience::Limited));
         assert!(second.as_mut().now_or_never().is_none());
-        assert_eq!(limiter.acquire(NOW).await.err(), Some(LimiterError::Full));
+        assert_eq!(limiter.acquire(NOW, Patience::Limited).await.err(), Some(LimiterError::Full));
         drop(permit);
         let permit = second.await.unwrap();
-        assert_eq!(limiter.acquire(NOW).await.err(), Some(LimiterError::Late));
+        assert_eq!(limiter.acquire(NOW, Patience::Limited).await.err(), Some(LimiterError::Late));
         // Who gave up is not counted any more.
-        let third = Box::pin(limiter.acquire(NOW)).now_or_never();
+        let third = Box::pin(limiter.acquire(NOW, Patience::Limited)).now_or_never();
         assert!(third.is_none());
         drop(permit);
-        assert!(limiter.acquire(NOW).await.is_ok());
+        assert!(limiter.acquire(NOW, Patience::Limited).await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_accepted_reply_waits_beyond_the_queue_and_its_timeout() {
+        let limiter = limiter(1, 1);
+        let patient = || limiter.acquire(NOW, Patience::Unlimited);
+        let permit = patient().await.unwrap();
+        assert!(limiter.has_room());
+        let (mut second, mut third) = (Box::pin(patient()), Box::pin(patient()));
+        assert!(second.as_mut().now_or_never().is_none() && !limiter.has_room());
+        assert!(third.as_mut().now_or_never().is_none());
+        sleep(Duration::from_secs(3600)).await;
+        drop(permit);
+        drop(second.await.unwrap());
+        drop(third.await.unwrap());
+        assert!(limiter.has_room());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_cooldown_holds_for_everybody_and_only_grows() {
         let limiter = limiter(1, 1);
-        let permit = limiter.acquire(NOW).await.unwrap();
-        let waiting = limiter.acquire(NOW);
+        let permit = limiter.acquire(NOW, Patience::Limited).await.unwrap();
+        let waiting = limiter.acquire(NOW, Patience::Limited);
         limiter.cool_down(Duration::from_secs(10));
         limiter.cool_down(Duration::from_secs(5));
         limiter.cool_down(Duration::MAX);
         assert_eq!(limiter.cooldown(), Duration::from_secs(10), "no clock shows the last");
         drop(permit);
         assert_eq!(waiting.await.err(), Some(LimiterError::Cooling));
-        assert_eq!(limiter.acquire(NOW).await.err(), Some(LimiterError::Cooling));
-        assert!(limiter.acquire(Duration::from_secs(10)).await.is_ok());
+        assert_eq!(
+            limiter.acquire(NOW, Patience::Limited).await.err(),
+            Some(LimiterError::Cooling)
+        );
+        assert!(limiter.acquire(Duration::from_secs(10), Patience::Limited).await.is_ok());
     }
 }

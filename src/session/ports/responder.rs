@@ -49,6 +49,12 @@ pub trait Responder: Send + Sync + 'static {
     /// Returns the part of the conversation that the responder needs.
     fn history(&self) -> History;
 
+    /// Returns true if another reply can run or wait. If not, new turns are refused. A turn that was
+    /// accepted is never refused: [`Self::respond`] waits for it.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// Begins a reply. Is called on the runtime and must not block.
     fn respond(&self, prompt: Prompt) -> Reply;
 }

@@ -5,8 +5,8 @@ use std::{fmt, num::NonZeroU64, sync::Arc};
 use async_trait::async_trait;
 
 use crate::session::model::{
-    Budgets, Content, Message, MessageId, Metadata, ReplyFields, Result, Role, Session, SessionId,
-    Timestamp, TokenId, TurnOptions,
+    Budgets, Content, Error, ErrorKind, Message, MessageId, Metadata, ReplyFields, Result, Role,
+    Session, SessionId, Timestamp, TokenId, TurnOptions,
 };
 
 /// A process of the gateway, as a store and the other processes know it. Random, and new at each
@@ -124,6 +124,8 @@ pub struct AppendLimits {
     /// New time for the deletion of a session with an owner, unless the current one is later or the
     /// session has none.
     pub delete_at: Timestamp,
+    /// The responder has room for another turn.
+    pub has_room: bool,
     /// Model tokens that may be used.
     pub budgets: Budgets,
     /// Most user messages without a reply. Further ones are refused.
@@ -134,6 +136,18 @@ pub struct AppendLimits {
 }
 
 impl AppendLimits {
+    /// Refuses a new turn if the responder has no room for it.
+    ///
+    /// # Errors
+    /// `Overloaded`.
+    pub fn check_room(&self) -> Result<()> {
+        if self.has_room {
+            return Ok(());
+        }
+        let message = "The model has no room for another turn";
+        Err(Error::new(ErrorKind::Overloaded, message))
+    }
+
     /// Moves the deadlines of a session to which a user message is appended.
     pub fn renew(&self, session: &mut Session) {
         if session.subject.is_none() {
@@ -228,8 +242,8 @@ pub trait Turns: Send + Sync + 'static {
     ///
     /// `MessageIdReused` if the `client_message_id` was used for another message;
     /// `InvalidArgument` if its parent, the turn to repeat or a tool call that it answers does
-    /// not exist; `QueueFull`, `SessionFull` and `BudgetExceeded` by the limits; `StoreFull` if there
-    /// is no room.
+    /// not exist; `QueueFull`, `SessionFull`, `BudgetExceeded` and `Overloaded` by the limits;
+    /// `StoreFull` if there is no room.
     async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended>;
 
     /// Appends the reply to a user message, once, under the next number. Counts its model tokens for

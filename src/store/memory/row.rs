@@ -229,6 +229,7 @@ impl SessionRow {
         subject_today: u64,
         today: u64,
     ) -> Result<()> {
+        limits.check_room()?;
         let waiting = self.unanswered.len();
         if waiting >= limits.max_queued_turns as usize {
             return Err(ErrorKind::QueueFull.into());

@@ -33,6 +33,7 @@ pub(super) fn append(
             return Ok(appended(message, true, reply_seq, expires_at));
         }
     };
+    limits.check_room()?;
     check(tx, id, head.seq, limits)?;
     spent::check(tx, &session, &head, limits.budgets, limits.now)?;
     let message = Arc::new(placed.into_message(head.seq + 1, Timestamp::of_wall_clock()));

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use duologue::{
     session::{
-        AppendLimits, Caller, Content, ErrorKind, NewReply, Store, Swept, Timestamp, Turns as _,
+        AppendLimits, Caller, Content, ErrorKind, Lease, NewReply, Store, Swept, Timestamp,
+        Turns as _,
     },
     store::{Durability, MemoryStore, SqliteStore},
 };
@@ -170,4 +171,44 @@ async fn an_idle_sweep_writes_nothing() {
     assert!(futures_util::poll!(&mut due).is_pending());
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(due.await.unwrap().sessions.len(), 1);
+}
+
+#[tokio::test]
+async fn a_file_at_its_limit_refuses_what_is_new_and_stores_replies() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let open = |limit| SqliteStore::open(&path, Durability::Full).unwrap().with_file_size(limit);
+    let store = open(1 << 20);
+    let (one, _) = new_session();
+    let id = one.session.id;
+    store.create(one).await.unwrap();
+    let text = "x".repeat(60_000);
+    let mut last = None;
+    let refused = loop {
+        match store.append(id, user(&text, None), terms()).await {
+            Ok(asked) => {
+                let reply = reply(&asked);
+                store.answer(id, Lease::UNSHARED, reply, NOW).await.unwrap();
+                last = Some(asked);
+            }
+            Err(error) => break error.kind(),
+        }
+    };
+    assert_eq!(refused, ErrorKind::StoreFull);
+    let size = std::fs::metadata(&path).unwrap().len()
+        + std::fs::metadata(path.with_extension("db-wal")).map_or(0, |wal| wal.len());
+    assert!(last.is_some() && size < 8 << 20, "{size}");
+    // A short message still fits, and a session that is deleted makes room.
+    store.append(id, user("short", None), terms()).await.unwrap();
+    store.revoke(id, NOW).await.unwrap();
+    let (two, _) = new_session();
+    let id = two.session.id;
+    store.create(two).await.unwrap();
+    store.append(id, user(&text, None), terms()).await.unwrap();
+    store.close().await.unwrap();
+    drop(store);
+    let unlimited = open(0);
+    for _ in 0..3 {
+        unlimited.append(id, user(&text, None), terms()).await.unwrap();
+    }
 }

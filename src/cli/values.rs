@@ -42,6 +42,8 @@ pub(super) struct Values {
     pub(super) jwt_leeway: Duration,
     /// In bytes.
     pub(super) max_store_size: usize,
+    /// In bytes. 0 is no limit.
+    pub(super) max_file_size: usize,
     pub(super) responder: ResponderKind,
     pub(super) simulated_reply: String,
     pub(super) simulated_delay: Duration,
@@ -125,6 +127,7 @@ impl Default for Values {
             jwt_algorithms: Algorithms::default(),
             jwt_leeway: JwtSettings::LEEWAY,
             max_store_size: store::Settings::MAX_SIZE,
+            max_file_size: usize::try_from(store::Settings::MAX_FILE_SIZE).unwrap_or(usize::MAX),
             responder: ResponderKind::Simulated,
             simulated_reply: responder::Settings::SIMULATED_REPLY.into(),
             simulated_delay: Duration::ZERO,
@@ -181,7 +184,7 @@ impl Values {
                 session: session::Settings { access: self.access(), ..self.session },
                 store: self
                     .store
-                    .bounded(self.max_sessions, self.max_store_size)
+                    .bounded(self.max_sessions, self.max_store_size, self.max_file_size as u64)
                     .durable(self.durability),
                 transport: transport::Settings {
                     origins: self.origins.unwrap_or_else(|| match self.environment {

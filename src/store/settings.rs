@@ -23,6 +23,8 @@ pub enum Settings {
         durability: Durability,
         /// Largest number of sessions.
         max_sessions: usize,
+        /// Bytes of the file beyond which nothing new is accepted. 0: no limit.
+        max_file_size: u64,
     },
 }
 
@@ -33,18 +35,22 @@ impl Settings {
     /// Default limit of the memory store, in bytes of messages.
     pub const MAX_SIZE: usize = 1 << 30;
 
+    /// Default limit of the SQLite file, in bytes.
+    pub const MAX_FILE_SIZE: u64 = 64 << 30;
+
     fn sqlite(path: impl Into<PathBuf>) -> Self {
         let (durability, max_sessions) = (Durability::Full, Self::MAX_SESSIONS);
-        Self::Sqlite { path: path.into(), durability, max_sessions }
+        let max_file_size = Self::MAX_FILE_SIZE;
+        Self::Sqlite { path: path.into(), durability, max_sessions, max_file_size }
     }
 
-    /// Sets the limits: sessions, and bytes of messages in memory.
+    /// Sets the limits: sessions, bytes of messages in memory, and bytes of the file.
     #[must_use]
-    pub fn bounded(self, max_sessions: usize, max_size: usize) -> Self {
+    pub fn bounded(self, max_sessions: usize, max_size: usize, max_file_size: u64) -> Self {
         match self {
             Self::Memory { .. } => Self::Memory { max_sessions, max_size },
             Self::Sqlite { path, durability, .. } => {
-                Self::Sqlite { path, durability, max_sessions }
+                Self::Sqlite { path, durability, max_sessions, max_file_size }
             }
         }
     }
@@ -54,8 +60,8 @@ impl Settings {
     pub fn durable(self, durability: Durability) -> Self {
         match self {
             Self::Memory { .. } => self,
-            Self::Sqlite { path, max_sessions, .. } => {
-                Self::Sqlite { path, durability, max_sessions }
+            Self::Sqlite { path, max_sessions, max_file_size, .. } => {
+                Self::Sqlite { path, durability, max_sessions, max_file_size }
             }
         }
     }
@@ -99,9 +105,10 @@ pub fn open(settings: &Settings) -> Result<Storage, OpenError> {
         Settings::Memory { max_sessions, max_size } => {
             Storage::unshared(Arc::new(MemoryStore::new(*max_sessions, *max_size)))
         }
-        Settings::Sqlite { path, durability, max_sessions } => {
+        Settings::Sqlite { path, durability, max_sessions, max_file_size } => {
             let max_sessions = u64::try_from(*max_sessions).unwrap_or(u64::MAX);
-            let store = SqliteStore::open(path, *durability)?.with_room(max_sessions);
+            let store = SqliteStore::open(path, *durability)?;
+            let store = store.with_room(max_sessions).with_file_size(*max_file_size);
             Storage::unshared(Arc::new(store))
         }
     })

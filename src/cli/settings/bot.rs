@@ -117,7 +117,7 @@ const SETTINGS: &[Setting] = &[
         variable: "DUOLOGUE_BOT_QUEUE_SIZE",
         field: field!(Number<u32>, bot.capacity.queue_size),
         summary: "Replies that may wait for a call to end",
-        details: "Further replies fail as `overloaded`.",
+        details: "Further turns are refused as `overloaded`.",
         ..SETTING
     },
     Setting {

@@ -133,6 +133,15 @@ const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "max-file-size",
+        variable: "DUOLOGUE_MAX_FILE_SIZE",
+        field: field!(Size, max_file_size),
+        summary: "Size of the SQLite file; 0 is no limit",
+        details: "Beyond the limit, new sessions and messages are refused with `store_full` until \
+            others are deleted. Replies to accepted messages are stored.",
+        ..SETTING
+    },
+    Setting {
         name: "max-connections",
         variable: "DUOLOGUE_MAX_CONNECTIONS",
         field: field!(Number<usize>, server.max_connections),

@@ -225,7 +225,7 @@ const SETTINGS: &[Setting] = &[
         variable: "DUOLOGUE_OPENAI_QUEUE_SIZE",
         field: field!(Number<u32>, openai.defaults.capacity.queue_size),
         summary: "Replies that may wait for a request to end",
-        details: "Further replies fail as `overloaded`.",
+        details: "Further turns are refused as `overloaded`.",
         global: true,
         ..SETTING
     },

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension as _, Transaction, params};
 
 use super::{
     failure::{WriteError, WriteResult},
-    reader,
+    reader, room,
     rows::{self, Head, Id, StoredTime},
     sessions, spent,
 };
@@ -22,6 +22,7 @@ pub(super) fn append(
     id: SessionId,
     turn: &NewTurn,
     limits: &AppendLimits,
+    max_file_size: u64,
 ) -> WriteResult<Appended> {
     let mut session = reader::session(tx, id, limits.now)?;
     let head = reader::head(tx, id)?;
@@ -34,6 +35,7 @@ pub(super) fn append(
         }
     };
     limits.check_room()?;
+    room::check(tx, max_file_size, placed.size())?;
     check(tx, id, head.seq, limits)?;
     spent::check(tx, &session, &head, limits.budgets, limits.now)?;
     let message = Arc::new(placed.into_message(head.seq + 1, Timestamp::of_wall_clock()));

@@ -14,6 +14,7 @@ mod failure;
 mod file;
 mod lock;
 mod reader;
+mod room;
 mod rows;
 mod schema;
 mod sessions;
@@ -54,6 +55,8 @@ pub struct SqliteStore {
     writer: Writer,
     readers: Readers,
     max_sessions: u64,
+    /// 0: no limit.
+    max_file_size: u64,
     /// See [`schema::data_version`].
     data_version: AtomicI64,
     trust: FailureSignal,
@@ -74,13 +77,22 @@ impl SqliteStore {
         let writer = Writer::start(opened, trust.clone());
         let writer = writer.map_err(|error| OpenError::new(path, error))?;
         let (max_sessions, data_version) = (u64::MAX, AtomicI64::new(data_version));
-        Ok(Self { path: path.to_owned(), writer, readers, max_sessions, data_version, trust })
+        let (path, max_file_size) = (path.to_owned(), 0);
+        Ok(Self { path, writer, readers, max_sessions, max_file_size, data_version, trust })
     }
 
     /// Limits the sessions that the store keeps. Beyond the limit a new one is refused.
     #[must_use]
     pub fn with_room(mut self, max_sessions: u64) -> Self {
         self.max_sessions = max_sessions;
+        self
+    }
+
+    /// Limits the bytes of the file. Beyond the limit, new sessions and messages are refused; replies
+    /// are not. 0: no limit.
+    #[must_use]
+    pub fn with_file_size(mut self, max_file_size: u64) -> Self {
+        self.max_file_size = max_file_size;
         self
     }
 
@@ -94,8 +106,12 @@ impl SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn create(&self, new: NewSession) -> Result<()> {
-        let max_sessions = self.max_sessions;
-        self.writer.write(move |tx| sessions::create(tx, &new, max_sessions)).await
+        let (max_sessions, max_file_size) = (self.max_sessions, self.max_file_size);
+        let create = move |tx: &Transaction<'_>| {
+            room::check(tx, max_file_size, 0)?;
+            sessions::create(tx, &new, max_sessions)
+        };
+        self.writer.write(create).await
     }
 
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
@@ -195,7 +211,8 @@ impl Store for SqliteStore {
 #[async_trait]
 impl Turns for SqliteStore {
     async fn append(&self, id: SessionId, turn: NewTurn, limits: AppendLimits) -> Result<Appended> {
-        self.writer.write(move |tx| append::append(tx, id, &turn, &limits)).await
+        let max = self.max_file_size;
+        self.writer.write(move |tx| append::append(tx, id, &turn, &limits, max)).await
     }
 
     async fn answer(

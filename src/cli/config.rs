@@ -59,6 +59,7 @@ impl Config {
         server.tls.as_ref().map_or(Ok(()), TlsFiles::check)?;
         let zero_is_impossible = [
             ("--session-ttl", session.session_ttl.is_zero()),
+            ("--unused-session-ttl", session.unused_session_ttl.is_zero()),
             ("--retention", session.retention.is_some_and(|retention| retention.is_zero())),
             ("--max-text-size", content.max_text_size == 0),
             ("--max-message-size", content.max_size == 0),

@@ -126,7 +126,7 @@ pub(in crate::transport) struct TokenRequest {
         (status = 422, description = "A parameter is no number"),
     )
 )]
-pub(in crate::transport) async fn list(
+pub(in crate::transport) async fn list_sessions(
     State(context): State<TransportContext>,
     request: Request,
 ) -> HttpResult<Json<Sessions>> {
@@ -158,7 +158,7 @@ pub(in crate::transport) async fn list(
         (status = 422, description = "The body is not of this form"),
     )
 )]
-pub(in crate::transport) async fn update(
+pub(in crate::transport) async fn update_session(
     State(context): State<TransportContext>,
     Path(id): Path<String>,
     request: Request,
@@ -183,7 +183,7 @@ pub(in crate::transport) async fn update(
         (status = 404, description = "The caller has no such session"),
     )
 )]
-pub(in crate::transport) async fn delete(
+pub(in crate::transport) async fn delete_session(
     State(context): State<TransportContext>,
     Path(id): Path<String>,
     request: Request,
@@ -205,7 +205,7 @@ pub(in crate::transport) async fn delete(
         (status = 404, description = "The caller has no such session"),
     )
 )]
-pub(in crate::transport) async fn tokens(
+pub(in crate::transport) async fn list_tokens(
     State(context): State<TransportContext>,
     Path(id): Path<String>,
     request: Request,
@@ -231,7 +231,7 @@ pub(in crate::transport) async fn tokens(
         (status = 503, description = "The session has too many tokens"),
     )
 )]
-pub(in crate::transport) async fn issue(
+pub(in crate::transport) async fn issue_token(
     State(context): State<TransportContext>,
     Path(id): Path<String>,
     request: Request,
@@ -261,7 +261,7 @@ pub(in crate::transport) async fn issue(
         (status = 404, description = "The caller has no such session, or the session no such token"),
     )
 )]
-pub(in crate::transport) async fn revoke(
+pub(in crate::transport) async fn revoke_session_token(
     State(context): State<TransportContext>,
     Path((id, token)): Path<(String, String)>,
     request: Request,

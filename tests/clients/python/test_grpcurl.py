@@ -51,8 +51,9 @@ def test_it_describes_the_contract_with_every_method(gateway: Gateway) -> None:
     assert methods == [
         f"{SERVICE}.{name}"
         for name in (
-            "Chat", "CreateToken", "RefreshToken", "Regenerate",
-            "RevokeToken", "SendMessage", "StopReply", "Subscribe",
+            "Chat", "CreateToken", "DeleteSession", "IssueToken", "ListSessions", "ListTokens",
+            "RefreshToken", "Regenerate", "RevokeToken", "SendMessage", "StopReply", "Subscribe",
+            "UpdateSession",
         )
     ]  # fmt: skip
     assert "client_message_id" in grpcurl(gateway.address, "describe", "duologue.v1.Send").stdout

@@ -3,12 +3,16 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use duologue::{
     proto::{self, chat_service_client::ChatServiceClient},
-    session::{Access, CallerLimits, IdentityKind, Limits, Settings},
+    session::{
+        Access, CallerLimits, IdentityKind, Limits, Origin, Settings, Share, ShareOf, Storage,
+    },
+    store::{Durability, SqliteStore},
 };
 use futures_util::StreamExt as _;
 use tokio::{
@@ -21,6 +25,7 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     callers::{as_caller, rest_as},
+    store_contract::{NOW, new_session, stores, terms, user},
     support::{
         Address, Rest, Running, Setup, Socket, TestKeys, Transport, code_of, create, send_text,
         soon, stub,
@@ -335,5 +340,117 @@ async fn a_session_that_was_never_used_expires_early_and_a_use_prevents_that() {
     assert_eq!(status(unused).await, 400);
     for token in &tokens[1..] {
         assert_eq!(status(token).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn one_address_keeps_so_many_sessions_in_the_store_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("duologue.db");
+    let start = async || {
+        let store = Arc::new(SqliteStore::open(&path, Durability::Full).unwrap());
+        let address = Limits { stored_sessions: 3, ..Limits::default() };
+        let limits = CallerLimits { address, ..CallerLimits::none() };
+        let session = Settings { limits, ..Settings::default() };
+        let storage = Storage::unshared(store);
+        Setup { session, storage, ..Setup::default() }.start().await
+    };
+    let mut server = start().await;
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        let created = attack(&server, "POST", "/token?name=Eve").await;
+        tokens.push(created.json()["token"].as_str().unwrap().to_owned());
+    }
+    let full = async |server: &Running| {
+        let refused = attack(server, "POST", "/token?name=Eve").await;
+        assert_eq!(refused.status, 507, "{}", refused.body);
+        assert!(refused.body.contains("--address-stored-sessions"), "{}", refused.body);
+        let refused = attacking_stub(server).await.create_token(named()).await.unwrap_err();
+        assert_eq!(code_of(&refused), "store_full");
+    };
+    full(&server).await;
+    create(&server).await;
+    // Another token is no session.
+    let path = format!("/token?session_token={}", tokens[1]);
+    assert_eq!(attack(&server, "POST", &path).await.status, 200);
+    server.begin_shutdown();
+    server.ended().await;
+    let server = start().await;
+    full(&server).await;
+    create(&server).await;
+    let deleted = attack(&server, "DELETE", &format!("/token?token={}", tokens[0])).await;
+    assert_eq!(deleted.status, 204);
+    soon("room", async {
+        while attack(&server, "POST", "/token?name=Eve").await.status != 200 {
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    full(&server).await;
+}
+
+#[tokio::test]
+async fn an_owner_keeps_so_many_bytes_in_the_store_and_a_deletion_makes_room() {
+    let keys = TestKeys::new();
+    let (ada, bob) = (keys.add("ada", IdentityKind::User), keys.add("bob", IdentityKind::User));
+    for transport in Transport::ALL {
+        let subject = Limits { stored_bytes: 1000, ..Limits::default() };
+        let limits = CallerLimits { subject, ..CallerLimits::none() };
+        let session = Settings { limits, ..Settings::default() };
+        let access = Access { open: false, credentials: true, bind_subject: false };
+        let setup = Setup { session, ..Setup::default() };
+        let server = setup.with_access(access, keys.authenticator()).start().await;
+        let token = async |key: &str| {
+            let created = rest_as(&server, key, "POST", "/token?name=X").await.json();
+            created["token"].as_str().unwrap().to_owned()
+        };
+        let (one, two, foreign) = (token(&ada).await, token(&ada).await, token(&bob).await);
+        let mut first = transport.open(&server, &one, None).await;
+        first.say(&"x".repeat(300), None).await.unwrap();
+        first.reply().await;
+        let mut second = transport.open(&server, &two, None).await;
+        let refused = second.say(&"x".repeat(800), None).await.unwrap_err();
+        assert!(["store_full", "507"].contains(&&*refused.code), "{refused:?}");
+        assert!(refused.message.contains("--subject-stored-bytes"), "{refused:?}");
+        let mut other = transport.open(&server, &foreign, None).await;
+        other.say(&"x".repeat(800), None).await.unwrap();
+        let path = format!("/token?token={one}");
+        assert_eq!(rest_as(&server, &ada, "DELETE", &path).await.status, 204);
+        soon("room", async {
+            while second.say(&"x".repeat(800), None).await.is_err() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn every_store_knows_the_part_of_an_owner_and_of_an_address() {
+    for store in stores() {
+        let (origin, subject) = (Origin([7; 16]), Arc::<str>::from("key:ada"));
+        let share = async |of: &ShareOf| store.share(of, NOW).await.unwrap();
+        let (mut of_origin, _) = new_session();
+        of_origin.origin = Some(origin);
+        let (mut of_subject, _) = new_session();
+        of_subject.session.subject = Some(Arc::clone(&subject));
+        let (other, _) = new_session();
+        for new in [&of_origin, &of_subject, &other] {
+            store.create(new.clone()).await.unwrap();
+            store.append(new.session.id, user("hello", None), terms()).await.unwrap();
+        }
+        let (by_origin, by_subject) = (ShareOf::Origin(origin), ShareOf::Subject(subject));
+        for (of, new) in [(&by_origin, &of_origin), (&by_subject, &of_subject)] {
+            let before = share(of).await;
+            assert_eq!(before.sessions, 1);
+            assert!((5..200).contains(&before.size), "{before:?}");
+            store.append(new.session.id, user(&"x".repeat(1000), None), terms()).await.unwrap();
+            let after = share(of).await;
+            assert!((1000..1200).contains(&(after.size - before.size)), "{after:?}");
+            store.revoke(new.session.id, NOW).await.unwrap();
+            assert_eq!(share(of).await, Share::default());
+        }
+        assert_eq!(share(&ShareOf::Origin(Origin([8; 16]))).await, Share::default());
+        assert_eq!(store.secret().await.unwrap(), store.secret().await.unwrap());
     }
 }

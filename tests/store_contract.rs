@@ -86,7 +86,7 @@ pub(crate) fn new_session() -> (NewSession, Token) {
         metadata: Metadata::default(),
         subject: None,
     };
-    (NewSession { session, token: record(&token) }, token)
+    (NewSession { session, token: record(&token), origin: None }, token)
 }
 
 pub(crate) fn record(token: &Token) -> TokenRecord {

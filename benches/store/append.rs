@@ -103,7 +103,7 @@ impl Keeper {
                     label: None,
                     deadlines: None,
                 };
-                Ok(store.create(NewSession { session, token }).await?)
+                Ok(store.create(NewSession { session, token, origin: None }).await?)
             }
         }
     }

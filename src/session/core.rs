@@ -153,6 +153,7 @@ impl Core {
         let FoundSession { session, token } = self.authenticate(caller, token).await?;
         token.scope.check_write()?;
         let accounts = self.quota.accounts(caller, session.subject.as_ref());
+        accounts.read_shares(&*self.store, self.clock.now()).await?;
         Ok((self.load_session(session.id).await?, Sender { token: token.id, accounts }))
     }
 

@@ -56,7 +56,7 @@ impl Gateway {
     ) -> Result<Self> {
         let Storage { store, turns, peers } = storage;
         let core = Arc::new(Core {
-            quota: Quota::new(settings.limits),
+            quota: Quota::new(settings.limits, store.secret().await?),
             addresses: AddressLabels::new(settings.log_addresses),
             settings,
             registry: Arc::new(Registry::new(peers.is_shared())),

@@ -55,8 +55,9 @@ pub use model::{
 pub use ports::{
     Answered, AppendLimits, Appended, Authenticator, Checkpoint, Checkpointed, Chunk, Chunks,
     Entered, FoundSession, Head, History, Lease, ListCursor, ListedSession, NewReply, NewSession,
-    NewTurn, NoCredentials, NodeId, Note, Outcome, Page, Peers, Piece, Prompt, Question, Received,
-    Reply, Responder, Snapshot, Storage, Store, Swept, Turns, Unfinished, WaitingTurn,
+    NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, Peers, Piece, Prompt, Question,
+    Received, Reply, Responder, Share, ShareOf, Snapshot, Storage, Store, Swept, Turns, Unfinished,
+    WaitingTurn,
 };
 pub use quota::{CallerLimits, ConnectionSlot, Limits, StreamSlot};
 pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};

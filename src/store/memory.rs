@@ -10,6 +10,7 @@ mod turns;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -19,8 +20,8 @@ use {row::SessionRow, sharing::Member, spent::SpentToday};
 
 use crate::session::{
     Error, ErrorKind, FoundSession, Head, ListCursor, ListedSession, NewSession, NodeId, Note,
-    Page, Result, Session, SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId,
-    TokenRecord,
+    Origin, Page, Result, Session, SessionId, Share, ShareOf, Snapshot, Store, Swept, Timestamp,
+    TokenHash, TokenId, TokenRecord,
 };
 
 /// A store in memory. A write counts as durable once it is in memory.
@@ -31,6 +32,7 @@ use crate::session::{
 pub struct MemoryStore {
     max_sessions: usize,
     max_size: usize,
+    secret: [u8; 32],
     // A std mutex: every operation is short and awaits nothing.
     tables: Arc<Mutex<Tables>>,
     /// `None` if the store is not shared.
@@ -43,6 +45,8 @@ struct Tables {
     tokens: HashMap<TokenHash, SessionId>,
     /// The sessions of each subject.
     owned: HashMap<Arc<str>, BTreeSet<SessionId>>,
+    /// The sessions without an owner, by their origin.
+    origins: HashMap<Origin, BTreeSet<SessionId>>,
     /// The time at which each session is checked for expiry. A renewal does not move it: the check
     /// may be too early, and then sets the next one.
     reviews: BTreeSet<(Timestamp, SessionId)>,
@@ -54,7 +58,8 @@ impl MemoryStore {
     /// Returns an empty store for `max_sessions` sessions and `max_size` bytes of messages.
     #[must_use]
     pub fn new(max_sessions: usize, max_size: usize) -> Self {
-        Self { max_sessions, max_size, tables: Arc::default(), member: None }
+        let secret = rand::random();
+        Self { max_sessions, max_size, secret, tables: Arc::default(), member: None }
     }
 
     /// Returns the same store as another node sees it. The nodes that have joined fence their
@@ -62,8 +67,8 @@ impl MemoryStore {
     #[must_use]
     pub fn join(&self, node: NodeId, network: Arc<dyn Network>) -> Self {
         let member = Some(Member { node, network });
-        let Self { max_sessions, max_size, .. } = *self;
-        Self { max_sessions, max_size, tables: Arc::clone(&self.tables), member }
+        let Self { max_sessions, max_size, secret, .. } = *self;
+        Self { max_sessions, max_size, secret, tables: Arc::clone(&self.tables), member }
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -82,6 +87,9 @@ impl Store for MemoryStore {
         tables.tokens.insert(new.token.hash, id);
         if let Some(subject) = &new.session.subject {
             tables.owned.entry(Arc::clone(subject)).or_default().insert(id);
+        }
+        if let Some(origin) = new.origin {
+            tables.origins.entry(origin).or_default().insert(id);
         }
         let row = SessionRow::new(new);
         tables.reviews.insert((row.review_at, id));
@@ -131,6 +139,24 @@ impl Store for MemoryStore {
         expires_at: Timestamp,
     ) -> Result<Session> {
         self.tables().row(id, now)?.renew(token, now, expires_at)
+    }
+
+    async fn secret(&self) -> Result<[u8; 32]> {
+        Ok(self.secret)
+    }
+
+    async fn share(&self, of: &ShareOf, now: Timestamp) -> Result<Share> {
+        let tables = self.tables();
+        let ids = match of {
+            ShareOf::Subject(subject) => tables.owned.get(subject),
+            ShareOf::Origin(origin) => tables.origins.get(origin),
+        };
+        let rows = ids.into_iter().flatten().filter_map(|id| tables.sessions.get(id));
+        let live = rows.filter(|row| row.session.expires_at > now);
+        Ok(live.fold(Share::default(), |share, row| Share {
+            sessions: share.sessions + 1,
+            size: share.size + row.message_size as u64,
+        }))
     }
 
     async fn list(
@@ -231,6 +257,16 @@ impl Store for MemoryStore {
     }
 }
 
+/// Removes a session from an index.
+fn forget<K: Eq + Hash>(index: &mut HashMap<K, BTreeSet<SessionId>>, key: &K, id: SessionId) {
+    if let Some(sessions) = index.get_mut(key) {
+        sessions.remove(&id);
+        if sessions.is_empty() {
+            index.remove(key);
+        }
+    }
+}
+
 impl Tables {
     fn row(&mut self, id: SessionId, now: Timestamp) -> Result<&mut SessionRow> {
         row::live(&mut self.sessions, id, now)
@@ -250,13 +286,11 @@ impl Tables {
     /// Removes a session whose entry in `reviews` is removed already.
     fn remove(&mut self, id: SessionId) {
         let Some(row) = self.sessions.remove(&id) else { return };
-        if let Some(subject) = &row.session.subject
-            && let Some(owned) = self.owned.get_mut(subject)
-        {
-            owned.remove(&id);
-            if owned.is_empty() {
-                self.owned.remove(subject);
-            }
+        if let Some(subject) = &row.session.subject {
+            forget(&mut self.owned, subject, id);
+        }
+        if let Some(origin) = &row.origin {
+            forget(&mut self.origins, origin, id);
         }
         for token in &row.tokens {
             self.tokens.remove(&token.hash);

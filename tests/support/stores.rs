@@ -13,8 +13,8 @@ use duologue::{
     session::{
         Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
         FoundSession, Head, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
-        NodeId, Page, Peers, Received, Result, Session, SessionId, Snapshot, Store, Swept,
-        Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
+        NodeId, Page, Peers, Received, Result, Session, SessionId, Share, ShareOf, Snapshot, Store,
+        Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
     },
     store::MemoryStore,
 };
@@ -212,6 +212,14 @@ impl Store for DelayedStore {
         expires_at: Timestamp,
     ) -> Result<Session> {
         self.inner.renew(id, token, now, expires_at).await
+    }
+
+    async fn secret(&self) -> Result<[u8; 32]> {
+        self.inner.secret().await
+    }
+
+    async fn share(&self, of: &ShareOf, now: Timestamp) -> Result<Share> {
+        self.inner.share(of, now).await
     }
 
     async fn list(

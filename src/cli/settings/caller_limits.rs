@@ -42,6 +42,21 @@ const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "address-stored-sessions",
+        variable: "DUOLOGUE_ADDRESS_STORED_SESSIONS",
+        field: field!(Number<u32>, session.limits.address.stored_sessions),
+        summary: "Sessions of an address in the store",
+        details: "Those of an address are the ones without an owner.",
+        ..SETTING
+    },
+    Setting {
+        name: "address-stored-bytes",
+        variable: "DUOLOGUE_ADDRESS_STORED_BYTES",
+        field: field!(Size, session.limits.address.stored_bytes),
+        summary: "Bytes of messages of an address in the store",
+        ..SETTING
+    },
+    Setting {
         name: "address-streams",
         variable: "DUOLOGUE_ADDRESS_STREAMS",
         field: field!(Number<u32>, session.limits.address.streams),
@@ -89,6 +104,20 @@ const SETTINGS: &[Setting] = &[
         variable: "DUOLOGUE_SUBJECT_BYTES_PER_MINUTE",
         field: field!(Size, session.limits.subject.bytes_per_minute),
         summary: "Bytes of messages of an owner in a minute",
+        ..SETTING
+    },
+    Setting {
+        name: "subject-stored-sessions",
+        variable: "DUOLOGUE_SUBJECT_STORED_SESSIONS",
+        field: field!(Number<u32>, session.limits.subject.stored_sessions),
+        summary: "Sessions of an owner in the store",
+        ..SETTING
+    },
+    Setting {
+        name: "subject-stored-bytes",
+        variable: "DUOLOGUE_SUBJECT_STORED_BYTES",
+        field: field!(Size, session.limits.subject.stored_bytes),
+        summary: "Bytes of messages of an owner in the store",
         ..SETTING
     },
     Setting {

@@ -13,7 +13,8 @@ pub use authenticator::{Authenticator, NoCredentials};
 pub use peers::{Entered, Note, Peers, Received, WaitingTurn};
 pub use responder::{Chunk, Chunks, History, Outcome, Piece, Prompt, Reply, Responder};
 pub use store::{
-    FoundSession, Head, ListCursor, ListedSession, NewSession, Page, Snapshot, Store, Swept,
+    FoundSession, Head, ListCursor, ListedSession, NewSession, Origin, Page, Share, ShareOf,
+    Snapshot, Store, Swept,
 };
 pub use turns::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Lease, NewReply, NewTurn, NodeId,

@@ -16,6 +16,30 @@ pub struct NewSession {
     pub session: Session,
     /// Its token.
     pub token: TokenRecord,
+    /// The address that it was created from, if it has no owner.
+    pub origin: Option<Origin>,
+}
+
+/// The address that a session was created from, as a hash with the secret of its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Origin(pub [u8; 16]);
+
+/// Those whose part of the store is limited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ShareOf {
+    /// An owner of sessions.
+    Subject(Arc<str>),
+    /// An address that sessions without an owner were created from.
+    Origin(Origin),
+}
+
+/// A part of the store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Share {
+    /// Sessions.
+    pub sessions: u64,
+    /// Bytes of their messages.
+    pub size: u64,
 }
 
 impl NewSession {
@@ -239,6 +263,12 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
         expires_at: Timestamp,
     ) -> Result<Session>;
+
+    /// Returns a random number that was made with the store. It is not told to anybody.
+    async fn secret(&self) -> Result<[u8; 32]>;
+
+    /// Returns the part of the store that an owner or an address uses.
+    async fn share(&self, of: &ShareOf, now: Timestamp) -> Result<Share>;
 
     /// Returns up to `limit` sessions of a subject after a place in their list.
     async fn list(

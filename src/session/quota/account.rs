@@ -10,7 +10,10 @@ use super::{
     bucket::{Bucket, Rate},
     limits::Limits,
 };
-use crate::session::model::{Error, ErrorKind, Result, Timestamp};
+use crate::session::{
+    model::{Error, ErrorKind, Result, Timestamp},
+    ports::{Share, ShareOf},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -24,6 +27,8 @@ const MESSAGE_BURST: f64 = 10.0;
 pub(in crate::session) struct Account {
     kind: &'static str,
     limits: Limits,
+    /// `None`: it has no limit of the store.
+    share: Option<ShareOf>,
     // A std mutex: it is held for a few instructions and never across an await.
     counts: Mutex<Counts>,
 }
@@ -37,25 +42,92 @@ struct Counts {
     failures: Bucket,
     streams: u32,
     connections: u32,
+    stored: Option<Stored>,
 }
 
+/// The part of the store that an account uses: as it was read, and what was added since.
+#[derive(Clone, Copy, Debug)]
+struct Stored {
+    share: Share,
+    read_at: Timestamp,
+    /// It left no room for a session or message.
+    has_refused: bool,
+}
+
+/// Age at which the part of the store is read again: sessions may have been deleted.
+const SHARE_AGE: Duration = MINUTE;
+
+/// The same where something was refused.
+const SHARE_AGE_AFTER_REFUSAL: Duration = SECOND;
+
 impl Account {
-    pub(super) fn new(key: &AccountKey, limits: Limits) -> Self {
-        Self { kind: key.kind(), limits, counts: Mutex::default() }
+    pub(super) fn new(key: &AccountKey, limits: Limits, secret: &[u8; 32]) -> Self {
+        let share = key.share(secret).filter(|_| limits.has_share());
+        Self { kind: key.kind(), limits, share, counts: Mutex::default() }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn charge_session(&self, now: Timestamp) -> Result<()> {
-        let Some(rate) = per(self.limits.sessions_per_minute, MINUTE) else { return Ok(()) };
-        let bucket = &mut self.counts().sessions;
-        if let Some(wait) = bucket.wait(1.0, rate, now) {
-            return Err(self.exceeded("new sessions", "sessions-per-minute", wait));
+    /// Charges a new token, or with `is_session` a new session.
+    pub(super) fn charge_session(&self, is_session: bool, now: Timestamp) -> Result<()> {
+        let counts = &mut *self.counts();
+        let mut stored = counts.stored.as_mut().filter(|_| is_session);
+        self.check_share(&mut stored, 0)?;
+        if let Some(rate) = per(self.limits.sessions_per_minute, MINUTE) {
+            if let Some(wait) = counts.sessions.wait(1.0, rate, now) {
+                return Err(self.exceeded("new sessions", "sessions-per-minute", wait));
+            }
+            counts.sessions.take(1.0, rate, now);
         }
-        bucket.take(1.0, rate, now);
+        if let Some(stored) = stored {
+            stored.share.sessions += 1;
+        }
         Ok(())
+    }
+
+    /// Returns the part of the store, if it has to be read before the next check.
+    pub(super) fn share_to_read(&self, now: Timestamp) -> Option<&ShareOf> {
+        let of = self.share.as_ref()?;
+        let is_old = self.counts().stored.is_none_or(|Stored { read_at, has_refused, .. }| {
+            let age = if has_refused { SHARE_AGE_AFTER_REFUSAL } else { SHARE_AGE };
+            now.since(read_at) >= age
+        });
+        is_old.then_some(of)
+    }
+
+    pub(super) fn share_was_read(&self, share: Share, read_at: Timestamp) {
+        self.counts().stored = Some(Stored { share, read_at, has_refused: false });
+    }
+
+    /// Returns true if the part of the store leaves no room for another session, or for a message of
+    /// this size.
+    fn is_at_limit(&self, share: Share, size: usize) -> bool {
+        let Limits { stored_sessions, stored_bytes, .. } = self.limits;
+        let sessions = stored_sessions > 0 && share.sessions >= stored_sessions.into();
+        let bytes =
+            stored_bytes > 0 && share.size.saturating_add(size as u64) >= stored_bytes as u64;
+        if size > 0 { bytes } else { sessions || bytes }
+    }
+
+    /// Fails if the part of the store leaves no room.
+    fn check_share(&self, stored: &mut Option<&mut Stored>, size: usize) -> Result<()> {
+        match stored {
+            Some(stored) if self.is_at_limit(stored.share, size) => {
+                stored.has_refused = true;
+                Err(self.without_room())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn without_room(&self) -> Error {
+        let message = format!(
+            "This {} has used its share of the store (--{}-stored-sessions, --{}-stored-bytes)",
+            self.kind, self.kind, self.kind
+        );
+        Error::new(ErrorKind::StoreFull, message)
     }
 
     /// Charges all three limits of messages or none.
@@ -65,14 +137,16 @@ impl Account {
         let second = per(messages_per_second, SECOND).map(|rate| rate.with_burst(MESSAGE_BURST));
         let day = per(messages_per_day, DAY);
         let minute = (bytes_per_minute > 0).then(|| Rate::per(bytes_per_minute as f64, MINUTE));
-        let size = size as f64;
+        let (message_size, size) = (size.max(1), size as f64);
         let counts = &mut *self.counts();
-        let Counts { messages, messages_of_day, bytes, .. } = counts;
+        let Counts { messages, messages_of_day, bytes, stored, .. } = counts;
         let charges = [
             (messages, second, 1.0, "messages", "messages-per-second"),
             (messages_of_day, day, 1.0, "messages in a day", "messages-per-day"),
             (bytes, minute, size, "bytes of messages", "bytes-per-minute"),
         ];
+        let mut stored = stored.as_mut();
+        self.check_share(&mut stored, message_size)?;
         for (bucket, rate, units, limit, setting) in &charges {
             if let Some(wait) = rate.and_then(|rate| bucket.wait(*units, rate, now)) {
                 return Err(self.exceeded(limit, setting, wait));
@@ -82,6 +156,9 @@ impl Account {
             if let Some(rate) = rate {
                 bucket.take(units, rate, now);
             }
+        }
+        if let Some(stored) = stored {
+            stored.share.size += message_size as u64;
         }
         Ok(())
     }

@@ -2,6 +2,10 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use sha2::{Digest as _, Sha256};
+
+use crate::session::ports::{Origin, ShareOf};
+
 /// An address, a subject or an API key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum AccountKey {
@@ -30,6 +34,22 @@ impl AccountKey {
     pub(super) fn of_key(subject: &str) -> Option<Self> {
         let name = subject.strip_prefix("key:")?.split('/').next()?;
         Some(Self::Key(subject["key:".len()..][..name.len()].into()))
+    }
+
+    /// Returns the part of the store that this account has a limit of.
+    pub(super) fn share(&self, secret: &[u8; 32]) -> Option<ShareOf> {
+        let origin = |network: &[u8]| {
+            let hash = Sha256::new_with_prefix(secret).chain_update(network).finalize();
+            let mut origin = [0; 16];
+            origin.copy_from_slice(&hash[..16]);
+            Some(ShareOf::Origin(Origin(origin)))
+        };
+        match self {
+            Self::V4(network) => origin(network),
+            Self::V6(network) => origin(network),
+            Self::Subject(subject) => Some(ShareOf::Subject(Arc::clone(subject))),
+            Self::Key(_) => None,
+        }
     }
 
     /// Names the kind in the settings.

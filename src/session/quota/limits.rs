@@ -22,6 +22,10 @@ pub struct Limits {
     pub messages_per_day: u32,
     /// Bytes of user messages per minute.
     pub bytes_per_minute: usize,
+    /// Sessions in the store.
+    pub stored_sessions: u32,
+    /// Bytes of messages in the store.
+    pub stored_bytes: usize,
     /// Streams at a time.
     pub streams: u32,
     /// Connections at a time. Of addresses alone.
@@ -38,6 +42,12 @@ impl Limits {
             || self.messages_per_day > 0
             || self.bytes_per_minute > 0
             || self.streams > 0
+            || self.has_share()
+    }
+
+    /// Returns true if there is a limit on the part of the store.
+    pub(super) const fn has_share(&self) -> bool {
+        self.stored_sessions > 0 || self.stored_bytes > 0
     }
 }
 
@@ -59,6 +69,8 @@ impl Default for CallerLimits {
                 messages_per_second: 50,
                 messages_per_day: 200_000,
                 bytes_per_minute: 128 << 20,
+                stored_sessions: 20_000,
+                stored_bytes: 4 << 30,
                 streams: 1000,
                 connections: 1000,
                 failures_per_minute: 300,
@@ -68,6 +80,8 @@ impl Default for CallerLimits {
                 messages_per_second: 10,
                 messages_per_day: 20_000,
                 bytes_per_minute: 32 << 20,
+                stored_sessions: 10_000,
+                stored_bytes: 2 << 30,
                 streams: 100,
                 connections: 0,
                 failures_per_minute: 0,

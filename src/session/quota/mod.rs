@@ -22,12 +22,15 @@ use table::AccountTable;
 use super::{
     caller::Caller,
     model::{IdentityKind, Result, Timestamp},
+    ports::{Origin, ShareOf, Store},
 };
 
 /// The accounts of every caller that was seen a short time ago.
 #[derive(Debug)]
 pub(super) struct Quota {
     limits: CallerLimits,
+    /// The secret of the store.
+    secret: [u8; 32],
     table: AccountTable,
 }
 
@@ -40,8 +43,8 @@ pub(super) struct Accounts {
 }
 
 impl Quota {
-    pub(super) fn new(limits: CallerLimits) -> Self {
-        Self { limits, table: AccountTable::default() }
+    pub(super) fn new(limits: CallerLimits, secret: [u8; 32]) -> Self {
+        Self { limits, secret, table: AccountTable::default() }
     }
 
     /// Returns the accounts of an operation of a caller on a session of this owner.
@@ -57,16 +60,28 @@ impl Quota {
             address: of_address.map(|ip| self.of_address(ip)),
             subject: owner
                 .filter(|_| subject.has_any())
-                .map(|owner| self.table.get(AccountKey::Subject(Arc::clone(owner)), *subject)),
+                .map(|owner| self.get(AccountKey::Subject(Arc::clone(owner)), *subject)),
             key: owner
                 .filter(|_| key.has_any())
                 .and_then(|owner| AccountKey::of_key(owner))
-                .map(|of_key| self.table.get(of_key, *key)),
+                .map(|of_key| self.get(of_key, *key)),
         }
     }
 
     fn of_address(&self, address: IpAddr) -> Arc<Account> {
-        self.table.get(AccountKey::of_address(address), self.limits.address)
+        self.get(AccountKey::of_address(address), self.limits.address)
+    }
+
+    fn get(&self, key: AccountKey, limits: Limits) -> Arc<Account> {
+        self.table.get(key, limits, &self.secret)
+    }
+
+    /// Returns the origin of a session without an owner.
+    pub(super) fn origin(&self, caller: &Caller) -> Option<Origin> {
+        match AccountKey::of_address(caller.address?).share(&self.secret) {
+            Some(ShareOf::Origin(origin)) => Some(origin),
+            Some(ShareOf::Subject(_)) | None => None,
+        }
     }
 
     /// Takes a connection of an address. The slot is given back when it is dropped.
@@ -101,18 +116,36 @@ impl Accounts {
         [&self.subject, &self.key, &self.address].into_iter().flatten()
     }
 
+    /// Reads the parts of the store that the accounts use, where they are not known or old.
+    pub(super) async fn read_shares(&self, store: &dyn Store, now: Timestamp) -> Result<()> {
+        for account in self.all() {
+            if let Some(of) = account.share_to_read(now) {
+                account.share_was_read(store.share(of, now).await?, now);
+            }
+        }
+        Ok(())
+    }
+
     /// Charges a new session.
     ///
     /// # Errors
-    /// `RateLimited`.
+    /// `RateLimited`, `StoreFull`.
     pub(super) fn charge_session(&self, now: Timestamp) -> Result<()> {
-        self.all().try_for_each(|account| account.charge_session(now))
+        self.all().try_for_each(|account| account.charge_session(true, now))
+    }
+
+    /// Charges a new token.
+    ///
+    /// # Errors
+    /// `RateLimited`.
+    pub(super) fn charge_token(&self, now: Timestamp) -> Result<()> {
+        self.all().try_for_each(|account| account.charge_session(false, now))
     }
 
     /// Charges a user message of this size.
     ///
     /// # Errors
-    /// `RateLimited`.
+    /// `RateLimited`, `StoreFull`.
     #[inline]
     pub(super) fn charge_message(&self, size: usize, now: Timestamp) -> Result<()> {
         self.all().try_for_each(|account| account.charge_message(size, now))

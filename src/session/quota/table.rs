@@ -36,13 +36,13 @@ impl Default for AccountTable {
 
 impl AccountTable {
     /// Returns the account of a key. Creates it if it does not exist.
-    pub(super) fn get(&self, key: AccountKey, limits: Limits) -> Arc<Account> {
+    pub(super) fn get(&self, key: AccountKey, limits: Limits, secret: &[u8; 32]) -> Arc<Account> {
         let place = self.hasher.hash_one(&key) as usize % BUCKETS;
         let mut bucket = self.buckets[place].lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, account)) = bucket.iter().find(|(known, _)| *known == key) {
             return Arc::clone(account);
         }
-        let account = Arc::new(Account::new(&key, limits));
+        let account = Arc::new(Account::new(&key, limits, secret));
         let entry = (key, Arc::clone(&account));
         let is_full = bucket.len() >= WIDTH;
         match least_used(&bucket).filter(|_| is_full) {
@@ -76,14 +76,14 @@ mod tests {
         let limits = Limits { sessions_per_minute: 1, ..Limits::default() };
         let attacker = address(u32::MAX);
         let now = Timestamp::of_wall_clock();
-        table.get(attacker.clone(), limits).charge_session(now).unwrap();
-        let held = table.get(address(u32::MAX - 1), limits);
+        table.get(attacker.clone(), limits, &[0; 32]).charge_session(true, now).unwrap();
+        let held = table.get(address(u32::MAX - 1), limits, &[0; 32]);
         for number in 0..300_000 {
-            table.get(address(number), limits);
+            table.get(address(number), limits, &[0; 32]);
         }
         let entries = table.buckets.iter().map(|bucket| bucket.lock().unwrap().len());
         assert!(entries.sum::<usize>() <= BUCKETS * WIDTH + 1);
-        assert!(table.get(attacker, limits).charge_session(now).is_err());
-        assert!(Arc::ptr_eq(&held, &table.get(address(u32::MAX - 1), limits)));
+        assert!(table.get(attacker, limits, &[0; 32]).charge_session(true, now).is_err());
+        assert!(Arc::ptr_eq(&held, &table.get(address(u32::MAX - 1), limits, &[0; 32])));
     }
 }

@@ -83,7 +83,10 @@ impl Gateway {
         let label = new.label.map(check_label).transpose()?.flatten();
         self.core.check_serving()?;
         let now = clock.now();
-        self.core.quota.accounts(caller, subject.as_ref()).charge_session(now)?;
+        let accounts = self.core.quota.accounts(caller, subject.as_ref());
+        accounts.read_shares(&**store, now).await?;
+        accounts.charge_session(now)?;
+        let origin = self.core.quota.origin(caller).filter(|_| subject.is_none());
         let (expires_at, ends_at, delete_at) = if subject.is_some() {
             let delete_at = self.core.delete_at(now);
             (delete_at.unwrap_or(Timestamp::NEVER), Timestamp::NEVER, delete_at)
@@ -105,7 +108,9 @@ impl Gateway {
         };
         let scope = new.scope.unwrap_or_default();
         let (token, record) = self.new_token(&session, scope, label);
-        store.create(NewSession { session: session.clone(), token: record.clone() }).await?;
+        store
+            .create(NewSession { session: session.clone(), token: record.clone(), origin })
+            .await?;
         let session = session.seen_with(&record);
         metrics.sessions_started.increment(1);
         let address = self.core.addresses.of(caller.address);
@@ -147,7 +152,7 @@ impl Gateway {
         let Core { settings, clock, store, .. } = &*self.core;
         let (token, record) = self.new_token(session, scope, label);
         let now = clock.now();
-        self.core.quota.accounts(caller, session.subject.as_ref()).charge_session(now)?;
+        self.core.quota.accounts(caller, session.subject.as_ref()).charge_token(now)?;
         store.issue(session.id, now, record.clone(), settings.max_session_tokens).await?;
         let snapshot = store.read(session.id, now, Page::HEAD).await?;
         tracing::info!(session = %session.id, "token issued");

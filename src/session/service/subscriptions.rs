@@ -57,6 +57,7 @@ impl Gateway {
         }
         let FoundSession { session: found, token } = found;
         let accounts = core.quota.accounts(caller, found.subject.as_ref()).into_stream()?;
+        accounts.read_shares(&*core.store, core.clock.now()).await?;
         let session = core.load_session(found.id).await?;
         if let Some(position) = position {
             // A client may know of a message that is durable and not published yet.

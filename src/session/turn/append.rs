@@ -7,7 +7,7 @@ use crate::session::{
     core::Core,
     eager_task::{EagerTask, spawn_eager},
     live::{event::Accepted, registry::SessionHandle},
-    model::{ErrorKind, MessageId, NewMessage, Regeneration, Result, TokenId},
+    model::{Error, ErrorKind, MessageId, NewMessage, Regeneration, Result, TokenId},
     ports::{AppendLimits, NewTurn, Question},
     quota::Accounts,
 };
@@ -25,7 +25,7 @@ pub(in crate::session) fn send(
     }
     let limits = core.append_limits(token);
     if let Err(error) = accounts.charge_message(message.content.size(), limits.now) {
-        return EagerTask::Done(Err(error));
+        return refused(core, accounts, error);
     }
     let NewMessage { content, client_message_id, parent_seq, metadata, options } = message;
     let question = Question::New { content, parent_seq };
@@ -48,12 +48,26 @@ pub(in crate::session) fn regenerate(
     }
     let limits = core.append_limits(token);
     if let Err(error) = accounts.charge_message(0, limits.now) {
-        return EagerTask::Done(Err(error));
+        return refused(core, accounts, error);
     }
     let Regeneration { seq, client_message_id, metadata, options } = again;
     let question = Question::Again { seq };
     let id = MessageId::generate();
     append(core, session, limits, NewTurn { id, client_message_id, metadata, options, question })
+}
+
+/// Refuses a message. An account that has used its share of the store may have room again: its part
+/// is read for the next message.
+fn refused(core: &Arc<Core>, accounts: &Accounts, error: Error) -> EagerTask<Result<Accepted>> {
+    if error.kind() == ErrorKind::StoreFull {
+        let (core, accounts) = (Arc::clone(core), accounts.clone());
+        tokio::spawn(async move {
+            if let Err(error) = accounts.read_shares(&*core.store, core.clock.now()).await {
+                tracing::warn!(%error, "failed to read the share of a caller");
+            }
+        });
+    }
+    EagerTask::Done(Err(error))
 }
 
 fn append(

@@ -8,7 +8,7 @@ use std::{
 use super::sharing::Sharing;
 use crate::session::{
     AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, Lease, ListedSession,
-    LogView, Message, MessageId, NewReply, NewSession, Page, PlacedTurn, Result, Session,
+    LogView, Message, MessageId, NewReply, NewSession, Origin, Page, PlacedTurn, Result, Session,
     SessionId, Snapshot, Spent, Timestamp, TokenHash, TokenId, TokenRecord, Unfinished, Usage,
     WaitingTurn,
 };
@@ -37,6 +37,9 @@ pub(super) struct SessionRow {
     /// The time of its entry in `Tables::reviews`.
     pub(super) review_at: Timestamp,
     pub(super) tokens: Vec<TokenRecord>,
+    pub(super) origin: Option<Origin>,
+    /// Bytes of its messages.
+    pub(super) message_size: usize,
     log: Vec<Arc<Message>>,
     /// Number of the newest user message. 0: none.
     newest_turn: u32,
@@ -69,6 +72,8 @@ impl SessionRow {
         Self {
             review_at: deadline.map_or(expires_at, |deadline| deadline.min(expires_at)),
             session: new.session,
+            origin: new.origin,
+            message_size: 0,
             tokens: vec![new.token],
             log: Vec::new(),
             newest_turn: 0,
@@ -268,6 +273,7 @@ impl SessionRow {
     fn push(&mut self, message: Message) -> Arc<Message> {
         let message = Arc::new(message);
         self.usage = self.usage.plus(message.cost());
+        self.message_size += message.size();
         self.log.push(Arc::clone(&message));
         message
     }

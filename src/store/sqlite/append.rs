@@ -44,13 +44,14 @@ pub(super) fn append(
     insert(tx, id, &message)?;
     limits.renew(&mut session);
     let sql = "UPDATE sessions SET head_seq = ?2, newest_turn = ?2, expires_at = ?3,
-         delete_at = ?4, active_at = ?5 WHERE id = ?1";
+         delete_at = ?4, active_at = ?5, size = size + ?6 WHERE id = ?1";
     tx.prepare_cached(sql)?.execute(params![
         Id(id),
         message.seq,
         StoredTime(session.expires_at),
         session.delete_at.map(StoredTime),
         StoredTime(message.created_at),
+        stored_size(&message),
     ])?;
     let mut appended = appended(message, false, None, session.expires_at);
     if session.subject.is_some()
@@ -94,7 +95,7 @@ pub(super) fn answer(
     let message = Arc::new(reply.clone().into_message(head.seq + 1, created_at));
     insert(tx, id, &message)?;
     let usage = head.usage.plus(message.cost());
-    update_head(tx, id, message.seq, message.created_at, usage)?;
+    update_head(tx, id, &message, usage)?;
     spent::count(tx, &session, message.cost().spent(), now)?;
     Ok(appended(message, false, None, expires_at))
 }
@@ -102,27 +103,32 @@ pub(super) fn answer(
 fn update_head(
     tx: &Transaction<'_>,
     id: SessionId,
-    head_seq: u32,
-    active_at: Timestamp,
+    last: &Message,
     usage: Usage,
 ) -> rusqlite::Result<()> {
     tx.prepare_cached(
         "UPDATE sessions SET head_seq = ?2, input_tokens = ?3, output_tokens = ?4,
          usage_estimated = ?5, cached_input_tokens = ?6, cache_write_tokens = ?7,
-         reasoning_tokens = ?8, active_at = ?9 WHERE id = ?1",
+         reasoning_tokens = ?8, active_at = ?9, size = size + ?10 WHERE id = ?1",
     )?
     .execute(params![
         Id(id),
-        head_seq,
+        last.seq,
         usage.input_tokens,
         usage.output_tokens,
         usage.estimated,
         usage.cached_input_tokens,
         usage.cache_write_tokens,
         usage.reasoning_tokens,
-        StoredTime(active_at),
+        StoredTime(last.created_at),
+        stored_size(last),
     ])?;
     Ok(())
+}
+
+/// Returns the bytes that a message counts.
+pub(super) fn stored_size(message: &Message) -> i64 {
+    i64::try_from(message.size()).unwrap_or(i64::MAX)
 }
 
 /// Refuses a user message by the limits of its session.

@@ -38,8 +38,8 @@ use rusqlite::{Connection, Transaction};
 use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, FoundSession, Head, Lease,
     ListCursor, ListedSession, NewReply, NewSession, NewTurn, NodeId, Page, Result, Session,
-    SessionId, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
-    Unfinished,
+    SessionId, Share, ShareOf, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord,
+    Turns, Unfinished,
 };
 pub use backup::BackupSummary;
 pub use durability::Durability;
@@ -141,6 +141,16 @@ impl Store for SqliteStore {
         expires_at: Timestamp,
     ) -> Result<Session> {
         self.writer.write(move |tx| sessions::renew(tx, id, token, now, expires_at)).await
+    }
+
+    async fn secret(&self) -> Result<[u8; 32]> {
+        let sql = "SELECT value FROM secrets WHERE name = 'origin'";
+        self.readers.read(move |db| Ok(db.query_row(sql, [], |row| row.get(0))?)).await
+    }
+
+    async fn share(&self, of: &ShareOf, now: Timestamp) -> Result<Share> {
+        let of = of.clone();
+        self.readers.read(move |db| Ok(reader::share(db, &of, now)?)).await
     }
 
     async fn list(

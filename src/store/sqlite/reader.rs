@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OptionalExtension as _, Row, named_params, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, ToSql, named_params, params};
 use tokio::sync::Semaphore;
 
 use super::{
@@ -17,8 +17,9 @@ use super::{
     schema::{self, OpenError},
 };
 use crate::session::{
-    Content, Error, ErrorKind, FoundSession, Head, Lease, ListCursor, ListedSession, Message, Page,
-    Result, Session, SessionId, Snapshot, Timestamp, TokenHash, TokenId, TokenRecord, Unfinished,
+    Content, Error, ErrorKind, FoundSession, Head, Lease, ListCursor, ListedSession, Message,
+    Origin, Page, Result, Session, SessionId, Share, ShareOf, Snapshot, Timestamp, TokenHash,
+    TokenId, TokenRecord, Unfinished,
 };
 
 /// Number of connections for reading.
@@ -166,6 +167,22 @@ pub(super) fn list(
         })
     })?;
     listed.collect()
+}
+
+/// Returns the part of the store that an owner or an address uses.
+pub(super) fn share(db: &Connection, of: &ShareOf, now: Timestamp) -> rusqlite::Result<Share> {
+    let (column, value): (_, &dyn ToSql) = match of {
+        ShareOf::Subject(subject) => ("subject", subject),
+        ShareOf::Origin(Origin(hash)) => ("origin", hash),
+    };
+    let sql = format!(
+        "SELECT count(*), coalesce(sum(size), 0) FROM sessions
+         WHERE {column} = ?1 AND expires_at > ?2"
+    );
+    db.prepare_cached(&sql)?.query_row(params![value, StoredTime(now)], |row| {
+        let number = |column| row.get::<_, i64>(column).map(i64::unsigned_abs);
+        Ok(Share { sessions: number(0)?, size: number(1)? })
+    })
 }
 
 /// Returns a session that has not expired.

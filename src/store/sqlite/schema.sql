@@ -15,6 +15,8 @@ CREATE TABLE sessions (
     title               TEXT,
     metadata            TEXT,
     subject             TEXT,             -- the identity of the owner
+    origin              BLOB,             -- hash of the address of its creator, without an owner
+    size                INTEGER NOT NULL DEFAULT 0, -- bytes of its messages
     head_seq            INTEGER NOT NULL DEFAULT 0,
     newest_turn         INTEGER NOT NULL DEFAULT 0, -- number of the newest user message
     -- Tokens of all replies, so that a read of the session needs no read of its messages. Each sum
@@ -31,6 +33,16 @@ CREATE INDEX sessions_by_deadline ON sessions (expires_at);
 
 -- The list of an owner's sessions.
 CREATE INDEX sessions_by_subject ON sessions (subject, active_at, id) WHERE subject IS NOT NULL;
+
+CREATE INDEX sessions_by_origin ON sessions (origin) WHERE origin IS NOT NULL;
+
+CREATE TABLE secrets (
+    name  TEXT NOT NULL PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The key of the hashes in `origin`.
+INSERT INTO secrets VALUES ('origin', randomblob(32));
 
 CREATE TABLE tokens (
     hash       BLOB    NOT NULL PRIMARY KEY, -- SHA-256 of the token

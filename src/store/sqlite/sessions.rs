@@ -26,8 +26,8 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) 
     let session = &new.session;
     tx.prepare_cached(
         "INSERT INTO sessions (id, name, epoch, created_at, expires_at, ends_at, delete_at, title,
-             metadata, subject, active_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?4)",
+             metadata, subject, active_at, origin)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?4, ?11)",
     )?
     .execute(params![
         Id(session.id),
@@ -40,6 +40,7 @@ pub(super) fn create(tx: &Transaction<'_>, new: &NewSession, max_sessions: u64) 
         session.title.as_deref(),
         session.metadata.to_json(),
         session.subject.as_deref(),
+        new.origin.map(|origin| origin.0),
     ])?;
     insert_token(tx, session.id, &new.token)?;
     Ok(())

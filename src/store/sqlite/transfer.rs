@@ -115,9 +115,9 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
             "INSERT INTO sessions
                  (id, name, epoch, created_at, expires_at, ends_at, delete_at, title, metadata,
                   subject, head_seq, newest_turn, input_tokens, output_tokens, usage_estimated,
-                  cached_input_tokens, cache_write_tokens, reasoning_tokens, active_at)
+                  cached_input_tokens, cache_write_tokens, reasoning_tokens, active_at, size)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                 ?18, ?19) ON CONFLICT DO NOTHING",
+                 ?18, ?19, ?20) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             Id(session.id),
@@ -139,6 +139,7 @@ fn insert(tx: &Transaction<'_>, log: &StoredLog) -> rusqlite::Result<Import> {
             usage.cache_write_tokens,
             usage.reasoning_tokens,
             StoredTime(*last_activity),
+            log.messages.iter().map(|message| append::stored_size(message)).sum::<i64>(),
         ])?;
     if inserted == 0 {
         return Ok(Import::Differs);

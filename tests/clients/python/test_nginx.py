@@ -1,12 +1,13 @@
 """The gateway behind nginx, as docs/OPERATIONS.md configures it, without TLS."""
 
+import contextlib
 import json
 import re
 import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,13 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-@pytest.fixture
-def nginx(slow: Gateway, tmp_path: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def proxied(gateway: Gateway, tmp_path: Path) -> Iterator[str]:
     """nginx with the configuration of the documentation; its address for HTTP and for gRPC."""
     text = (REPOSITORY / "docs" / "OPERATIONS.md").read_text()
     block = text.split("```nginx\n")[1].split("```")[0]
     port = free_port()
-    block, count = re.subn(PROXIED, lambda m: f"duologue_{m[1]} {{ server {slow.address};", block)
+    block, count = re.subn(PROXIED, lambda m: f"duologue_{m[1]} {{ server {gateway.address};", block)
     assert count == 2
     block = block.replace("listen 443 ssl http2;", f"listen 127.0.0.1:{port}; #")
     block = re.sub(r"\n    (ssl_\S+|access_log) .*", "", block)
@@ -60,6 +61,43 @@ def nginx(slow: Gateway, tmp_path: Path) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture
+def nginx(slow: Gateway, tmp_path: Path) -> Iterator[str]:
+    with proxied(slow, tmp_path) as addresses:
+        yield addresses
+
+
+def test_the_host_and_the_address_of_the_client_arrive(
+    start: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    flags = ("--trusted-proxies", "127.0.0.1", "--host", "chat.example.com")
+    gateway = start(*flags, "--address-sessions-per-minute", "2")
+
+    def create(to: str, client: str, origin: str) -> int:
+        """Creates a session from an address of this machine. The header is made up."""
+        headers = ("Host: chat.example.com", f"Origin: {origin}", "X-Forwarded-For: 192.0.2.1")
+        done = subprocess.run(
+            ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--interface", client, "-X", "POST"]
+            + [argument for header in headers for argument in ("-H", header)]
+            + [f"http://{to}/token?name=Ada"],
+            capture_output=True,
+            timeout=20,
+            check=True,
+            text=True,
+        )
+        return int(done.stdout)
+
+    with proxied(gateway, tmp_path) as addresses:
+        http, grpc = addresses.split()
+        own, foreign = "http://chat.example.com", "http://evil.example"
+        assert create(http, "127.0.0.2", foreign) == 403
+        assert [create(http, "127.0.0.2", own) for _ in range(3)] == [200, 200, 429]
+        assert create(http, "127.0.0.3", own) == 200
+        # The address of grpcurl is that of the proxy, which is trusted: the one before it counts.
+        done = grpcurl("-H", "x-forwarded-for: 127.0.0.2", "-d", '{"name":"Ada"}', grpc, f"{SERVICE}/CreateToken")
+        assert failure(done) == "ResourceExhausted", done.stderr
 
 
 def test_streams_are_not_held_back_and_codes_are_kept(slow: Gateway, nginx: str) -> None:

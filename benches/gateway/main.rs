@@ -24,6 +24,8 @@ mod http;
 mod idle;
 mod ledger;
 mod load;
+#[path = "../no_limits.rs"]
+mod no_limits;
 mod options;
 mod process;
 mod report;

@@ -15,6 +15,7 @@ use std::{
 use tempfile::TempDir;
 use tokio::{sync::oneshot, time::timeout};
 
+use crate::no_limits::NO_LIMITS;
 use crate::{Result, options::Options, process::Process, subject::Subject};
 
 /// Time a server has to say where it listens.
@@ -142,7 +143,8 @@ fn command(subject: Subject, options: &Options, folder: &Path) -> Result<Command
         }
         None => Command::new(program),
     };
-    command.args(arguments);
+    // The other servers take no notice of it.
+    command.args(arguments).envs(NO_LIMITS);
     if subject.in_memory().is_some() {
         // With its default durability: on the disk before it is acknowledged.
         command.arg("--store").arg(format!("sqlite:{}", folder.join("duologue.db").display()));

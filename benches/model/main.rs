@@ -25,6 +25,8 @@ mod grpc;
 #[path = "../gateway/http.rs"]
 mod http;
 mod load;
+#[path = "../no_limits.rs"]
+mod no_limits;
 #[path = "../gateway/process.rs"]
 #[expect(dead_code, reason = "shared with the other benchmark")]
 mod process;

@@ -16,6 +16,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
+use crate::no_limits::NO_LIMITS;
 use crate::{Options, Result, http, process::Process, subject::Subject, upstream::Upstream};
 
 /// Time a server has to answer. The proxy's modules take long to read the first time.
@@ -186,6 +187,7 @@ fn litellm(
 fn gateway(options: &Options, upstream: &Upstream) -> impl FnOnce(SocketAddr) -> Command {
     let mut command = Command::new(&options.duologue);
     command
+        .envs(NO_LIMITS)
         .args(["--ops-addr", "127.0.0.1:0", "--store", "memory", "--max-store-size", "8GiB"])
         .args(["--responder", "openai", "--openai-model", "scripted"])
         .args(["--openai-concurrency", &options.replies.max(64).to_string()])

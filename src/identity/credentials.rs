@@ -47,7 +47,7 @@ impl Authenticator for Credentials {
         match (credential.form(), &self.keys, &self.jwt) {
             (CredentialForm::ApiKey, Some(keys), _) => keys.identify(credential.expose(), now),
             (CredentialForm::ApiKey, None, _) => Err(refused("This gateway accepts no API keys")),
-            (CredentialForm::Jwt, _, Some(jwt)) => jwt.identify(credential.expose()).await,
+            (CredentialForm::Jwt, _, Some(jwt)) => jwt.identify(credential.expose(), now).await,
             (CredentialForm::Jwt, _, None) => Err(refused("This gateway accepts no JWTs")),
         }
     }

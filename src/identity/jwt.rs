@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jsonwebtoken::{Header, Validation, decode, decode_header, errors::ErrorKind as JwtError};
 use serde::Deserialize;
 
-use super::{jwk_set::JwkSet, jwks_source::JwksSource, settings::JwtSettings};
+use super::{jwk_set::JwkSet, jwks_source::JwksSource, jwt_cache::JwtCache, settings::JwtSettings};
 use crate::session::{Error, ErrorKind, Identity, IdentityKind, Name, Result, Timestamp};
 
 /// Longest claim `sub`, in characters.
@@ -26,6 +26,7 @@ pub(super) struct JwtVerifier {
     settings: JwtSettings,
     validation: Validation,
     source: Arc<JwksSource>,
+    cache: JwtCache,
 }
 
 impl JwtVerifier {
@@ -42,26 +43,39 @@ impl JwtVerifier {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.validate_nbf = true;
         validation.leeway = settings.leeway.as_secs();
-        Ok(Self { settings, validation, source })
+        Ok(Self { settings, validation, source, cache: JwtCache::default() })
     }
 
     /// Returns the identity that a token proves.
-    pub(super) async fn identify(&self, token: &str) -> Result<Identity> {
+    pub(super) async fn identify(&self, token: &str, now: Timestamp) -> Result<Identity> {
+        let keys = self.source.keys().await.ok_or_else(no_keys)?;
+        if let Some(identity) = self.cache.get(token, &keys, now) {
+            return Ok(identity);
+        }
+        let (claims, keys) = self.claims(token, keys).await?;
+        let identity = self.identity(claims)?;
+        self.cache.keep(token, &keys, &identity);
+        Ok(identity)
+    }
+
+    /// Checks a token. Returns its claims, and the keys that it was checked with.
+    async fn claims(&self, token: &str, keys: Arc<JwkSet>) -> Result<(Claims, Arc<JwkSet>)> {
         let header = decode_header(token).map_err(|error| refusal(error.kind()))?;
         if !self.settings.algorithms.contain(header.alg) {
             let message = format!("The JWT has the algorithm {:?}, which is refused", header.alg);
             return Err(unauthenticated(message));
         }
-        let keys = self.source.keys().await.ok_or_else(no_keys)?;
-        let claims = match self.check(token, &header, &keys) {
-            Some(claims) => claims?,
+        match self.check(token, &header, &keys) {
+            Some(claims) => Ok((claims?, keys)),
             // The issuer may have a new key.
             None => match self.source.newer_than(&keys).await {
-                Some(newer) => self.check(token, &header, &newer).ok_or_else(unknown_key)??,
-                None => return Err(unknown_key()),
+                Some(newer) => {
+                    let claims = self.check(token, &header, &newer).ok_or_else(unknown_key)??;
+                    Ok((claims, newer))
+                }
+                None => Err(unknown_key()),
             },
-        };
-        self.identity(claims)
+        }
     }
 
     /// Checks a token with the keys that may have signed it. `None` if none of them has.

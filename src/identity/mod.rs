@@ -5,6 +5,7 @@ mod credentials;
 mod jwk_set;
 mod jwks_source;
 mod jwt;
+mod jwt_cache;
 mod key_file;
 mod settings;
 

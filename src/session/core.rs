@@ -87,7 +87,7 @@ impl Core {
         }
     }
 
-    /// Returns true if a session has the early deadline of those that were never used.
+    /// Returns true if a session still has its first, shorter deadline: it has not been used.
     pub(super) fn is_unused(&self, session: &Session) -> bool {
         /// The creation and the deadline come from two clocks.
         const TOLERANCE: Duration = Duration::from_secs(1);

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Error, ErrorKind, Result, Timestamp, Usage};
 
-/// Model tokens that may be used: those that the model reads and writes. 0 is no limit.
+/// Limits on model tokens, input and output together. 0 means no limit.
 ///
 /// A turn is refused once a budget is used up. A reply that is running finishes, so that the last
 /// one may exceed it.

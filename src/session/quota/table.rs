@@ -1,8 +1,8 @@
 //! The accounts by their keys, in bounded memory.
 //!
-//! The table is a set of small buckets, like a set-associative cache. Where a bucket is full, the
-//! account gives way that has used the least of its limits: one that is limited stays limited. The
-//! place of a key depends on a random number, so that nobody can choose the accounts that give way.
+//! The table is a set of small buckets, like a set-associative cache. A full bucket evicts the account
+//! that has used the smallest part of its limits, so that an account at a limit stays in the table.
+//! The hash of a key is seeded at random, so that a caller cannot choose which accounts are evicted.
 
 use std::{
     hash::{BuildHasher as _, RandomState},

@@ -111,7 +111,7 @@ async fn abandoned(core: &Core, session: &SessionHandle, started: Instant) {
             None => limit,
         };
         if wait.is_zero() {
-            tracing::info!(session = %session.session().id, "a reply that nobody watches is stopped");
+            tracing::info!(session = %session.session().id, "reply stopped: no subscriber within --abandon-after");
             return;
         }
         sleep(wait).await;

@@ -174,25 +174,23 @@ async fn a_reply_that_nobody_watches_is_stopped_after_a_while() {
         let mut client = transport.open(&server, &token, None).await;
         assert!(matches!(client.next().await, Event::ReplyStarted(_)), "it still runs");
         drop(client);
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let page = Rest::call(&server, "GET", &format!("/refresh_token?token={token}")).await;
-        assert_eq!(page.json()["messages"][1]["status"], "stopped", "{transport:?}");
+        is_stopped(&server, &token).await;
     }
     // A message without any stream: the reply is stopped as well.
     let token = create(&server).await;
     stub(&server).await.send_message(send_text(&token, "Hi", None)).await.unwrap();
-    soon("the stop", async {
-        loop {
-            let page = Rest::call(&server, "GET", &format!("/refresh_token?token={token}")).await;
-            if page.json()["messages"][1]["status"] == "stopped" {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    is_stopped(&server, &token).await;
     stays.stop().await;
     let (_, message) = stays.reply().await;
     assert_eq!(message.status(), proto::MessageStatus::Stopped);
     assert!(message.text.len() > 200, "it went on while it was watched");
+}
+
+/// Waits until the reply of a session's only turn is stopped.
+async fn is_stopped(server: &Running, token: &str) {
+    let path = format!("/refresh_token?token={token}");
+    soon("the stop", async {
+        while Rest::call(server, "GET", &path).await.json()["messages"][1]["status"] != "stopped" {}
+    })
+    .await;
 }

@@ -261,7 +261,10 @@ async fn without_binding_a_stream_outlives_the_credential() {
     let server = gateway(KEYS_ONLY, &keys).await;
     let token = token_of(&server, &ada).await;
     let mut client = Transport::Json.connect_as(&server, &token, Some(&ada)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    soon("the end of the credential", async {
+        while rest_as(&server, &ada, "GET", "/sessions").await.status != 401 {}
+    })
+    .await;
     client.say("still here", None).await.unwrap();
 }
 

@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::{
     callers::{as_caller, rest_as},
-    support::{Address, Rest, Running, Setup, TestKeys, Transport, send_text, soon, stub},
+    support::{Address, Clock, Rest, Running, Setup, TestKeys, Transport, send_text, soon, stub},
 };
 
 const KEYS_ONLY: Access = Access { open: false, credentials: true, bind_subject: false };
@@ -73,7 +73,6 @@ async fn an_owner_lists_its_sessions_newest_activity_first_page_by_page() {
     let mut sessions = Vec::new();
     for _ in 0..5 {
         sessions.push(session(&server, &ada, None).await);
-        tokio::time::sleep(Duration::from_millis(3)).await;
     }
     session(&server, &bob, None).await;
     say(&server, &sessions[1].1, "Hi").await;
@@ -312,14 +311,16 @@ async fn an_expired_token_ends_its_streams_and_the_conversation_stays() {
         silent.push(transport.open(&server, &token, None).await);
     }
     let mut active = Transport::Json.open(&server, &other, None).await;
+    let clock = Clock::hold();
     let active_for = async {
         // A message renews the token that it was sent with, and no other.
         for text in ["one", "two", "three", "four"] {
-            tokio::time::sleep(Duration::from_millis(800)).await;
+            clock.pass(Duration::from_millis(800)).await;
             active.say(text, None).await.unwrap();
         }
     };
     active_for.await;
+    drop(clock);
     for client in silent {
         let transport = client.transport;
         let (code, _) = soon("the end of the token", client.ended()).await;
@@ -349,9 +350,11 @@ async fn retention_deletes_a_conversation_after_its_last_message() {
     let server = with_settings(&keys, Settings { retention, ..Settings::default() }).await;
     let (kept, token) = session(&server, &ada, None).await;
     let (idle, _) = session(&server, &ada, None).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let clock = Clock::hold();
+    clock.pass(Duration::from_millis(1200)).await;
     stub(&server).await.send_message(send_text(&token, "Hi", None)).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    clock.pass(Duration::from_millis(1200)).await;
+    drop(clock);
     assert_eq!(ids(&list(&server, &ada, "").await), [kept]);
     let listed = list(&server, &ada, "").await;
     assert!(listed["sessions"][0]["delete_at"].is_string());

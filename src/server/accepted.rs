@@ -12,7 +12,7 @@ use crate::session::Caller;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Serves {
     Everything,
-    /// The gateway has no connection left but those for probes.
+    /// Only connections for probes are left.
     Probes,
 }
 

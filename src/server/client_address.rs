@@ -1,7 +1,7 @@
 //! The address of a client behind trusted proxies.
 //!
-//! Only a proxy of a configured network is believed. Of a list of hops the rightmost one counts that
-//! is not a trusted proxy: everything to the left of it may be made up.
+//! Only proxies of the configured networks are trusted. The client is the rightmost hop that is not a
+//! trusted proxy. A client can forge every hop to the left of it.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -18,8 +18,8 @@ struct Network {
     prefix: u8,
 }
 
-/// The header in which trusted proxies name the client. The others are not read: a proxy that does
-/// not set one passes it on from the client.
+/// The header in which trusted proxies name the client. The other one is ignored: a proxy that does
+/// not set it forwards the value of the client.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ForwardedHeader {
     /// `X-Forwarded-For`.

@@ -44,8 +44,8 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Binds the port; call it on a runtime. `hosts` are the names that it answers to: a page of a
-    /// foreign name that resolves to its address reads nothing (DNS rebinding).
+    /// Binds the port; call it on a runtime. Requests for other names than `hosts` are refused,
+    /// against DNS rebinding.
     ///
     /// # Errors
     /// The address is in use or not of this machine.

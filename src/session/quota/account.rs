@@ -19,10 +19,10 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Seconds whose messages may come at once.
+/// Burst of messages, in seconds of their rate.
 const MESSAGE_BURST: f64 = 10.0;
 
-/// An account. While a stream or a connection holds it, it is not forgotten.
+/// An account. It stays in the table while a stream or a connection holds it.
 #[derive(Debug)]
 pub(in crate::session) struct Account {
     kind: &'static str,
@@ -50,14 +50,14 @@ struct Counts {
 struct Stored {
     share: Share,
     read_at: Timestamp,
-    /// It left no room for a session or message.
+    /// A session or message was refused since the read.
     has_refused: bool,
 }
 
-/// Age at which the part of the store is read again: sessions may have been deleted.
+/// Age at which the share of the store is read again: sessions may have been deleted.
 const SHARE_AGE: Duration = MINUTE;
 
-/// The same where something was refused.
+/// The same after a refusal.
 const SHARE_AGE_AFTER_REFUSAL: Duration = SECOND;
 
 impl Account {

@@ -11,7 +11,7 @@ use crate::session::ports::{Origin, ShareOf};
 pub(super) enum AccountKey {
     /// An IPv4 address.
     V4([u8; 4]),
-    /// The first 64 bits of an IPv6 address: a household or a server has at least as many.
+    /// The first 64 bits of an IPv6 address: one subscriber usually has a whole /64.
     V6([u8; 8]),
     /// An owner of sessions.
     Subject(Arc<str>),

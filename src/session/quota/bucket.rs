@@ -40,8 +40,8 @@ impl Bucket {
         (self.missing - filled).max(0.0)
     }
 
-    /// Returns the time until this many units are there. A request for more than the bucket holds
-    /// waits for a full one.
+    /// Returns the time until the bucket holds this many units, or `None` if it does. A request for
+    /// more than its capacity waits until it is full.
     pub(super) fn wait(&self, units: f64, rate: Rate, now: Timestamp) -> Option<Duration> {
         let lacking = self.missing(rate, now) + units.min(rate.burst) - rate.burst;
         // Rounding errors are far below a millionth of a unit.
@@ -51,7 +51,7 @@ impl Bucket {
         })
     }
 
-    /// Takes units, whether or not they are there.
+    /// Takes units, even if the bucket holds fewer.
     pub(super) fn take(&mut self, units: f64, rate: Rate, now: Timestamp) {
         self.missing = (self.missing(rate, now) + units).min(2.0 * rate.burst);
         self.at = now;

@@ -25,7 +25,7 @@ use super::{
     ports::{Origin, ShareOf, Store},
 };
 
-/// The accounts of every caller that was seen a short time ago.
+/// The accounts of recent callers.
 #[derive(Debug)]
 pub(super) struct Quota {
     limits: CallerLimits,
@@ -116,7 +116,7 @@ impl Accounts {
         [&self.subject, &self.key, &self.address].into_iter().flatten()
     }
 
-    /// Reads the parts of the store that the accounts use, where they are not known or old.
+    /// Reads the share of the store of each account whose share is unknown or old.
     pub(super) async fn read_shares(&self, store: &dyn Store, now: Timestamp) -> Result<()> {
         for account in self.all() {
             if let Some(of) = account.share_to_read(now) {

@@ -235,6 +235,25 @@ async fn nothing_else_is_there_and_nothing_of_it_on_the_public_port() {
 }
 
 #[tokio::test]
+async fn the_operations_port_refuses_a_foreign_host() {
+    let (_gateway, operations) = start(&["--host", "metrics.example"]).await;
+    let client = reqwest::Client::new();
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        for (host, status) in [
+            ("metrics.example:3501", 200),
+            ("localhost:3501", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:3501", 200),
+            ("evil.example", 403),
+            ("metrics.example.evil:3501", 403),
+        ] {
+            let request = client.get(operations.url(path)).header("host", host);
+            assert_eq!(request.send().await.unwrap().status(), status, "{path} {host}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_peer_that_sends_or_reads_nothing_releases_its_permit() {
     /// Of 30 seconds; what fills the buffers of the kernel takes some, too.
     const MORE_THAN_A_DEADLINE: Duration = Duration::from_secs(300);

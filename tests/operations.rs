@@ -261,7 +261,7 @@ async fn a_peer_that_sends_or_reads_nothing_releases_its_permit() {
     let metrics = telemetry::collect().unwrap();
     let operations =
         Operations::bind(([127, 0, 0, 1], 0).into(), metrics, Hosts::default()).unwrap();
-    let addr = operations.local_addr().unwrap();
+    let addr = operations.local_addr().unwrap().tcp().unwrap();
     tokio::spawn(operations.serve(server.gateway.clone()));
     let clock = Clock::hold();
     for silence in ["", "GET /met", "GET /metrics HTTP/1.1\r\ncontent-length: 100\r\n\r\n"] {

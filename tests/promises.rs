@@ -65,6 +65,7 @@ mod tokens;
 mod tool_turns;
 mod turn_options;
 mod turns_in_flight;
+mod unix_socket;
 mod unread;
 mod upstream;
 mod upstream_choice;

@@ -73,7 +73,7 @@ impl Config {
             ("--max-connection-streams", server.max_connection_streams == 0),
             ("--heartbeat", transport.heartbeat.is_zero()),
         ];
-        if server.ops_addr.is_some_and(|addr| addr == server.addr && addr.port() != 0) {
+        if server.ops_addr.is_some_and(|addr| server.addr.tcp() == Some(addr) && addr.port() != 0) {
             return Err("--addr and --ops-addr must differ".into());
         }
         if let Some((name, _)) = zero_is_impossible.iter().find(|(_, is_zero)| *is_zero) {

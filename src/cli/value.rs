@@ -11,6 +11,8 @@ use std::{
 
 use bytesize::ByteSize;
 
+use crate::server::ListenAddr;
+
 pub(super) trait ValueKind {
     /// The type that the program works with.
     type Value;
@@ -195,6 +197,28 @@ impl<T: FromStr<Err = String> + Display> ValueKind for Word<T> {
     }
 }
 
+/// The listen address of the port: `HOST:PORT` or `unix:PATH`.
+pub(super) struct Listen;
+
+impl ValueKind for Listen {
+    type Value = ListenAddr;
+    const NAME: &'static str = "ADDRESS";
+
+    fn parse(text: &str) -> Result<ListenAddr, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("expected the path of a socket after `unix:`".into()),
+            Some(path) => Ok(ListenAddr::Unix(path.into())),
+            None => Address::parse(text)
+                .map(ListenAddr::Tcp)
+                .map_err(|problem| format!("{problem}, or `unix:PATH`")),
+        }
+    }
+
+    fn show(value: &ListenAddr) -> String {
+        value.to_string()
+    }
+}
+
 /// A listen address: `HOST:PORT`. A host name stands for its first address, and no host for
 /// every IPv4 address of the machine.
 pub(super) struct Address;
@@ -278,6 +302,11 @@ mod tests {
         for wrong in ["3500", "", ":", "localhost", "[::]", "localhost:70000"] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(Listen::parse(":3500"), Ok(ListenAddr::Tcp(every)));
+        let socket = Listen::parse("unix:run/duologue.sock").unwrap();
+        assert_eq!(Listen::show(&socket), "unix:run/duologue.sock");
+        assert!(Listen::parse("unix:").is_err());
+        assert!(Listen::parse("localhost").is_err_and(|problem| problem.contains("`unix:PATH`")));
         assert_eq!(AddressOrOff::parse("off"), Ok(None));
         assert!(AddressOrOff::parse("no").is_err_and(|problem| problem.contains("`off`")));
     }

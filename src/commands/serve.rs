@@ -46,7 +46,7 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
     // First, so that every metric is collected from the start.
     let operations = operations(settings.server.ops_addr, &settings.transport.hosts)?;
     tokio::spawn(log.report_lost_lines());
-    let addr = settings.server.addr;
+    let addr = &settings.server.addr;
     let server = Server::bind(settings.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
     let storage = store::open(&settings.store)?;

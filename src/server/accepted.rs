@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics::counter;
-use tokio::{net::TcpStream, sync::Semaphore, time::timeout};
+use tokio::{sync::Semaphore, time::timeout};
 
-use super::listener::answer_and_close;
+use super::{listener::answer_and_close, socket::Socket};
 use crate::session::Caller;
 
 /// The requests that a connection may make.
@@ -18,7 +18,7 @@ pub(super) enum Serves {
 
 /// A connection that was accepted and is not served yet.
 pub(super) struct Accepted {
-    pub(super) stream: TcpStream,
+    pub(super) socket: Socket,
     pub(super) caller: Caller,
     pub(super) rejections: Arc<Semaphore>,
 }
@@ -29,11 +29,11 @@ impl Accepted {
     /// time, connections are closed without an answer.
     pub(super) fn reject(self, answer: &'static [u8]) {
         const PATIENCE: Duration = Duration::from_secs(2);
-        let Self { mut stream, rejections, .. } = self;
+        let Self { mut socket, rejections, .. } = self;
         counter!("duologue_connections_refused_total").increment(1);
         if let Ok(permit) = rejections.try_acquire_owned() {
             tokio::spawn(async move {
-                let _told_or_not = timeout(PATIENCE, answer_and_close(&mut stream, answer)).await;
+                let _told_or_not = timeout(PATIENCE, answer_and_close(&mut socket, answer)).await;
                 drop(permit);
             });
         }

@@ -7,9 +7,18 @@ use std::{fmt, net::IpAddr, str::FromStr};
 
 use http::{HeaderMap, HeaderName, header};
 
+use crate::session::PeerAddress;
+
 /// Networks whose proxies are trusted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct TrustedProxies(Vec<Network>);
+pub struct TrustedProxies {
+    networks: Vec<Network>,
+    /// True if every peer on the Unix socket is trusted.
+    unix_socket: bool,
+}
+
+/// Stands for the peers on the Unix socket.
+const UNIX: &str = "unix";
 
 /// A network: an address and the length of its prefix (RFC 4632).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,24 +42,29 @@ pub enum ForwardedHeader {
 
 impl TrustedProxies {
     /// Returns true if a peer is a trusted proxy.
-    pub(super) fn contain(&self, address: IpAddr) -> bool {
-        let address = address.to_canonical();
-        self.0.iter().any(|network| network.contains(address))
+    pub(super) fn contain(&self, address: PeerAddress) -> bool {
+        match address {
+            PeerAddress::Ip(address) => {
+                let address = address.to_canonical();
+                self.networks.iter().any(|network| network.contains(address))
+            }
+            PeerAddress::UnixSocket => self.unix_socket,
+        }
     }
 
     /// Returns the address of the client of a request that a trusted proxy sent. `peer` if the
     /// header does not name one.
     pub(super) fn client(
         &self,
-        peer: IpAddr,
+        peer: PeerAddress,
         header: ForwardedHeader,
         headers: &HeaderMap,
-    ) -> IpAddr {
+    ) -> PeerAddress {
         let mut client = peer;
         for hop in hops(header, headers).into_iter().rev() {
             let Some(address) = hop else { return client };
-            client = address;
-            if !self.contain(address) {
+            client = PeerAddress::Ip(address);
+            if !self.contain(client) {
                 return client;
             }
         }
@@ -111,12 +125,21 @@ impl Network {
     }
 }
 
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
 impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let expected =
-            || format!("`{text}` is no network such as `10.0.0.0/8`, `192.0.2.1` or `fd00::/8`");
+        let expected = || {
+            format!(
+                "`{text}` is no network such as `10.0.0.0/8`, `192.0.2.1` or `fd00::/8`, and not `unix`"
+            )
+        };
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
             None => (text, None),
@@ -131,24 +154,26 @@ impl FromStr for Network {
 impl FromStr for TrustedProxies {
     type Err = String;
 
-    /// Reads a comma-separated list of networks; `none` is the empty one.
+    /// Reads a comma-separated list of networks and `unix`; `none` is the empty one.
     fn from_str(text: &str) -> Result<Self, String> {
         let entries = text.split(',').map(str::trim);
-        let entries = entries.filter(|entry| !entry.is_empty() && *entry != "none");
-        entries.map(str::parse).collect::<Result<_, _>>().map(Self)
+        let mut proxies = Self::default();
+        for entry in entries.filter(|entry| !entry.is_empty() && *entry != "none") {
+            if entry == UNIX {
+                proxies.unix_socket = true;
+            } else {
+                proxies.networks.push(entry.parse()?);
+            }
+        }
+        Ok(proxies)
     }
 }
 
 impl fmt::Display for TrustedProxies {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.is_empty() {
-            return f.write_str("none");
-        }
-        for (place, Network { address, prefix }) in self.0.iter().enumerate() {
-            let comma = if place > 0 { "," } else { "" };
-            write!(f, "{comma}{address}/{prefix}")?;
-        }
-        Ok(())
+        let mut entries: Vec<_> = self.networks.iter().map(Network::to_string).collect();
+        entries.extend(self.unix_socket.then(|| UNIX.to_owned()));
+        if entries.is_empty() { f.write_str("none") } else { f.write_str(&entries.join(",")) }
     }
 }
 
@@ -181,7 +206,7 @@ mod tests {
 
     use super::*;
 
-    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const PEER: PeerAddress = PeerAddress::Ip(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
 
     fn client(header: ForwardedHeader, name: &'static str, lines: &[&'static str]) -> String {
         let proxies: TrustedProxies = "10.0.0.0/8,fd00::/8".parse().unwrap();
@@ -232,6 +257,7 @@ mod tests {
     fn networks_are_read_and_shown() {
         let proxies: TrustedProxies = "10.0.0.0/8, 192.0.2.1 ,fd00::/8".parse().unwrap();
         assert_eq!(proxies.to_string(), "10.0.0.0/8,192.0.2.1/32,fd00::/8");
+        assert!(!proxies.contain(PeerAddress::UnixSocket));
         for (address, inside) in [
             ("10.255.0.1", true),
             ("11.0.0.1", false),
@@ -241,10 +267,16 @@ mod tests {
             ("fe80::1", false),
             ("::ffff:10.0.0.1", true),
         ] {
-            assert_eq!(proxies.contain(address.parse().unwrap()), inside, "{address}");
+            let peer = PeerAddress::Ip(address.parse().unwrap());
+            assert_eq!(proxies.contain(peer), inside, "{address}");
         }
         let everything: TrustedProxies = "0.0.0.0/0".parse().unwrap();
-        assert!(everything.contain(PEER) && !everything.contain("::1".parse().unwrap()));
+        let ipv6 = PeerAddress::Ip("::1".parse().unwrap());
+        assert!(everything.contain(PEER) && !everything.contain(ipv6));
+        let local: TrustedProxies = "unix,10.0.0.1".parse().unwrap();
+        assert_eq!(local.to_string(), "10.0.0.1/32,unix");
+        assert!(local.contain(PeerAddress::UnixSocket));
+        assert_eq!("unix".parse::<TrustedProxies>().unwrap().to_string(), "unix");
         assert_eq!("none".parse::<TrustedProxies>().unwrap().to_string(), "none");
         for wrong in ["10.0.0.0/33", "localhost", "10.0.0.0/x", "::/129", "10.0.0.0/-1"] {
             assert!(wrong.parse::<TrustedProxies>().is_err(), "{wrong}");

@@ -29,25 +29,24 @@ use hyper_util::{
 };
 use metrics::{counter, gauge};
 use tokio::{
-    net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{either::Either, sync::CancellationToken};
 use tower::Service;
 
 use super::{
     accepted::{Accepted, Serves, TOO_MANY_OF_ADDRESS},
     client_address::{ForwardedHeader, TrustedProxies},
-    maybe_tls::MaybeTls,
     proxy_protocol::read_header,
     settings::Settings,
+    socket::{MaybeTls, Socket},
     stalled::{StalledBodies, TrackedBody},
     tls::Tls,
     write_timeout::WriteTimeout,
 };
 use crate::{
-    session::{Caller, Gateway},
+    session::{Caller, Gateway, PeerAddress},
     telemetry::PEER,
     transport::{self, ConnectionContext, InUse, ResponseBudget, ResponsePermit, TransportContext},
 };
@@ -137,10 +136,10 @@ impl Connections {
             return Some((accepted, Proxied::No));
         }
         // Boxed, since it is not needed after it.
-        let header = Box::pin(timeout(self.head_timeout, read_header(&mut accepted.stream)));
+        let header = Box::pin(timeout(self.head_timeout, read_header(&mut accepted.socket)));
         match self.draining.run_until_cancelled(header).await? {
             Ok(Ok(Some(client))) => {
-                accepted.caller = Caller::of_address(client);
+                accepted.caller = Caller::of_address(PeerAddress::Ip(client));
                 Some((accepted, Proxied::ByConnection))
             }
             Ok(Ok(None)) => Some((accepted, Proxied::ByRequest)),
@@ -153,13 +152,13 @@ impl Connections {
     }
 
     /// Returns the connection after its TLS handshake, if there is one.
-    async fn open(&self, stream: TcpStream) -> Option<MaybeTls> {
+    async fn open(&self, socket: Socket) -> Option<MaybeTls> {
         let write_timeout = self.write_timeout;
         let Some(tls) = &self.tls else {
-            return Some(MaybeTls::Plain(WriteTimeout::new(stream, write_timeout)));
+            return Some(Either::Left(WriteTimeout::new(socket, write_timeout)));
         };
         // Boxed, since it is not needed after the handshake.
-        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(stream, write_timeout)));
+        let handshake = Box::pin(timeout(self.head_timeout, tls.accept(socket, write_timeout)));
         let shaken = self.draining.run_until_cancelled(handshake).await?;
         match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(stream) => Some(stream),
@@ -200,8 +199,8 @@ impl Connections {
             }
         };
         let _open = Open::count();
-        let Accepted { stream, caller, .. } = accepted;
-        let Some(stream) = self.open(stream).await else { return };
+        let Accepted { socket, caller, .. } = accepted;
+        let Some(stream) = self.open(socket).await else { return };
         let (in_use, budget) = (InUse::new(permit, slot), self.responses.connection());
         let activity = Activity::new(ConnectionContext { caller, in_use, budget });
         let proxies = (proxied == Proxied::ByRequest).then(|| Arc::clone(&self.proxies));

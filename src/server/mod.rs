@@ -7,20 +7,20 @@ mod accepted;
 mod client_address;
 mod connection;
 mod dispatch;
+mod listen_addr;
 mod listener;
-mod maybe_tls;
 mod operations;
 mod proxy_protocol;
 mod settings;
+mod socket;
 mod stalled;
 mod tls;
 mod write_timeout;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use tokio::{
-    net::TcpListener,
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
@@ -33,7 +33,8 @@ use crate::{
 use accepted::{Accepted, NO_CONNECTION, Serves};
 pub use client_address::{ForwardedHeader, TrustedProxies};
 use connection::Connections;
-use listener::{accept, listen};
+pub use listen_addr::ListenAddr;
+use listener::Listener;
 pub use operations::Operations;
 pub use settings::Settings;
 use tls::Tls;
@@ -48,7 +49,7 @@ const MAX_PROBES: usize = 32;
 /// A bound port.
 #[derive(Debug)]
 pub struct Server {
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<Arc<Tls>>,
     settings: Settings,
 }
@@ -60,7 +61,7 @@ impl Server {
     /// The address is in use or not of this machine, or the certificate cannot be used.
     pub fn bind(settings: Settings) -> io::Result<Self> {
         let tls = settings.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
-        Ok(Self { listener: listen(settings.addr)?, tls, settings })
+        Ok(Self { listener: Listener::bind(&settings.addr)?, tls, settings })
     }
 
     /// Returns a function that reads the certificate again. Wait for one call before the next: each
@@ -80,7 +81,7 @@ impl Server {
     ///
     /// # Errors
     /// The operating system does not report the address.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> io::Result<ListenAddr> {
         self.listener.local_addr()
     }
 
@@ -107,8 +108,8 @@ impl Server {
         let rejections = Arc::new(Semaphore::new(MAX_REJECTIONS));
         let accept = async {
             loop {
-                let Some((stream, caller)) = accept(&self.listener).await else { continue };
-                let accepted = Accepted { stream, caller, rejections: Arc::clone(&rejections) };
+                let Some((socket, caller)) = self.listener.accept().await else { continue };
+                let accepted = Accepted { socket, caller, rejections: Arc::clone(&rejections) };
                 let (permit, serves) = match Arc::clone(&permits).try_acquire_owned() {
                     Ok(permit) => (permit, Serves::Everything),
                     Err(_) => match Arc::clone(&probes).try_acquire_owned() {

@@ -7,15 +7,10 @@ use http::{Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::gauge;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::interval,
-};
+use tokio::{sync::Semaphore, time::interval};
 
 use super::{
-    listener::{accept, listen},
-    write_timeout::WriteTimeout,
+    listen_addr::ListenAddr, listener::Listener, socket::Socket, write_timeout::WriteTimeout,
 };
 use crate::{
     session::Gateway,
@@ -38,7 +33,7 @@ const SUM_UP_INTERVAL: Duration = Duration::from_secs(5);
 /// The operations port.
 #[derive(Debug)]
 pub struct Operations {
-    listener: TcpListener,
+    listener: Listener,
     metrics: Metrics,
     hosts: Hosts,
 }
@@ -50,14 +45,14 @@ impl Operations {
     /// # Errors
     /// The address is in use or not of this machine.
     pub fn bind(addr: SocketAddr, metrics: Metrics, hosts: Hosts) -> io::Result<Self> {
-        Ok(Self { listener: listen(addr)?, metrics, hosts })
+        Ok(Self { listener: Listener::bind(&ListenAddr::Tcp(addr))?, metrics, hosts })
     }
 
     /// Where it listens: the real port, if 0 was asked for.
     ///
     /// # Errors
     /// If the operating system does not say.
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+    pub fn local_addr(&self) -> io::Result<ListenAddr> {
         self.listener.local_addr()
     }
 
@@ -66,17 +61,17 @@ impl Operations {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut sum_up = interval(SUM_UP_INTERVAL);
         loop {
-            let stream = tokio::select! {
-                stream = accept(&self.listener) => stream,
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
                 _ = sum_up.tick() => {
                     self.metrics.sum_up();
                     continue;
                 }
             };
             let permit = Arc::clone(&permits).try_acquire_owned();
-            let (Some((stream, _)), Ok(permit)) = (stream, permit) else { continue };
+            let (Some((socket, _)), Ok(permit)) = (accepted, permit) else { continue };
             let (metrics, hosts) = (self.metrics.clone(), self.hosts.clone());
-            let served = serve_connection(stream, gateway.clone(), metrics, hosts);
+            let served = serve_connection(socket, gateway.clone(), metrics, hosts);
             tokio::spawn(async move {
                 let _place = permit;
                 served.await;
@@ -85,14 +80,14 @@ impl Operations {
     }
 }
 
-async fn serve_connection(stream: TcpStream, gateway: Gateway, metrics: Metrics, hosts: Hosts) {
+async fn serve_connection(socket: Socket, gateway: Gateway, metrics: Metrics, hosts: Hosts) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let mut answer =
             check_head(&request).unwrap_or_else(|| answer(&request, &gateway, &metrics, &hosts));
         secure(&mut answer);
         async { Ok::<_, Infallible>(answer) }
     });
-    let io = TokioIo::new(WriteTimeout::new(stream, WRITE_TIMEOUT));
+    let io = TokioIo::new(WriteTimeout::new(socket, WRITE_TIMEOUT));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     if let Err(error) = builder.serve_connection(io, answer).await {

@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::io::AsyncReadExt as _;
+
+use super::socket::{Socket, peek};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -18,19 +20,19 @@ const MAX_REST: usize = 4096;
 
 /// Reads the header, if the connection begins with one. Returns the address of the client, or `None`
 /// without a header, and for a connection that the proxy made for itself.
-pub(super) async fn read_header(stream: &mut TcpStream) -> io::Result<Option<IpAddr>> {
-    if !begins_with_signature(stream).await? {
+pub(super) async fn read_header(socket: &mut Socket) -> io::Result<Option<IpAddr>> {
+    if !begins_with_signature(socket).await? {
         return Ok(None);
     }
     let mut fixed = [0; FIXED];
-    stream.read_exact(&mut fixed).await?;
+    socket.read_exact(&mut fixed).await?;
     let [.., command, family, high, low] = fixed;
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length > MAX_REST {
         return Err(io::Error::other("the PROXY header is too long"));
     }
     let mut rest = vec![0; length];
-    stream.read_exact(&mut rest).await?;
+    socket.read_exact(&mut rest).await?;
     match (command, family >> 4) {
         // LOCAL: a probe of the proxy.
         (0x20, _) => Ok(None),
@@ -62,12 +64,11 @@ fn client(family: u8, addresses: &[u8]) -> io::Result<Option<IpAddr>> {
 }
 
 /// Looks at the first bytes without taking them.
-async fn begins_with_signature(stream: &TcpStream) -> io::Result<bool> {
+async fn begins_with_signature(socket: &Socket) -> io::Result<bool> {
     let mut first = [0; SIGNATURE.len()];
     let mut seen = 0;
     loop {
-        stream.readable().await?;
-        let read = stream.peek(&mut first).await?;
+        let read = peek(socket, &mut first).await?;
         if !SIGNATURE.starts_with(&first[..read]) || read == 0 {
             return Ok(false);
         }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     client_address::{ForwardedHeader, TrustedProxies},
+    listen_addr::ListenAddr,
     tls::TlsFiles,
 };
 
@@ -11,7 +12,7 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Listen address.
-    pub addr: SocketAddr,
+    pub addr: ListenAddr,
     /// Networks of trusted proxies, which name their clients.
     pub trusted_proxies: TrustedProxies,
     /// The header in which they do.
@@ -44,7 +45,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            addr: SocketAddr::from(([0, 0, 0, 0], 3500)),
+            addr: ListenAddr::Tcp(SocketAddr::from(([0, 0, 0, 0], 3500))),
             trusted_proxies: TrustedProxies::default(),
             forwarded_header: ForwardedHeader::default(),
             tls: None,

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
+use tokio::{task::spawn_blocking, time::timeout};
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -24,7 +24,12 @@ use tokio_rustls::{
     },
 };
 
-use super::{maybe_tls::MaybeTls, write_timeout::WriteTimeout};
+use tokio_util::either::Either;
+
+use super::{
+    socket::{MaybeTls, Socket, peek},
+    write_timeout::WriteTimeout,
+};
 
 /// First byte of every TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -177,18 +182,18 @@ impl Tls {
     /// says so. `write_timeout` limits a peer that does not read.
     pub(super) async fn accept(
         &self,
-        mut stream: TcpStream,
+        mut socket: Socket,
         write_timeout: Duration,
     ) -> io::Result<MaybeTls> {
         let mut first = [0];
-        if stream.peek(&mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
-            super::listener::answer_and_close(&mut stream, WRONG_SCHEME).await?;
+        if peek(&socket, &mut first).await? == 1 && first[0] != HANDSHAKE_RECORD {
+            super::listener::answer_and_close(&mut socket, WRONG_SCHEME).await?;
             return Err(io::Error::other("the client does not speak TLS"));
         }
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         let accepted =
-            TlsAcceptor::from(current).accept(WriteTimeout::new(stream, write_timeout)).await?;
-        Ok(MaybeTls::Tls(Box::new(accepted)))
+            TlsAcceptor::from(current).accept(WriteTimeout::new(socket, write_timeout)).await?;
+        Ok(Either::Right(Box::new(accepted)))
     }
 }
 

@@ -13,20 +13,21 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::{Sleep, sleep},
 };
 
+use super::socket::Socket;
+
 /// A socket whose writes fail if the peer reads nothing for a while. An idle socket has no timer.
 pub(super) struct WriteTimeout {
-    stream: TcpStream,
+    socket: Socket,
     write_timeout: Duration,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl WriteTimeout {
-    pub(super) const fn new(stream: TcpStream, write_timeout: Duration) -> Self {
-        Self { stream, write_timeout, deadline: None }
+    pub(super) const fn new(socket: Socket, write_timeout: Duration) -> Self {
+        Self { socket, write_timeout, deadline: None }
     }
 
     /// Returns the result of a write. A pending write fails at the deadline.
@@ -51,7 +52,7 @@ impl AsyncRead for WriteTimeout {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
     }
 }
 
@@ -61,7 +62,7 @@ impl AsyncWrite for WriteTimeout {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
         self.within(cx, written)
     }
 
@@ -70,22 +71,22 @@ impl AsyncWrite for WriteTimeout {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, slices);
         self.within(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket.is_write_vectored()
     }
 
     // Flush and shutdown of a socket do not wait: the kernel does the rest.
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.socket).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.socket).poll_shutdown(cx)
     }
 }
 
@@ -108,6 +109,8 @@ mod tests {
         },
         server,
     };
+
+    use tokio_util::either::Either;
 
     use super::*;
 
@@ -134,7 +137,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let (accepted, peer) =
             tokio::join!(listener.accept(), TcpStream::connect(listener.local_addr()?));
-        let (accepted, peer) = (WriteTimeout::new(accepted?.0, PATIENCE), peer?);
+        let (accepted, peer) = (WriteTimeout::new(Either::Left(accepted?.0), PATIENCE), peer?);
         let (acceptor, connector) =
             (TlsAcceptor::from(Arc::new(config)), TlsConnector::from(Arc::new(trusting)));
         let shaken = tokio::try_join!(

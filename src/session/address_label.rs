@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use sha2::{Digest as _, Sha256};
 
-use super::settings::AddressLog;
+use super::{caller::PeerAddress, settings::AddressLog};
 
 /// Writes addresses for the log.
 pub(super) struct AddressLabels {
@@ -20,10 +20,13 @@ impl AddressLabels {
     }
 
     /// Returns the address as the log shows it.
-    pub(super) fn of(&self, address: Option<IpAddr>) -> Option<String> {
+    pub(super) fn of(&self, address: Option<PeerAddress>) -> Option<String> {
         match self.form {
             AddressLog::Full => address.map(|address| address.to_string()),
-            AddressLog::Hash => address.map(|address| self.hash(address)),
+            AddressLog::Hash => address.map(|address| match address {
+                PeerAddress::Ip(ip) => self.hash(ip),
+                PeerAddress::UnixSocket => address.to_string(),
+            }),
             AddressLog::None => None,
         }
     }
@@ -49,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_hash_tells_addresses_apart_and_hides_them() {
-        let address = |text: &str| text.parse().ok();
+        let address = |text: &str| text.parse().ok().map(PeerAddress::Ip);
         let labels = AddressLabels::new(AddressLog::Hash);
         let (one, other) = (address("192.0.2.1"), address("192.0.2.2"));
         let label = labels.of(one);

@@ -32,7 +32,7 @@ mod sweeper;
 mod sync;
 mod turn;
 
-pub use caller::Caller;
+pub use caller::{Caller, PeerAddress};
 pub use eager_task::EagerTask;
 pub use lifecycle::Drained;
 pub use live::{

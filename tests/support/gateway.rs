@@ -41,7 +41,10 @@ impl Setup {
                 origins: Origins::development(),
                 ..Default::default()
             },
-            server: server::Settings { addr: ([127, 0, 0, 1], 0).into(), ..Default::default() },
+            server: server::Settings {
+                addr: SocketAddr::from(([127, 0, 0, 1], 0)).into(),
+                ..Default::default()
+            },
             storage: Storage::unshared(Arc::new(MemoryStore::new(1000, 1 << 28))),
             responder: Arc::new(responder),
             authenticator: Arc::new(NoCredentials),
@@ -58,7 +61,7 @@ impl Setup {
         let gateway = Gateway::start_with(session, storage, responder, authenticator);
         let gateway = gateway.await.unwrap();
         let server = Server::bind(self.server).unwrap();
-        let addr = server.local_addr().unwrap();
+        let addr = server.local_addr().unwrap().tcp().unwrap();
         let (shutdown, asked) = oneshot::channel::<()>();
         let core = gateway.clone();
         let serving = tokio::spawn(async move {

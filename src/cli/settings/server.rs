@@ -2,7 +2,7 @@ use crate::{
     cli::{
         config::Environment,
         setting::{Field, Group, SETTING, Setting, field},
-        value::{Address, AddressOrOff, File, Length, Switch, ValueKind as _, Word},
+        value::{AddressOrOff, File, Length, Listen, Switch, ValueKind as _, Word},
     },
     server::{ForwardedHeader, TrustedProxies},
     session::AddressLog,
@@ -13,7 +13,8 @@ use crate::{
 pub(super) const GROUP: Group = Group {
     heading: "Server",
     introduction: "Listen addresses are `HOST:PORT`: `127.0.0.1:3500`, `localhost:3500`, \
-        `[::]:3500`, or `:3500` for every IPv4 address of the machine.",
+        `[::]:3500`, or `:3500` for every IPv4 address of the machine. The gateway can also listen on \
+        a Unix socket: `unix:/run/duologue/duologue.sock`.",
     settings: SETTINGS,
 };
 
@@ -50,8 +51,10 @@ const SETTINGS: &[Setting] = &[
     Setting {
         name: "addr",
         variable: "DUOLOGUE_ADDR",
-        field: field!(Address, server.addr),
+        field: field!(Listen, server.addr),
         summary: "Listen address of every protocol",
+        details: "The file of a Unix socket gets the permissions that the umask leaves, and is \
+            removed at the end.",
         common: true,
         ..SETTING
     },
@@ -113,7 +116,8 @@ const SETTINGS: &[Setting] = &[
         },
         summary: "Networks of proxies that name their clients, comma-separated, or `none`",
         details: "Of a list of hops, the rightmost one that is not of these networks is the client. \
-            A trusted proxy may also send the PROXY protocol, version 2.",
+            A trusted proxy may also send the PROXY protocol, version 2. `unix` stands for every \
+            peer on the Unix socket; without it, these peers count as one address.",
         example: Some("10.0.0.0/8,fd00::/8"),
         ..SETTING
     },

@@ -4,7 +4,10 @@ use std::{net::IpAddr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::session::ports::{Origin, ShareOf};
+use crate::session::{
+    caller::PeerAddress,
+    ports::{Origin, ShareOf},
+};
 
 /// An address, a subject or an API key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,6 +16,8 @@ pub(super) enum AccountKey {
     V4([u8; 4]),
     /// The first 64 bits of an IPv6 address: one subscriber usually has a whole /64.
     V6([u8; 8]),
+    /// All peers on the Unix socket.
+    UnixSocket,
     /// An owner of sessions.
     Subject(Arc<str>),
     /// An API key: `key:NAME`.
@@ -20,7 +25,8 @@ pub(super) enum AccountKey {
 }
 
 impl AccountKey {
-    pub(super) fn of_address(address: IpAddr) -> Self {
+    pub(super) fn of_address(address: PeerAddress) -> Self {
+        let PeerAddress::Ip(address) = address else { return Self::UnixSocket };
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.octets()),
             IpAddr::V6(address) => {
@@ -47,6 +53,7 @@ impl AccountKey {
         match self {
             Self::V4(network) => origin(network),
             Self::V6(network) => origin(network),
+            Self::UnixSocket => origin(b"unix socket"),
             Self::Subject(subject) => Some(ShareOf::Subject(Arc::clone(subject))),
             Self::Key(_) => None,
         }
@@ -55,7 +62,7 @@ impl AccountKey {
     /// Names the kind in the settings.
     pub(super) const fn kind(&self) -> &'static str {
         match self {
-            Self::V4(_) | Self::V6(_) => "address",
+            Self::V4(_) | Self::V6(_) | Self::UnixSocket => "address",
             Self::Subject(_) => "subject",
             Self::Key(_) => "key",
         }
@@ -68,11 +75,14 @@ mod tests {
 
     #[test]
     fn addresses_of_one_network_are_one_account_for_ipv6_alone() {
-        let of = |text: &str| AccountKey::of_address(text.parse().unwrap());
+        let of = |text: &str| AccountKey::of_address(PeerAddress::Ip(text.parse().unwrap()));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        let unix = AccountKey::of_address(PeerAddress::UnixSocket);
+        // The bytes of "unix" are an IPv4 address.
+        assert_ne!(unix.share(&[0; 32]), of("117.110.105.120").share(&[0; 32]));
     }
 
     #[test]

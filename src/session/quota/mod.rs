@@ -11,7 +11,7 @@ mod bucket;
 mod limits;
 mod table;
 
-use std::{net::IpAddr, ops::Deref, sync::Arc};
+use std::{ops::Deref, sync::Arc};
 
 use account::Account;
 pub use account::ConnectionSlot;
@@ -20,7 +20,7 @@ pub use limits::{CallerLimits, Limits};
 use table::AccountTable;
 
 use super::{
-    caller::Caller,
+    caller::{Caller, PeerAddress},
     model::{IdentityKind, Result, Timestamp},
     ports::{Origin, ShareOf, Store},
 };
@@ -57,7 +57,7 @@ impl Quota {
         };
         let of_address = caller.address.filter(|_| address.has_any() && !is_service(caller));
         Accounts {
-            address: of_address.map(|ip| self.of_address(ip)),
+            address: of_address.map(|address| self.of_address(address)),
             subject: owner
                 .filter(|_| subject.has_any())
                 .map(|owner| self.get(AccountKey::Subject(Arc::clone(owner)), *subject)),
@@ -68,7 +68,7 @@ impl Quota {
         }
     }
 
-    fn of_address(&self, address: IpAddr) -> Arc<Account> {
+    fn of_address(&self, address: PeerAddress) -> Arc<Account> {
         self.get(AccountKey::of_address(address), self.limits.address)
     }
 
@@ -88,7 +88,7 @@ impl Quota {
     ///
     /// # Errors
     /// `RateLimited` if the address has too many.
-    pub(super) fn connection(&self, address: IpAddr) -> Result<Option<ConnectionSlot>> {
+    pub(super) fn connection(&self, address: PeerAddress) -> Result<Option<ConnectionSlot>> {
         if self.limits.address.connections == 0 {
             return Ok(None);
         }
@@ -96,7 +96,11 @@ impl Quota {
     }
 
     /// Fails if an address has presented too many wrong tokens and credentials.
-    pub(super) fn check_failures(&self, address: Option<IpAddr>, now: Timestamp) -> Result<()> {
+    pub(super) fn check_failures(
+        &self,
+        address: Option<PeerAddress>,
+        now: Timestamp,
+    ) -> Result<()> {
         match address.filter(|_| self.limits.address.failures_per_minute > 0) {
             Some(address) => self.of_address(address).check_failures(now),
             None => Ok(()),
@@ -104,7 +108,7 @@ impl Quota {
     }
 
     /// Counts a wrong token or credential.
-    pub(super) fn count_failure(&self, address: Option<IpAddr>, now: Timestamp) {
+    pub(super) fn count_failure(&self, address: Option<PeerAddress>, now: Timestamp) {
         if let Some(address) = address.filter(|_| self.limits.address.failures_per_minute > 0) {
             self.of_address(address).count_failure(now);
         }

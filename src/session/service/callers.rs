@@ -1,12 +1,12 @@
 //! Identifies callers.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use metrics::counter;
 
 use super::Gateway;
 use crate::session::{
-    caller::Caller,
+    caller::{Caller, PeerAddress},
     core::PEER,
     model::{Credential, Error, ErrorKind, Result, Timestamp},
     quota::{ConnectionSlot, StreamSlot},
@@ -17,7 +17,7 @@ impl Gateway {
     ///
     /// # Errors
     /// `RateLimited` if the address has too many.
-    pub fn connection(&self, address: IpAddr) -> Result<Option<ConnectionSlot>> {
+    pub fn connection(&self, address: PeerAddress) -> Result<Option<ConnectionSlot>> {
         self.core.quota.connection(address)
     }
 

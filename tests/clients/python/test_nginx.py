@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.documentation import flags
 from support.gateway import REPOSITORY, SLOW_REPLY, Gateway
 from test_grpcurl import SERVICE, failure, grpcurl
 
@@ -72,8 +73,8 @@ def nginx(slow: Gateway, tmp_path: Path) -> Iterator[str]:
 def test_the_host_and_the_address_of_the_client_arrive(
     start: Callable[..., Gateway], tmp_path: Path
 ) -> None:
-    flags = ("--trusted-proxies", "127.0.0.1", "--host", "chat.example.com")
-    gateway = start(*flags, "--address-sessions-per-minute", "2")
+    documented = flags("Open, behind a proxy", DUOLOGUE_TRUSTED_PROXIES="127.0.0.1")
+    gateway = start(*documented, "--address-sessions-per-minute", "2")
 
     def create(to: str, client: str, origin: str) -> int:
         """Creates a session from an address of this machine. The header is made up."""

@@ -74,6 +74,8 @@ def test_the_host_and_the_address_of_the_client_arrive(
     start: Callable[..., Gateway], tmp_path: Path
 ) -> None:
     documented = flags("Open, behind a proxy", DUOLOGUE_TRUSTED_PROXIES="127.0.0.1")
+    # grpcurl asks for the description of the service.
+    documented += ["--reflection", "true"]
     gateway = start(*documented, "--address-sessions-per-minute", "2")
 
     def create(to: str, client: str, origin: str) -> int:

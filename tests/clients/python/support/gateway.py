@@ -51,8 +51,9 @@ class Gateway:
         self._folder = tempfile.TemporaryDirectory(prefix="duologue-")
         settings = ("APP_ENV", "DUOLOGUE_")
         environment = {k: v for k, v in os.environ.items() if not k.startswith(settings)}
+        store = () if "--store" in flags else ("--store", "memory")
         self.process = subprocess.Popen(
-            [BINARY, "--addr", "127.0.0.1:0", "--ops-addr", "off", "--store", "memory", *flags],
+            [BINARY, "--addr", "127.0.0.1:0", "--ops-addr", "off", *store, *flags],
             cwd=self._folder.name,
             env=environment,
             stdin=subprocess.DEVNULL,

@@ -40,9 +40,9 @@ use super::{
     client_address::{ForwardedHeader, TrustedProxies},
     proxy_protocol::read_header,
     settings::Settings,
-    socket::{MaybeTls, Socket},
+    socket::Socket,
     stalled::{StalledBodies, TrackedBody},
-    tls::Tls,
+    tls::{MaybeTls, Tls},
     write_timeout::WriteTimeout,
 };
 use crate::{

@@ -7,16 +7,10 @@ use tokio::{
     io::Interest,
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-
-use super::write_timeout::WriteTimeout;
 
 /// A connected socket.
 pub(super) type Socket = Either<TcpStream, UnixStream>;
-
-/// The bytes of a connection, without or with TLS.
-pub(super) type MaybeTls = Either<WriteTimeout, Box<TlsStream<WriteTimeout>>>;
 
 /// Waits for bytes, and copies the first ones without taking them. Returns their number, 0 at the
 /// end of the stream.

@@ -22,12 +22,12 @@ use tokio_rustls::{
         },
         sign::CertifiedKey,
     },
+    server::TlsStream,
 };
-
 use tokio_util::either::Either;
 
 use super::{
-    socket::{MaybeTls, Socket, peek},
+    socket::{Socket, peek},
     write_timeout::WriteTimeout,
 };
 
@@ -143,6 +143,9 @@ fn section_name(name: &[u8]) -> Option<&str> {
     let is_plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
     str::from_utf8(name).ok().filter(|name| name.len() < 32 && name.as_bytes().iter().all(is_plain))
 }
+
+/// The bytes of a connection, without or with TLS.
+pub(super) type MaybeTls = Either<WriteTimeout, Box<TlsStream<WriteTimeout>>>;
 
 impl Tls {
     pub(super) fn load(files: TlsFiles) -> io::Result<Self> {

@@ -14,9 +14,9 @@ use duologue::{
     responder::Simulated,
     session::{
         Answered, Caller, Content, ErrorKind, Event, Gateway, Message, MessageId, Metadata,
-        NewMessage, NewReply, NewToken, NodeId, Note, Page, PageRequest, Position, Received,
-        ReplyFields, Revocation, Role, SessionId, Settings, Status, Storage, Store as _,
-        Subscription, Timestamp, Token, Turns as _,
+        NewMessage, NewReply, NewToken, NodeId, Page, PageRequest, Position, Received, ReplyFields,
+        Revocation, Role, Settings, Status, Storage, Store as _, Subscription, Timestamp, Token,
+        Turns as _,
     },
     store::{MemoryStore, Network},
 };
@@ -386,11 +386,11 @@ async fn a_node_without_streams_receives_no_notes_until_a_stream_opens_again() {
             sleep(Duration::from_millis(1)).await;
         }
         hub.cut(two.id);
-        let lost = hub.lost();
+        let lost = hub.lost_notes();
         one.gateway.send(&caller(), &token, new_message("Hi")).await.unwrap();
         sleep(Duration::from_millis(1)).await;
         if turn % 2 == 0 {
-            assert_eq!(hub.lost(), lost, "no note was sent");
+            assert_eq!(hub.lost_notes(), lost, "no note was sent");
         }
         hub.mend(two.id);
     }
@@ -408,7 +408,7 @@ async fn a_node_in_a_long_reply_publishes_a_message_whose_note_was_lost() {
         two.gateway.send(&caller(), &token, new_message(text)).await.unwrap();
     }
     let seen = timeout(SECOND, messages(&mut here, 3)).await.expect("the note of c shows the gap");
-    assert_eq!((hub.lost(), numbers(&seen)), (1, vec![1, 2, 3]));
+    assert_eq!((hub.lost_notes(), numbers(&seen)), (1, vec![1, 2, 3]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -674,7 +674,7 @@ struct Deaf;
 
 #[async_trait::async_trait]
 impl Network for Deaf {
-    fn send(&self, _: NodeId, _: NodeId, _: SessionId, _: Note) {}
+    fn send(&self, _: NodeId, _: NodeId, _: Received) {}
 
     async fn receive(&self, _: NodeId) -> Received {
         std::future::pending().await

@@ -36,6 +36,7 @@ mod jwt;
 mod limits_per_caller;
 mod logs;
 mod nodes;
+mod nodes_replies;
 mod old_files;
 mod once;
 mod operations;

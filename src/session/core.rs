@@ -14,6 +14,7 @@ use super::{
     },
     metrics::Metrics,
     model::{Clock, Error, ErrorKind, Result, Session, SessionId, Timestamp, TokenHash, TokenId},
+    outbox::{Asked, Outbox},
     ports::{AppendLimits, Authenticator, FoundSession, Peers, Responder, Store, Turns},
     quota::{Accounts, Quota},
     revoked_tokens::RevokedTokens,
@@ -37,6 +38,9 @@ pub(super) struct Core {
     pub(super) clock: Clock,
     pub(super) metrics: Metrics,
     pub(super) registry: Arc<Registry>,
+    pub(super) outbox: Outbox,
+    /// Sessions whose owner was asked for its replies.
+    pub(super) asked: Asked,
     pub(super) revoked_tokens: RevokedTokens,
     pub(super) quota: Quota,
     pub(super) addresses: AddressLabels,
@@ -164,6 +168,15 @@ impl Core {
             Ok(ActiveSession::new(entered))
         };
         self.registry.get_or_load(id, load).await
+    }
+
+    /// Asks the process that answers the turns of a session for its replies, if subscribers need them.
+    pub(super) fn ask_owner(&self, session: &SessionHandle) {
+        if let Some((owner, question)) = session.watch_request() {
+            let id = session.session().id;
+            self.outbox.post(owner, id, question);
+            self.asked.add(id);
+        }
     }
 
     /// Ends a session that is no longer in the store: revoked if its deadline is still ahead.

@@ -9,7 +9,7 @@
 //! - `turn`: accepts user messages and runs the responder, one turn at a time.
 //! - `service`: the operations, one file per group; `caller`: the origin of an operation. `lifecycle`: start and shutdown.
 //! - `quota`: limits per caller. `sweeper`: ends expired and removed sessions. `peers`: follows the changes of
-//!   other processes. `sync`: the lock whose schedules are tested.
+//!   other processes, `outbox`: messages to them. `sync`: the lock whose schedules are tested.
 
 mod address_label;
 mod caller;
@@ -19,6 +19,7 @@ mod lifecycle;
 mod live;
 mod metrics;
 mod model;
+mod outbox;
 mod panic;
 mod peers;
 mod ports;
@@ -55,9 +56,9 @@ pub use model::{
 pub use ports::{
     Answered, AppendLimits, Appended, Authenticator, Checkpoint, Checkpointed, Chunk, Chunks,
     Entered, FoundSession, Head, History, Lease, ListCursor, ListedSession, NewReply, NewSession,
-    NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, Peers, Piece, Prompt, Question,
-    Received, Reply, Responder, Share, ShareOf, Snapshot, Storage, Store, Swept, Turns, Unfinished,
-    WaitingTurn,
+    NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, PeerMessage, Peers, Piece, Prompt,
+    Question, Received, RemoteReply, Reply, Responder, Share, ShareOf, Snapshot, Storage, Store,
+    Swept, Turns, Unfinished, WaitingTurn,
 };
 pub use quota::{CallerLimits, ConnectionSlot, Limits, StreamSlot};
 pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};

@@ -9,7 +9,7 @@ use std::{
 use super::DelayedStore;
 use async_trait::async_trait;
 use duologue::{
-    session::{Gateway, NodeId, Note, Received, Responder, SessionId, Settings, Storage},
+    session::{Gateway, NodeId, Received, Responder, Settings, Storage},
     store::{MemoryStore, Network},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -48,6 +48,7 @@ struct State {
     /// Nodes that receive nothing. Their notes wait.
     frozen: HashSet<NodeId>,
     lost: usize,
+    lost_notes: usize,
     loses_next: bool,
 }
 
@@ -60,6 +61,7 @@ impl Hub {
             cut: HashSet::new(),
             frozen: HashSet::new(),
             lost: 0,
+            lost_notes: 0,
             loses_next: false,
         };
         Arc::new(Self { state: Mutex::new(state), changed: Notify::new() })
@@ -79,6 +81,11 @@ impl Hub {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    /// Connects a node again, and does not tell anybody.
+    pub fn restore(&self, node: NodeId) {
+        self.state.lock().unwrap().cut.remove(&node);
     }
 
     /// Loses the next note without a trace.
@@ -108,6 +115,11 @@ impl Hub {
     }
 
     /// Returns the number of notes that were lost.
+    pub fn lost_notes(&self) -> usize {
+        self.state.lock().unwrap().lost_notes
+    }
+
+    /// Returns the number of notes and messages that were lost.
     pub fn lost(&self) -> usize {
         self.state.lock().unwrap().lost
     }
@@ -140,19 +152,19 @@ impl State {
 
 #[async_trait]
 impl Network for Hub {
-    fn send(&self, from: NodeId, to: NodeId, session: SessionId, note: Note) {
+    fn send(&self, from: NodeId, to: NodeId, sent: Received) {
         let mut state = self.state.lock().unwrap();
         let (loses, repeats) = (state.faults.loses_one_in, state.faults.repeats_one_in);
         let is_cut = state.cut.contains(&from) || state.cut.contains(&to);
         if is_cut || state.is_one_in(loses) || std::mem::take(&mut state.loses_next) {
             state.lost += 1;
+            state.lost_notes += usize::from(matches!(sent, Received::Note(..)));
             return;
         }
         let copies = 1 + usize::from(state.is_one_in(repeats));
         for _ in 0..copies {
             let at = state.arrival();
-            let received = Received::Note(session, note.clone());
-            state.inboxes.entry(to).or_default().push_back((at, received));
+            state.inboxes.entry(to).or_default().push_back((at, sent.clone()));
         }
         drop(state);
         self.changed.notify_waiters();

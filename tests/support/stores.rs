@@ -13,8 +13,8 @@ use duologue::{
     session::{
         Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
         FoundSession, Head, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
-        NodeId, Page, Peers, Received, Result, Session, SessionId, Share, ShareOf, Snapshot, Store,
-        Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
+        NodeId, Page, PeerMessage, Peers, Received, Result, Session, SessionId, Share, ShareOf,
+        Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
     },
     store::MemoryStore,
 };
@@ -354,6 +354,10 @@ impl Peers for DelayedStore {
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
         self.slowly(self.inner.leave(sessions)).await
+    }
+
+    async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()> {
+        self.slowly(self.inner.send(to, messages)).await
     }
 
     async fn receive(&self) -> Received {

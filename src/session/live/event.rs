@@ -179,9 +179,18 @@ pub(in crate::session) enum EventFilter {
     All,
     /// Committed replies and `GoAway`.
     Replies,
+    /// The reply in progress.
+    Progress,
+    /// None: the subscriber only counts as one.
+    Nothing,
 }
 
 impl EventFilter {
+    /// Returns true if the subscriber receives the reply in progress.
+    pub(in crate::session) const fn wants_progress(self) -> bool {
+        matches!(self, Self::All | Self::Progress)
+    }
+
     /// Returns true if the subscriber receives the event.
     pub(in crate::session) fn accepts(self, event: &Event) -> bool {
         match (self, event) {
@@ -190,6 +199,10 @@ impl EventFilter {
             (Self::Replies, Event::ReplyStarted(_) | Event::Delta(_) | Event::ReplyPart(_)) => {
                 false
             }
+            (Self::Progress, Event::ReplyStarted(_) | Event::Delta(_) | Event::ReplyPart(_)) => {
+                true
+            }
+            (Self::Progress, Event::Message(_) | Event::GoAway(_)) | (Self::Nothing, _) => false,
         }
     }
 }

@@ -291,7 +291,7 @@ mod tests {
             subject: None,
         };
         let (waiting, lease) = (Vec::new(), Some(Lease::UNSHARED));
-        ActiveSession::new(Entered { session, head_seq: 0, waiting, lease })
+        ActiveSession::new(Entered { session, head_seq: 0, waiting, owner: None, lease })
     }
 
     #[tokio::test]

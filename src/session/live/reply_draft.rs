@@ -5,12 +5,14 @@
 //! subscriber, on every process.
 
 mod draft_events;
+mod mirror;
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
 pub(in crate::session) use draft_events::DraftEvents;
+pub(super) use mirror::Mirrored;
 
 use super::{
     encoded::EncodedForms,
@@ -160,8 +162,8 @@ impl ReplyDraft {
         Self { reply, ended, open: None, end: 0, size: 0, text_size: 0 }
     }
 
-    #[cfg(test)]
-    const fn end(&self) -> u32 {
+    /// Returns the offset of the content that follows.
+    pub(super) const fn end(&self) -> u32 {
         self.end
     }
 

@@ -61,10 +61,6 @@ impl ReplyInProgress {
         }
     }
 
-    pub(super) const fn is_announced(&self) -> bool {
-        self.announced
-    }
-
     /// Returns true if the reply has to be announced: for the first time, or because its context
     /// turns out to be trimmed.
     pub(super) const fn announce(&mut self, context_trimmed: bool) -> bool {
@@ -88,11 +84,27 @@ impl ReplyInProgress {
         self.cancel.reason()
     }
 
-    pub(super) fn honors(&self, at: ReplyPosition) -> bool {
+    /// Returns the reply as subscribers have received it. `None` before it is announced.
+    pub(super) fn shown(&self) -> Option<ShownReply<'_>> {
+        self.announced.then_some(ShownReply { started: &self.started, draft: &self.draft })
+    }
+}
+
+/// A reply in progress that subscribers know of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShownReply<'a> {
+    pub(super) started: &'a ReplyStarted,
+    pub(super) draft: &'a ReplyDraft,
+}
+
+impl ShownReply<'_> {
+    /// Returns true if a subscriber can continue from a position.
+    pub(super) fn honors(self, at: ReplyPosition) -> bool {
         at.reply == self.started.reply && self.draft.is_boundary(at.offset)
     }
 
-    pub(super) fn after(&self, offset: u32) -> ReplySoFar {
+    /// Returns what a subscriber still needs, after an offset.
+    pub(super) fn after(self, offset: u32) -> ReplySoFar {
         ReplySoFar {
             started: Some(ReplyStarted { offset, ..self.started.clone() }),
             events: self.draft.events_after(offset),

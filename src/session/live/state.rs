@@ -4,6 +4,7 @@
 //! must happen in one order does: a message goes to every subscriber, and its turn into the
 //! queue, in the order of the numbers.
 
+mod remote;
 mod subscribers;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,9 +13,10 @@ use tokio::time::Instant;
 
 use super::{
     encoded::EncodedForms,
-    event::{Event, EventFilter, MessageEvent, Opened},
+    event::{Event, MessageEvent, Opened},
+    remote_owner::RemoteOwner,
     reply_draft::{Extended, ReplyDraft, ReplyLimits, Sink},
-    reply_in_progress::{ReplyInProgress, ReplySoFar},
+    reply_in_progress::{ReplyInProgress, ReplySoFar, ShownReply},
     subscriber_queue::SubscriberQueue,
     token_deadlines::TokenDeadlines,
     turn_queue::{Turn, TurnQueue},
@@ -44,6 +46,8 @@ pub(super) struct State {
     turns: TurnQueue,
     /// Boxed: most sessions that are watched have none.
     reply: Option<Box<ReplyInProgress>>,
+    /// The process that answers the turns, if it is another one. Boxed for the same reason.
+    remote: Option<Box<RemoteOwner>>,
     /// A turn runner exists.
     running: bool,
     draining: bool,
@@ -93,6 +97,7 @@ impl State {
             subscribers: Vec::new(),
             turns,
             reply: None,
+            remote: None,
             running: false,
             draining: false,
             interrupted: false,
@@ -137,6 +142,7 @@ impl State {
                 // the id of the first.
                 self.reply.take_if(|reply| reply.turn_seq == fields.turn_seq);
                 self.turns.remove_answered(fields.turn_seq);
+                self.remote_answered(fields.turn_seq);
                 self.close_if_idle();
             }
         }
@@ -160,7 +166,7 @@ impl State {
     /// Publishes a reply that this process has appended. The lease may have ended with it.
     pub(super) fn publish_answer(&mut self, lease: Lease, appended: Appended) -> Published {
         if appended.lease.is_none() {
-            self.turns.end_lease(lease);
+            self.end_lease(lease);
         }
         self.publish(appended.message)
     }
@@ -189,14 +195,24 @@ impl State {
         if let Some(lease) = entered.lease {
             self.turns.begin_lease(lease);
         }
+        if let Some(owner) = entered.owner {
+            self.set_owner(owner);
+        }
         self.announce(entered.head_seq)
+    }
+
+    fn end_lease(&mut self, lease: Lease) {
+        self.turns.end_lease(lease);
+        if !self.turns.has_lease() {
+            self.close_peers();
+        }
     }
 
     /// Gives up the turns of a lease that another process has taken over, and the reply in
     /// progress with them.
     pub(super) fn lose_lease(&mut self, lease: Lease) {
-        self.turns.end_lease(lease);
-        if let Some(reply) = self.reply.as_ref().filter(|reply| reply.lease == lease) {
+        self.end_lease(lease);
+        if let Some(reply) = self.reply.take_if(|reply| reply.lease == lease) {
             reply.cancel.cancel(CancelReason::LeaseLost);
         }
     }
@@ -242,6 +258,9 @@ impl State {
     }
 
     fn begin_reply(&mut self, turn: Turn) -> Work {
+        if let Some(remote) = &mut self.remote {
+            remote.drop_reply();
+        }
         let reply = Box::new(ReplyInProgress::new(&turn));
         let (id, cancel) = (reply.started.reply, Arc::clone(&reply.cancel));
         self.reply = Some(reply);
@@ -374,7 +393,13 @@ impl State {
 
     /// Returns true if a subscriber receives the events of a reply.
     fn wants_deltas(&self) -> bool {
-        self.subscribers.iter().any(|subscriber| subscriber.filter() == EventFilter::All)
+        self.subscribers.iter().any(|subscriber| subscriber.filter().wants_progress())
+    }
+
+    /// Returns the reply in progress, of this process or of another one.
+    fn shown_reply(&self) -> Option<ShownReply<'_>> {
+        let remote = self.remote.as_ref().and_then(|remote| remote.shown());
+        remote.or_else(|| self.reply.as_ref()?.shown())
     }
 
     /// Closes the streams of a draining session once no reply is running or queued.
@@ -396,6 +421,8 @@ fn send_to(subscribers: &[Arc<SubscriberQueue>], mut event: Event) {
         subscriber.push(&event);
     }
 }
+
+pub(in crate::session) use remote::{PeerSubscriber, Shown};
 
 #[cfg(test)]
 mod model_tests;

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::session::{
     model::{ErrorKind, TokenId},
+    ports::NodeId,
     sync::{Mutex, MutexGuard},
 };
 
@@ -27,12 +28,20 @@ pub(in crate::session) struct QueueCapacity {
     pub(in crate::session) bytes: usize,
 }
 
+/// The reader of a queue.
+#[derive(Clone, Copy, Debug)]
+enum Reader {
+    /// A stream that was opened with a token.
+    Stream(TokenId),
+    /// Another process.
+    Peer(NodeId),
+}
+
 #[derive(Debug)]
 pub(in crate::session) struct SubscriberQueue {
     capacity: QueueCapacity,
     filter: EventFilter,
-    /// The token that the stream was opened with.
-    token: TokenId,
+    reader: Reader,
     // A std mutex: it is held for a few instructions and never across an await.
     state: Mutex<State>,
 }
@@ -51,11 +60,32 @@ impl SubscriberQueue {
         filter: EventFilter,
         token: TokenId,
     ) -> Self {
-        Self { capacity, filter, token, state: Mutex::default() }
+        Self { capacity, filter, reader: Reader::Stream(token), state: Mutex::default() }
     }
 
-    pub(in crate::session) const fn token(&self) -> TokenId {
-        self.token
+    /// Creates the queue of another process.
+    pub(in crate::session) fn of_peer(
+        capacity: QueueCapacity,
+        filter: EventFilter,
+        node: NodeId,
+    ) -> Self {
+        Self { capacity, filter, reader: Reader::Peer(node), state: Mutex::default() }
+    }
+
+    /// Returns the token that the stream was opened with. `None` for another process.
+    pub(in crate::session) const fn token(&self) -> Option<TokenId> {
+        match self.reader {
+            Reader::Stream(token) => Some(token),
+            Reader::Peer(_) => None,
+        }
+    }
+
+    /// Returns the process that reads the queue. `None` for a stream.
+    pub(in crate::session) const fn peer(&self) -> Option<NodeId> {
+        match self.reader {
+            Reader::Stream(_) => None,
+            Reader::Peer(node) => Some(node),
+        }
     }
 
     pub(in crate::session) const fn filter(&self) -> EventFilter {

@@ -17,7 +17,7 @@ use crate::session::{
     eager_task::EagerTask,
     model::{
         Error, Message, NewMessage, Position, Regeneration, ReplyPosition, Result, Role, Scope,
-        SessionId,
+        SessionId, TokenId,
     },
     ports::Page,
     quota::StreamAccounts,
@@ -37,6 +37,7 @@ pub struct Subscription {
     reply: Option<ReplyPosition>,
     /// Number of the last user message that was delivered. 0: none.
     last_user_seq: u32,
+    token: TokenId,
     scope: Scope,
     credential_deadline: Option<Instant>,
     accounts: StreamAccounts,
@@ -45,6 +46,7 @@ pub struct Subscription {
 /// The rights and the accounts of a subscription.
 #[derive(Debug)]
 pub(in crate::session) struct Rights {
+    pub(in crate::session) token: TokenId,
     pub(in crate::session) scope: Scope,
     pub(in crate::session) credential_deadline: Option<Instant>,
     pub(in crate::session) accounts: StreamAccounts,
@@ -71,7 +73,7 @@ impl Subscription {
         subscriber: NewSubscriber,
         rights: Rights,
     ) -> (Self, Opened) {
-        let Rights { scope, credential_deadline, accounts } = rights;
+        let Rights { token, scope, credential_deadline, accounts } = rights;
         let NewSubscriber { queue, opened, reply } = subscriber;
         let behind = opened.position.seq < opened.head_seq;
         let replay = (behind || reply.is_some()).then(|| {
@@ -87,6 +89,7 @@ impl Subscription {
             delivered,
             reply,
             last_user_seq: 0,
+            token,
             scope,
             credential_deadline,
             accounts,
@@ -185,9 +188,7 @@ impl Subscription {
     /// is committed even if the returned task is dropped.
     pub fn send(&self, message: NewMessage) -> EagerTask<Result<Accepted>> {
         match self.scope.check_write() {
-            Ok(()) => {
-                append::send(&self.core, &self.session, self.queue.token(), &self.accounts, message)
-            }
+            Ok(()) => append::send(&self.core, &self.session, self.token, &self.accounts, message),
             Err(error) => EagerTask::Done(Err(error)),
         }
     }
@@ -195,13 +196,9 @@ impl Subscription {
     /// Asks a question again, see [`Gateway::regenerate`](crate::session::Gateway::regenerate).
     pub fn regenerate(&self, again: Regeneration) -> EagerTask<Result<Accepted>> {
         match self.scope.check_write() {
-            Ok(()) => append::regenerate(
-                &self.core,
-                &self.session,
-                self.queue.token(),
-                &self.accounts,
-                again,
-            ),
+            Ok(()) => {
+                append::regenerate(&self.core, &self.session, self.token, &self.accounts, again)
+            }
             Err(error) => EagerTask::Done(Err(error)),
         }
     }
@@ -212,6 +209,10 @@ impl Subscription {
             Ok(()) => stop::stop(&self.core, self.session(), Some(&self.session), seq),
             Err(error) => EagerTask::Done(Err(error)),
         }
+    }
+
+    pub(in crate::session) const fn handle(&self) -> &SessionHandle {
+        &self.session
     }
 
     /// Returns the id of the session, for logs.

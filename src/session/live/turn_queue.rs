@@ -111,6 +111,21 @@ impl TurnQueue {
         });
     }
 
+    /// Returns true if a turn waits for another process.
+    pub(super) const fn waits_elsewhere(&self) -> bool {
+        self.lease.is_none() && !self.elsewhere.is_empty()
+    }
+
+    /// Returns true if the turn of a number waits for another process.
+    pub(super) fn is_elsewhere(&self, turn_seq: u32) -> bool {
+        self.elsewhere.iter().any(|elsewhere| elsewhere.turn.seq == turn_seq)
+    }
+
+    /// Returns the lease that this process holds.
+    pub(super) const fn lease(&self) -> Option<Lease> {
+        self.lease
+    }
+
     /// Adds a published user message.
     pub(super) fn push(&mut self, message: &Arc<Message>) {
         match self.lease {

@@ -1,6 +1,8 @@
-//! Follows the changes that other processes make to active sessions.
+//! Follows the changes that other processes make to active sessions, and their replies.
 //!
 //! A note is a hint. A session whose notes may have been lost is compared with the store.
+
+pub(super) mod replies;
 
 use std::{
     collections::HashSet,
@@ -31,6 +33,7 @@ pub(super) fn start(core: &Arc<Core>) {
     tokio::spawn(until_closed(Arc::clone(core), receive(Arc::clone(core))));
     tokio::spawn(until_closed(Arc::clone(core), compare(Arc::clone(core))));
     tokio::spawn(until_closed(Arc::clone(core), leave(Arc::clone(core))));
+    tokio::spawn(until_closed(Arc::clone(core), replies::retry(Arc::clone(core))));
 }
 
 async fn until_closed(core: Arc<Core>, work: impl Future<Output = ()>) {
@@ -49,6 +52,7 @@ async fn receive(core: Arc<Core>) {
                 Noted::Loading => take_once_loaded(&core, &loading, id, &note),
                 Noted::Inactive => remember(&core, &note),
             },
+            Received::Message(from, id, message) => replies::take(&core, from, id, message),
             Received::Interrupted => {
                 tracing::warn!(
                     "notes of other processes were lost; comparing all active sessions with the store"
@@ -69,8 +73,19 @@ fn remember(core: &Core, note: &Note) {
 fn take(core: &Arc<Core>, session: &SessionHandle, note: Note) {
     remember(core, &note);
     let published = match note {
-        Note::Appended { message: Some(message), .. } => session.publish(message),
-        Note::Appended { seq, message: None } => session.announce(seq),
+        Note::Appended { seq, message, owner } => {
+            if let Some(owner) = owner {
+                session.set_owner(owner);
+            }
+            match message {
+                Some(message) => session.publish(message),
+                None => session.announce(seq),
+            }
+        }
+        Note::OwnerChanged(owner) => {
+            session.set_owner(owner);
+            return core.ask_owner(session);
+        }
         Note::TokenRevoked(token) => {
             return session.end_token(token, ErrorKind::SessionRevoked);
         }
@@ -87,6 +102,8 @@ fn take(core: &Arc<Core>, session: &SessionHandle, note: Note) {
         tokio::spawn(async move {
             follow::catch_up_if_behind(&core, &session, published).await;
         });
+    } else {
+        core.ask_owner(session);
     }
 }
 

@@ -6,9 +6,12 @@ use async_trait::async_trait;
 
 use super::{
     store::{Page, Store},
-    turns::Lease,
+    turns::{Lease, NodeId},
 };
-use crate::session::model::{Message, MessageId, Result, Session, SessionId, Timestamp, TokenId};
+use crate::session::{
+    live::event::{Delta, ReplyPart, ReplyStarted},
+    model::{Message, MessageId, ReplyPosition, Result, Session, SessionId, Timestamp, TokenId},
+};
 
 /// A user message that waits for its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct Entered {
     pub head_seq: u32,
     /// The turns that another process answers, in order.
     pub waiting: Vec<WaitingTurn>,
+    /// That process, if it is known.
+    pub owner: Option<NodeId>,
     /// The lease under which this process answers the turns of the session, if it holds one.
     pub lease: Option<Lease>,
 }
@@ -43,7 +48,11 @@ pub enum Note {
         seq: u32,
         /// The message. `None` if it is too large for a note.
         message: Option<Arc<Message>>,
+        /// The process that answers the turns that wait now. `None` for the receiver itself.
+        owner: Option<NodeId>,
     },
+    /// Another process answers the waiting turns from now on.
+    OwnerChanged(NodeId),
     /// A token was revoked.
     TokenRevoked(TokenId),
     /// The session was revoked, or it was deleted after its deadline.
@@ -55,11 +64,62 @@ pub enum Note {
     },
 }
 
+/// A message from one process to another about a session. Like a note it is a hint.
+#[derive(Clone, Debug)]
+pub enum PeerMessage {
+    /// The sender has subscribers of the session. It asks for the replies of the receiver, which
+    /// answers the waiting turns.
+    Watch {
+        /// The subscribers receive the content of a reply before it ends.
+        wants_content: bool,
+        /// The content that the sender has of the reply in progress.
+        from: Option<ReplyPosition>,
+    },
+    /// The receiver of [`Self::Watch`] sends its replies from now on.
+    Watched,
+    /// The sender has no subscriber of the session any more.
+    Unwatch,
+    /// A reply of the sender begins, or continues from an offset.
+    ReplyStarted(RemoteReply),
+    /// More of one part of it.
+    Delta(Delta),
+    /// A part of it is whole.
+    Part(ReplyPart),
+}
+
+/// The reply in progress of another process.
+#[derive(Clone, Debug)]
+pub struct RemoteReply {
+    /// The reply, and the offset of the content that follows.
+    pub started: ReplyStarted,
+    /// Number of the user message.
+    pub turn_seq: u32,
+    /// The lease under which it is produced. A reply of an older lease is out of date.
+    pub lease: Lease,
+    /// Number of the last message of the log. Subscribers receive the messages first.
+    pub head_seq: u32,
+}
+
+impl PeerMessage {
+    /// Returns about the bytes that the message takes in memory and on its way.
+    pub(in crate::session) fn cost(&self) -> usize {
+        const OVERHEAD: usize = 64;
+        OVERHEAD
+            + match self {
+                Self::Watch { .. } | Self::Watched | Self::Unwatch | Self::ReplyStarted(_) => 0,
+                Self::Delta(delta) => delta.piece.text().len(),
+                Self::Part(part) => part.part.size(),
+            }
+    }
+}
+
 /// A report of [`Peers::receive`].
 #[derive(Clone, Debug)]
 pub enum Received {
     /// A change of a session.
     Note(SessionId, Note),
+    /// A message of another process about a session.
+    Message(NodeId, SessionId, PeerMessage),
     /// Notes may have been lost.
     Interrupted,
 }
@@ -86,7 +146,13 @@ pub trait Peers: Send + Sync + 'static {
     /// `Internal`.
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()>;
 
-    /// Waits for the next note. Cancel safe.
+    /// Sends messages to another process, in order. They are lost if it cannot be reached.
+    ///
+    /// # Errors
+    /// `Internal`.
+    async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()>;
+
+    /// Waits for the next note or message. Cancel safe.
     async fn receive(&self) -> Received;
 }
 
@@ -115,11 +181,16 @@ impl Peers for Alone {
             session: snapshot.session,
             head_seq: snapshot.head_seq,
             waiting: Vec::new(),
+            owner: None,
             lease: Some(Lease::UNSHARED),
         })
     }
 
     async fn leave(&self, _: Vec<SessionId>) -> Result<()> {
+        Ok(())
+    }
+
+    async fn send(&self, _: NodeId, _: Vec<(SessionId, PeerMessage)>) -> Result<()> {
         Ok(())
     }
 

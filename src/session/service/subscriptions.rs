@@ -11,6 +11,7 @@ use crate::session::{
         subscription::{Rights, Subscription},
     },
     model::{ErrorKind, Position, Result, Session, Token},
+    peers::replies,
     ports::FoundSession,
     turn::{follow, runner::TurnRunner},
 };
@@ -66,6 +67,9 @@ impl Gateway {
         if core.peers.is_shared() && !session.unqueued_turns().is_empty() {
             follow::follow(core, &session).await?;
         }
+        if let Some(at) = position.and_then(|position| position.reply.as_ref()) {
+            replies::wait_for(core, &session, &token, at).await;
+        }
         let settings = &core.settings;
         let capacity =
             QueueCapacity { events: settings.max_backlog_events, bytes: settings.max_backlog_size };
@@ -77,11 +81,17 @@ impl Gateway {
         let is_bound = settings.access.bind_subject && found.subject.is_some();
         let bound_until = caller.identity.as_ref().filter(|_| is_bound);
         let bound_until = bound_until.and_then(|identity| identity.deadline());
-        let rights = Rights { scope: token.scope, credential_deadline: bound_until, accounts };
+        let rights = Rights {
+            token: token.id,
+            scope: token.scope,
+            credential_deadline: bound_until,
+            accounts,
+        };
         let (subscription, mut opened) =
             Subscription::new(Arc::clone(core), session, subscriber, rights);
         opened.session = Session { expires_at: opened.session.expires_at, ..found };
         opened.session = opened.session.seen_with(&token);
+        core.ask_owner(subscription.handle());
         // A shutdown or a revocation that began meanwhile may have missed this subscriber.
         core.check_serving()?;
         if core.revoked_tokens.contains(token.id) {

@@ -95,6 +95,7 @@ impl TurnRunner {
         if !snapshot.has_more {
             session.forget_announced(announced);
         }
+        core.ask_owner(session);
         Ok(found)
     }
 

@@ -3,16 +3,28 @@
 use async_trait::async_trait;
 
 use super::{MemoryStore, row::SessionRow, sharing::Member};
-use crate::session::{Entered, Note, Peers, Received, Result, SessionId, Timestamp};
+use crate::session::{
+    Entered, NodeId, Note, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
+};
 
 impl MemoryStore {
+    /// Returns the node that answers the waiting turns, if it is another one.
+    fn other_owner(&self, row: &SessionRow) -> Option<NodeId> {
+        let member = self.member.as_ref()?;
+        row.owner().filter(|owner| *owner != member.node)
+    }
+
     /// Sends a note to the nodes that watch a session, except this one.
     pub(super) fn tell_watchers(&self, row: &SessionRow, note: &Note) {
         let (Some(Member { node, network }), Some(sharing)) = (&self.member, &row.sharing) else {
             return;
         };
         for watcher in sharing.watchers().filter(|watcher| watcher != node) {
-            network.send(*node, watcher, row.session.id, note.clone());
+            let mut note = note.clone();
+            if let Note::Appended { owner, .. } = &mut note {
+                owner.take_if(|owner| *owner == watcher);
+            }
+            network.send(*node, watcher, Received::Note(row.session.id, note));
         }
     }
 }
@@ -31,7 +43,8 @@ impl Peers for MemoryStore {
         }
         let lease = self.lease(row);
         let (session, head_seq) = (row.session.clone(), row.head_seq());
-        Ok(Entered { session, head_seq, waiting: row.waiting_turns(), lease })
+        let owner = self.other_owner(row);
+        Ok(Entered { session, head_seq, waiting: row.waiting_turns(), owner, lease })
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
@@ -42,6 +55,15 @@ impl Peers for MemoryStore {
                 && let Some(sharing) = &mut row.sharing
             {
                 sharing.unwatch(member.node);
+            }
+        }
+        Ok(())
+    }
+
+    async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()> {
+        if let Some(Member { node, network }) = &self.member {
+            for (session, message) in messages {
+                network.send(*node, to, Received::Message(*node, session, message));
             }
         }
         Ok(())

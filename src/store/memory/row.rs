@@ -8,9 +8,9 @@ use std::{
 use super::sharing::Sharing;
 use crate::session::{
     AppendLimits, Checkpoint, Content, Error, ErrorKind, FoundSession, Head, Lease, ListedSession,
-    LogView, Message, MessageId, NewReply, NewSession, Origin, Page, PlacedTurn, Result, Session,
-    SessionId, Snapshot, Spent, Timestamp, TokenHash, TokenId, TokenRecord, Unfinished, Usage,
-    WaitingTurn,
+    LogView, Message, MessageId, NewReply, NewSession, NodeId, Origin, Page, PlacedTurn, Result,
+    Session, SessionId, Snapshot, Spent, Timestamp, TokenHash, TokenId, TokenRecord, Unfinished,
+    Usage, WaitingTurn,
 };
 
 /// Estimated bytes of a message beside its content.
@@ -198,6 +198,11 @@ impl SessionRow {
     pub(super) fn waiting(&self, user: MessageId) -> Option<usize> {
         let is_it = |turn: &UnansweredTurn| self.at(turn.seq).is_some_and(|turn| turn.id == user);
         self.unanswered.iter().position(is_it)
+    }
+
+    /// Returns the node that answers the waiting turns.
+    pub(super) fn owner(&self) -> Option<NodeId> {
+        self.sharing.as_ref()?.holder
     }
 
     pub(super) fn has_waiting_turn(&self) -> bool {

@@ -4,13 +4,14 @@ use std::{fmt, num::NonZeroU64, sync::Arc};
 
 use async_trait::async_trait;
 
-use crate::session::{Lease, NodeId, Note, Received, SessionId};
+use crate::session::{Lease, NodeId, Received};
 
-/// The network between the nodes of a shared memory store. It may delay, reorder and lose notes.
+/// The network between the nodes of a shared memory store. It may delay, reorder and lose what is
+/// sent.
 #[async_trait]
 pub trait Network: Send + Sync + 'static {
-    /// Sends a note about a session to another node.
-    fn send(&self, from: NodeId, to: NodeId, session: SessionId, note: Note);
+    /// Sends a note or a message to another node.
+    fn send(&self, from: NodeId, to: NodeId, sent: Received);
 
     /// Waits for the next report to a node. Cancel safe.
     async fn receive(&self, node: NodeId) -> Received;

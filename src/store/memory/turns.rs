@@ -11,7 +11,7 @@ use super::{
 };
 use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Error, ErrorKind, Lease, Message,
-    NewReply, NewTurn, NodeId, Note, Placed, Result, SessionId, Status, Timestamp, Turns,
+    NewReply, NewTurn, NodeId, Note, Placed, Received, Result, SessionId, Status, Timestamp, Turns,
     Unfinished, place,
 };
 
@@ -43,7 +43,7 @@ impl MemoryStore {
         if self.member.is_some() {
             let is_small = message.size() <= MAX_NOTE_SIZE;
             let (seq, message) = (message.seq, is_small.then(|| Arc::clone(message)));
-            self.tell_watchers(row, &Note::Appended { seq, message });
+            self.tell_watchers(row, &Note::Appended { seq, message, owner: row.owner() });
         }
     }
 }
@@ -140,7 +140,7 @@ impl Turns for MemoryStore {
         if let Some(Member { node, network }) = &self.member
             && let Some(holder) = row.sharing.as_ref().and_then(|sharing| sharing.holder)
         {
-            network.send(*node, holder, id, Note::Stop { seq });
+            network.send(*node, holder, Received::Note(id, Note::Stop { seq }));
         }
         Ok(true)
     }
@@ -167,11 +167,12 @@ impl Turns for MemoryStore {
             let sharing = row.sharing.get_or_insert_default();
             if sharing.holder.is_none() || sharing.holder == from {
                 sharing.grant(member.node);
+                self.tell_watchers(row, &Note::OwnerChanged(member.node));
             } else if after.is_none_or(|(id, _)| id != row.session.id) {
                 // The session of `after` was taken over by an earlier call.
                 return None;
             }
-            Some((sharing.lease_of(member.node)?, row))
+            Some((self.lease(row)?, row))
         });
         let turns = taken.flat_map(|(lease, row)| row.unfinished(lease));
         let rest = turns

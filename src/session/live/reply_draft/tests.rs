@@ -244,6 +244,57 @@ proptest! {
         }
         prop_assert_eq!(slow, fast);
     }
+
+    #[test]
+    fn another_process_shows_the_same(
+        steps in steps(),
+        from in prop::sample::Index::arbitrary(),
+        lost in prop::option::of(any::<prop::sample::Index>()),
+        repeated in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let (draft, events, states) = produce(steps);
+        // It asks in the middle of the reply, and the rest follows.
+        let asked = from.get(&states);
+        let later = events.iter().filter(|event| {
+            event.reply_end().is_some_and(|(_, end)| end > asked.end())
+        });
+        let mut sent: Vec<Event> = asked.events_after(0).chain(later.cloned()).collect();
+        for place in &repeated {
+            if !sent.is_empty() {
+                let (from, to) = (place.index(sent.len()), place.index(sent.len() + 1));
+                sent.insert(from.max(to), sent[from.min(to)].clone());
+            }
+        }
+        if let Some(lost) = lost.filter(|_| !sent.is_empty()) {
+            sent.remove(lost.index(sent.len()));
+        }
+        let (mut mirror, mut client) = (ReplyDraft::new(draft.reply), Client::default());
+        for event in sent {
+            match mirror.mirror(event) {
+                Mirrored::New(event) => client.receive(&event),
+                Mirrored::Known => {}
+                Mirrored::Gap => {
+                    prop_assert!(lost.is_some());
+                    // It asks again, from where it is.
+                    prop_assert!(draft.is_boundary(mirror.end()));
+                    for event in draft.events_after(mirror.end()) {
+                        if let Mirrored::New(event) = mirror.mirror(event) {
+                            client.receive(&event);
+                        }
+                    }
+                }
+            }
+            prop_assert_eq!(client.end, mirror.end());
+            let mut late = Client::default();
+            mirror.events_after(0).for_each(|event| late.receive(&event));
+            prop_assert_eq!(&late, &client);
+        }
+        if lost.is_none() {
+            let mut expected = Client::default();
+            events.iter().for_each(|event| expected.receive(event));
+            prop_assert_eq!(&client, &expected);
+        }
+    }
 }
 
 #[test]

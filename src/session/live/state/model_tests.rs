@@ -8,7 +8,10 @@ use proptest::{prelude::*, test_runner::TestRunner};
 
 use super::*;
 use crate::session::{
-    live::{event::DeltaPiece, subscriber_queue::QueueCapacity},
+    live::{
+        event::{DeltaPiece, EventFilter},
+        subscriber_queue::QueueCapacity,
+    },
     model::{
         Epoch, Metadata, Name, Position, ReplyFields, ReplyPosition, Session, SessionId, Status,
         TokenRecord, UserFields,

@@ -27,12 +27,12 @@ impl State {
         max_subscribers: usize,
     ) -> Result<NewSubscriber> {
         self.check_open()?;
-        if self.subscribers.len() >= max_subscribers {
+        let streams = self.subscribers.iter().filter(|it| it.token().is_some()).count();
+        if streams >= max_subscribers {
             return Err(ErrorKind::TooManyStreams.into());
         }
         let honored = requested.filter(|at| at.epoch == session.epoch && at.seq <= self.head_seq);
-        let reply = self.reply.as_ref();
-        let reply = reply.filter(|reply| reply.is_announced() && filter == EventFilter::All);
+        let reply = self.shown_reply().filter(|_| filter == EventFilter::All);
         let reply_position = honored.and_then(|at| at.reply);
         let reply_position = reply_position.filter(|at| reply.is_some_and(|it| it.honors(*at)));
         let reply = reply.map(|reply| reply.after(reply_position.map_or(0, |at| at.offset)));
@@ -57,8 +57,10 @@ impl State {
 
     pub(in crate::session::live) fn unsubscribe(&mut self, queue: &Arc<SubscriberQueue>) {
         self.subscribers.retain(|subscriber| !Arc::ptr_eq(subscriber, queue));
-        if !self.subscribers.iter().any(|subscriber| subscriber.token() == queue.token()) {
-            self.token_deadlines.forget(queue.token());
+        if let Some(token) = queue.token()
+            && !self.subscribers.iter().any(|subscriber| subscriber.token() == Some(token))
+        {
+            self.token_deadlines.forget(token);
         }
         if self.subscribers.is_empty() {
             // Frees the memory of a session that was widely watched and is idle now.
@@ -80,7 +82,7 @@ impl State {
 
     fn retain_subscribers(&mut self, reason: ErrorKind, is_valid: impl Fn(TokenId) -> bool) {
         self.subscribers.retain(|subscriber| {
-            let keeps = is_valid(subscriber.token());
+            let keeps = subscriber.token().is_none_or(&is_valid);
             if !keeps {
                 subscriber.close_now(reason);
             }

@@ -676,6 +676,10 @@ struct Deaf;
 impl Network for Deaf {
     fn send(&self, _: NodeId, _: NodeId, _: Received) {}
 
+    fn is_reachable(&self, _: NodeId) -> bool {
+        true
+    }
+
     async fn receive(&self, _: NodeId) -> Received {
         std::future::pending().await
     }

@@ -37,6 +37,7 @@ mod limits_per_caller;
 mod logs;
 mod nodes;
 mod nodes_replies;
+mod nodes_takeover;
 mod old_files;
 mod once;
 mod operations;

@@ -12,10 +12,11 @@ use super::{
         ActiveSession,
         registry::{Registry, SessionHandle},
     },
+    living_peers::LivingPeers,
     metrics::Metrics,
     model::{Clock, Error, ErrorKind, Result, Session, SessionId, Timestamp, TokenHash, TokenId},
     outbox::{Asked, Outbox},
-    ports::{AppendLimits, Authenticator, FoundSession, Peers, Responder, Store, Turns},
+    ports::{AppendLimits, Authenticator, FoundSession, NodeId, Peers, Responder, Store, Turns},
     quota::{Accounts, Quota},
     revoked_tokens::RevokedTokens,
     settings::Settings,
@@ -41,6 +42,7 @@ pub(super) struct Core {
     pub(super) outbox: Outbox,
     /// Sessions whose owner was asked for its replies.
     pub(super) asked: Asked,
+    pub(super) living: LivingPeers,
     pub(super) revoked_tokens: RevokedTokens,
     pub(super) quota: Quota,
     pub(super) addresses: AddressLabels,
@@ -177,6 +179,11 @@ impl Core {
             self.outbox.post(owner, id, question);
             self.asked.add(id);
         }
+    }
+
+    /// Returns another process that takes turns over. `None` if there is none.
+    pub(super) fn living_peer(&self) -> Option<NodeId> {
+        self.living.any()
     }
 
     /// Ends a session that is no longer in the store: revoked if its deadline is still ahead.

@@ -9,6 +9,7 @@ use super::{
     address_label::AddressLabels,
     core::{Core, reconnect_delay},
     live::{event::Event, registry::Registry},
+    living_peers::LivingPeers,
     metrics::Metrics,
     model::{Clock, Error, Result},
     outbox::{Asked, Outbox},
@@ -63,6 +64,7 @@ impl Gateway {
             registry: Arc::new(Registry::new(peers.is_shared())),
             outbox: Outbox::new(Arc::clone(&peers)),
             asked: Asked::new(),
+            living: LivingPeers::default(),
             store,
             turns,
             peers,
@@ -76,7 +78,7 @@ impl Gateway {
             tasks: TaskTracker::new(),
         });
         peers::start(&core);
-        recovery::resume_all(&core).await?;
+        recovery::resume_all(&core, None).await?;
         sweeper::start(&core);
         Ok(Self { core })
     }
@@ -88,8 +90,9 @@ impl Gateway {
         const COMMIT_GRACE: Duration = Duration::from_secs(2);
         let core = &self.core;
         core.draining.cancel();
+        let hands_over = core.living_peer().is_some();
         for session in core.registry.all() {
-            session.drain(|| Event::GoAway(reconnect_delay()));
+            session.drain(hands_over, || Event::GoAway(reconnect_delay()));
         }
         core.tasks.close();
         if timeout_at(deadline, core.tasks.wait()).await.is_ok() {

@@ -18,6 +18,8 @@ pub(super) struct Metrics {
     messages: Counter,
     duplicates: Counter,
     replies_running: Gauge,
+    taken_over: Counter,
+    peers: Gauge,
     complete: Counter,
     stopped: Counter,
     interrupted: Counter,
@@ -42,6 +44,16 @@ impl TokenCounters {
 }
 
 impl Metrics {
+    /// Counts turns that another process has left, or an earlier one.
+    pub(super) fn taken_over(&self, turns: usize) {
+        self.taken_over.increment(turns as u64);
+    }
+
+    /// Sets the number of other processes that live.
+    pub(super) fn set_peers(&self, peers: usize) {
+        self.peers.set(peers as f64);
+    }
+
     /// Creates the handles. Must be called after the collector has started.
     pub(super) fn new() -> Self {
         let ended = |reason| counter!("duologue_sessions_ended_total", "reason" => reason);
@@ -53,6 +65,8 @@ impl Metrics {
             messages: counter!("duologue_messages_total"),
             duplicates: counter!("duologue_duplicates_total"),
             replies_running: gauge!("duologue_replies_running"),
+            taken_over: counter!("duologue_turns_taken_over_total"),
+            peers: gauge!("duologue_peers"),
             complete: replies("complete"),
             stopped: replies("stopped"),
             interrupted: replies("interrupted"),

@@ -17,6 +17,7 @@ mod core;
 mod eager_task;
 mod lifecycle;
 mod live;
+mod living_peers;
 mod metrics;
 mod model;
 mod outbox;
@@ -56,9 +57,9 @@ pub use model::{
 pub use ports::{
     Answered, AppendLimits, Appended, Authenticator, Checkpoint, Checkpointed, Chunk, Chunks,
     Entered, FoundSession, Head, History, Lease, ListCursor, ListedSession, NewReply, NewSession,
-    NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, PeerMessage, Peers, Piece, Prompt,
-    Question, Received, RemoteReply, Reply, Responder, Share, ShareOf, Snapshot, Storage, Store,
-    Swept, Turns, Unfinished, WaitingTurn,
+    NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, Peer, PeerMessage, Peers, Piece,
+    Prompt, Question, Received, RemoteReply, Reply, Responder, Share, ShareOf, Snapshot, Storage,
+    Store, Swept, Turns, Unfinished, WaitingTurn,
 };
 pub use quota::{CallerLimits, ConnectionSlot, Limits, StreamSlot};
 pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};

@@ -124,7 +124,7 @@ async fn handle_changes(core: &Arc<Core>) -> Result<()> {
     for batch in core.registry.all().chunks(COMPARE_BATCH) {
         end_removed(core, batch).await?;
     }
-    recovery::resume_all(core).await
+    recovery::resume_all(core, None).await
 }
 
 /// Ends sessions that are no longer in the store, or that were replaced by an older state.

@@ -16,6 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 pub use sharing::Network;
+use tokio::time::Instant;
 use {row::SessionRow, sharing::Member, spent::SpentToday};
 
 use crate::session::{
@@ -52,6 +53,8 @@ struct Tables {
     reviews: BTreeSet<(Timestamp, SessionId)>,
     size: usize,
     spent: SpentToday,
+    /// The time of each node's last heartbeat, and whether it drains.
+    heartbeats: HashMap<NodeId, (Instant, bool)>,
 }
 
 impl MemoryStore {

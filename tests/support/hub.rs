@@ -45,6 +45,8 @@ struct State {
     inboxes: HashMap<NodeId, VecDeque<(Instant, Received)>>,
     /// Nodes that send and receive nothing. Their notes are lost.
     cut: HashSet<NodeId>,
+    /// Nodes that have ended.
+    dead: HashSet<NodeId>,
     /// Nodes that receive nothing. Their notes wait.
     frozen: HashSet<NodeId>,
     lost: usize,
@@ -59,6 +61,7 @@ impl Hub {
             faults,
             inboxes: HashMap::new(),
             cut: HashSet::new(),
+            dead: HashSet::new(),
             frozen: HashSet::new(),
             lost: 0,
             lost_notes: 0,
@@ -70,6 +73,14 @@ impl Hub {
     /// Loses the notes from and to a node.
     pub fn cut(&self, node: NodeId) {
         self.state.lock().unwrap().cut.insert(node);
+    }
+
+    /// Ends a node, as its system does that closes its connections.
+    pub fn kill(&self, node: &Node) {
+        node.store.pause();
+        let mut state = self.state.lock().unwrap();
+        state.cut.insert(node.id);
+        state.dead.insert(node.id);
     }
 
     /// Connects a node again. It is told that notes may have been lost, as a client of a broker is.
@@ -168,6 +179,10 @@ impl Network for Hub {
         }
         drop(state);
         self.changed.notify_waiters();
+    }
+
+    fn is_reachable(&self, node: NodeId) -> bool {
+        !self.state.lock().unwrap().dead.contains(&node)
     }
 
     async fn receive(&self, node: NodeId) -> Received {

@@ -13,13 +13,17 @@ use duologue::{
     session::{
         Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
         FoundSession, Head, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
-        NodeId, Page, PeerMessage, Peers, Received, Result, Session, SessionId, Share, ShareOf,
-        Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns, Unfinished,
+        NodeId, Page, Peer, PeerMessage, Peers, Received, Result, Session, SessionId, Share,
+        ShareOf, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
+        Unfinished,
     },
     store::MemoryStore,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 /// An operation that may be delayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub struct DelayedStore {
     pub noted: Mutex<Vec<(Instant, usize)>>,
     /// Every call takes a random time, up to this, before and after its effect.
     jitter: Option<(Mutex<StdRng>, Duration)>,
+    paused: watch::Sender<bool>,
 }
 
 impl DelayedStore {
@@ -79,6 +84,7 @@ impl DelayedStore {
         Self {
             inner,
             jitter,
+            paused: watch::Sender::new(false),
             held: Mutex::default(),
             held_once: Mutex::default(),
             waiting: AtomicUsize::new(0),
@@ -104,9 +110,25 @@ impl DelayedStore {
     /// Performs a call between two pauses.
     async fn slowly<T>(&self, call: impl Future<Output = T>) -> T {
         self.pass_time().await;
+        self.while_paused().await;
         let result = call.await;
         self.pass_time().await;
+        self.while_paused().await;
         result
+    }
+
+    async fn while_paused(&self) {
+        let mut paused = self.paused.subscribe();
+        let _running = paused.wait_for(|paused| !paused).await;
+    }
+
+    /// Keeps every call of this node waiting, and every answer, as if its process were stopped.
+    pub fn pause(&self) {
+        self.paused.send_replace(true);
+    }
+
+    pub fn unpause(&self) {
+        self.paused.send_replace(false);
     }
 
     /// Holds back the answers to these calls from now on.
@@ -331,6 +353,16 @@ impl Turns for DelayedStore {
         self.slowly(self.inner.unanswered(id, now)).await
     }
 
+    async fn hand_over(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        to: NodeId,
+        now: Timestamp,
+    ) -> Result<bool> {
+        self.slowly(self.inner.hand_over(id, lease, to, now)).await
+    }
+
     async fn take_over(
         &self,
         from: Option<NodeId>,
@@ -338,14 +370,22 @@ impl Turns for DelayedStore {
         limit: usize,
         now: Timestamp,
     ) -> Result<Vec<Unfinished>> {
-        self.inner.take_over(from, after, limit, now).await
+        self.slowly(self.inner.take_over(from, after, limit, now)).await
     }
 }
 
 #[async_trait]
 impl Peers for DelayedStore {
-    fn is_shared(&self) -> bool {
-        self.inner.is_shared()
+    fn node(&self) -> Option<NodeId> {
+        self.inner.node()
+    }
+
+    async fn heartbeat(&self, is_draining: bool) -> Result<Vec<Peer>> {
+        self.slowly(self.inner.heartbeat(is_draining)).await
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<()> {
+        self.inner.forget(node).await
     }
 
     async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {

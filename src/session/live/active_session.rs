@@ -33,7 +33,7 @@ impl ActiveSession {
     /// Creates it from the state of the session in the store. Every later change must be reported
     /// to this process.
     pub(in crate::session) fn new(entered: Entered) -> Self {
-        let Entered { session, head_seq, waiting, owner, lease } = entered;
+        let Entered { session, head_seq, waiting, owner, lease, .. } = entered;
         let turns = TurnQueue::new(lease, waiting);
         let mut state = State::new(session.expires_at, head_seq, turns);
         if let Some(owner) = owner {
@@ -331,8 +331,15 @@ impl ActiveSession {
 
     /// Sends each subscriber its own `go_away`, and closes the streams once no reply is queued
     /// or running.
-    pub(in crate::session) fn drain(&self, go_away: impl Fn() -> Event) {
-        self.state().drain(go_away);
+    ///
+    /// `hands_over`: turns that wait when no reply runs are handed over to another process.
+    pub(in crate::session) fn drain(&self, hands_over: bool, go_away: impl Fn() -> Event) {
+        self.state().drain(hands_over, go_away);
+    }
+
+    /// Runs the waiting turns in this process: no other one takes them over.
+    pub(in crate::session) fn keep_turns(&self) {
+        self.state().keep_turns();
     }
 
     /// Cancels the running reply and drops the queued turns: the next process runs them.
@@ -378,6 +385,7 @@ mod tests {
             waiting: Vec::new(),
             owner: None,
             lease: Some(Lease::UNSHARED),
+            newest_lease: None,
         })
     }
 
@@ -443,7 +451,7 @@ mod tests {
         let (handle, one, two) = (live(), user(1), user(2));
         let queue = subscribe(&handle);
         assert_eq!(handle.publish(one), Published::RunTurns);
-        handle.drain(|| Event::GoAway(Duration::ZERO));
+        handle.drain(false, || Event::GoAway(Duration::ZERO));
         assert_eq!(closed(&queue), None, "a turn waits");
         handle.interrupt();
         assert_eq!(closed(&queue), Some(ErrorKind::Draining));

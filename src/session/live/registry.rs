@@ -291,7 +291,14 @@ mod tests {
             subject: None,
         };
         let (waiting, lease) = (Vec::new(), Some(Lease::UNSHARED));
-        ActiveSession::new(Entered { session, head_seq: 0, waiting, owner: None, lease })
+        ActiveSession::new(Entered {
+            session,
+            head_seq: 0,
+            waiting,
+            owner: None,
+            lease,
+            newest_lease: None,
+        })
     }
 
     #[tokio::test]

@@ -84,6 +84,13 @@ impl ReplyInProgress {
         self.cancel.reason()
     }
 
+    /// The turn is answered. Drops the upstream request if another process has answered it.
+    pub(super) fn answered(&self) {
+        if !self.ended {
+            self.cancel.cancel(CancelReason::LeaseLost);
+        }
+    }
+
     /// Returns the reply as subscribers have received it. `None` before it is announced.
     pub(super) fn shown(&self) -> Option<ShownReply<'_>> {
         self.announced.then_some(ShownReply { started: &self.started, draft: &self.draft })

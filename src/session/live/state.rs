@@ -51,6 +51,8 @@ pub(super) struct State {
     /// A turn runner exists.
     running: bool,
     draining: bool,
+    /// Turns that wait when no reply runs are handed over to another process.
+    hands_over: bool,
     /// No turn begins any more: waiting and later turns are left to the next process.
     interrupted: bool,
     pub(super) ended: Option<ErrorKind>,
@@ -81,6 +83,8 @@ pub(in crate::session) enum Work {
     CatchUp,
     /// Run this turn. The id is that of its reply.
     Turn(Turn, MessageId, Arc<CancelSignal>),
+    /// Hand the waiting turns over to another process.
+    HandOver(Lease),
     /// Exit. The state no longer counts a runner.
     Nothing,
 }
@@ -100,6 +104,7 @@ impl State {
             remote: None,
             running: false,
             draining: false,
+            hands_over: false,
             interrupted: false,
             ended: None,
         }
@@ -140,7 +145,10 @@ impl State {
             Role::Assistant(fields) => {
                 // Compared by turn, not by reply: if two attempts committed, the log holds
                 // the id of the first.
-                self.reply.take_if(|reply| reply.turn_seq == fields.turn_seq);
+                let reply = self.reply.take_if(|reply| reply.turn_seq == fields.turn_seq);
+                if let Some(reply) = reply {
+                    reply.answered();
+                }
                 self.turns.remove_answered(fields.turn_seq);
                 self.remote_answered(fields.turn_seq);
                 self.close_if_idle();
@@ -192,6 +200,11 @@ impl State {
     /// Follows the state of the session in the store.
     pub(super) fn follow(&mut self, entered: &Entered) -> Published {
         self.expires_at = self.expires_at.max(entered.session.expires_at);
+        // Results may arrive out of order, but leases only rise.
+        let own = self.turns.lease().filter(|own| Some(*own) < entered.newest_lease);
+        if let Some(own) = own.filter(|own| own.is_shared()) {
+            self.lose_lease(own);
+        }
         if let Some(lease) = entered.lease {
             self.turns.begin_lease(lease);
         }
@@ -249,6 +262,13 @@ impl State {
     pub(super) fn next_work(&mut self) -> Work {
         if self.has_gap() {
             return Work::CatchUp;
+        }
+        if self.hands_over
+            && !self.turns.is_idle()
+            && let Some(lease) = self.turns.lease()
+        {
+            self.reply = None;
+            return Work::HandOver(lease);
         }
         let turn = self.turns.pop().filter(|_| self.ended.is_none());
         match turn {
@@ -362,12 +382,18 @@ impl State {
         }
     }
 
-    pub(super) fn drain(&mut self, go_away: impl Fn() -> Event) {
+    pub(super) fn drain(&mut self, hands_over: bool, go_away: impl Fn() -> Event) {
         for subscriber in &self.subscribers {
             subscriber.push(&go_away());
         }
         self.draining = true;
+        self.hands_over = hands_over;
         self.close_if_idle();
+    }
+
+    /// Runs the waiting turns in this process: no other one takes them over.
+    pub(super) const fn keep_turns(&mut self) {
+        self.hands_over = false;
     }
 
     pub(super) fn interrupt(&mut self) {

@@ -2,6 +2,7 @@
 //!
 //! A note is a hint. A session whose notes may have been lost is compared with the store.
 
+mod liveness;
 pub(super) mod replies;
 
 use std::{
@@ -17,7 +18,7 @@ use super::{
     live::registry::{Noted, SessionHandle},
     model::{ErrorKind, Result, SessionId},
     ports::{Note, Received},
-    turn::{follow, runner::TurnRunner},
+    turn::{follow, recovery, runner::TurnRunner},
 };
 
 /// Interval at which all active sessions are compared with the store. It limits the time for which
@@ -34,6 +35,7 @@ pub(super) fn start(core: &Arc<Core>) {
     tokio::spawn(until_closed(Arc::clone(core), compare(Arc::clone(core))));
     tokio::spawn(until_closed(Arc::clone(core), leave(Arc::clone(core))));
     tokio::spawn(until_closed(Arc::clone(core), replies::retry(Arc::clone(core))));
+    tokio::spawn(until_closed(Arc::clone(core), liveness::run(Arc::clone(core))));
 }
 
 async fn until_closed(core: Arc<Core>, work: impl Future<Output = ()>) {
@@ -50,7 +52,7 @@ async fn receive(core: Arc<Core>) {
             Received::Note(id, note) => match core.registry.noted(id) {
                 Noted::Active(session) => take(&core, &session, note),
                 Noted::Loading => take_once_loaded(&core, &loading, id, &note),
-                Noted::Inactive => remember(&core, &note),
+                Noted::Inactive => take_inactive(&core, id, &note),
             },
             Received::Message(from, id, message) => replies::take(&core, from, id, message),
             Received::Interrupted => {
@@ -61,6 +63,25 @@ async fn receive(core: Arc<Core>) {
             }
         }
     }
+}
+
+fn take_inactive(core: &Arc<Core>, id: SessionId, note: &Note) {
+    remember(core, note);
+    if matches!(note, Note::HandedOver) {
+        begin_handed_over(core, id);
+    }
+}
+
+fn begin_handed_over(core: &Arc<Core>, id: SessionId) {
+    let core = Arc::clone(core);
+    // A shutdown waits for it, or it finds that the shutdown has begun.
+    let token = core.tasks.token();
+    tokio::spawn(async move {
+        let _token = token;
+        if let Err(error) = follow::begin_handed_over(&core, id).await {
+            tracing::warn!(session = %id, %error, "failed to begin turns that were handed over");
+        }
+    });
 }
 
 /// Streams that are opening with a revoked token ask for it once they are registered.
@@ -82,6 +103,7 @@ fn take(core: &Arc<Core>, session: &SessionHandle, note: Note) {
                 None => session.announce(seq),
             }
         }
+        Note::HandedOver => return begin_handed_over(core, session.session().id),
         Note::OwnerChanged(owner) => {
             session.set_owner(owner);
             return core.ask_owner(session);
@@ -127,6 +149,10 @@ async fn compare(core: Arc<Core>) {
     loop {
         sleep_until(Instant::now() + COMPARE_INTERVAL).await;
         compare_all(Arc::clone(&core)).await;
+        // Turns that were handed over to this process, without its knowledge.
+        if let Err(error) = recovery::resume_all(&core, None).await {
+            tracing::error!(%error, cause = ?error, "failed to look for turns that no process runs");
+        }
     }
 }
 

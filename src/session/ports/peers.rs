@@ -1,6 +1,6 @@
 //! The port for the other processes of the gateway that share a store.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -36,6 +36,8 @@ pub struct Entered {
     pub owner: Option<NodeId>,
     /// The lease under which this process answers the turns of the session, if it holds one.
     pub lease: Option<Lease>,
+    /// The newest lease that was granted, to whichever process. An older one is lost.
+    pub newest_lease: Option<Lease>,
 }
 
 /// A change that another process made to a session. A note is a hint: it may be late, lost or
@@ -53,6 +55,8 @@ pub enum Note {
     },
     /// Another process answers the waiting turns from now on.
     OwnerChanged(NodeId),
+    /// This process answers the waiting turns from now on: another one has handed them over.
+    HandedOver,
     /// A token was revoked.
     TokenRevoked(TokenId),
     /// The session was revoked, or it was deleted after its deadline.
@@ -113,6 +117,19 @@ impl PeerMessage {
     }
 }
 
+/// A process that shares the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The process.
+    pub node: NodeId,
+    /// Time since its last heartbeat, by the clock of the store.
+    pub silent_for: Duration,
+    /// It receives messages.
+    pub is_reachable: bool,
+    /// It shuts down: it takes over no turns.
+    pub is_draining: bool,
+}
+
 /// A report of [`Peers::receive`].
 #[derive(Clone, Debug)]
 pub enum Received {
@@ -131,7 +148,9 @@ pub enum Received {
 #[async_trait]
 pub trait Peers: Send + Sync + 'static {
     /// Returns true if other processes can change the sessions of the store.
-    fn is_shared(&self) -> bool;
+    fn is_shared(&self) -> bool {
+        self.node().is_some()
+    }
 
     /// Registers this process as a watcher of a session and reads its head, in one atomic step:
     /// every later change is reported. A second call has no other effect than to read again.
@@ -145,6 +164,23 @@ pub trait Peers: Send + Sync + 'static {
     /// # Errors
     /// `Internal`.
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()>;
+
+    /// Tells the store that this process lives, and returns all processes that have told so, this
+    /// one among them, until [`Self::forget`].
+    ///
+    /// # Errors
+    /// `Internal`.
+    async fn heartbeat(&self, is_draining: bool) -> Result<Vec<Peer>>;
+
+    /// Removes a process from the answers of [`Self::heartbeat`]: it has ended, and its turns are
+    /// taken over.
+    ///
+    /// # Errors
+    /// `Internal`.
+    async fn forget(&self, node: NodeId) -> Result<()>;
+
+    /// Returns the id of this process, if others can share the store.
+    fn node(&self) -> Option<NodeId>;
 
     /// Sends messages to another process, in order. They are lost if it cannot be reached.
     ///
@@ -169,8 +205,16 @@ impl Alone {
 
 #[async_trait]
 impl Peers for Alone {
-    fn is_shared(&self) -> bool {
-        false
+    fn node(&self) -> Option<NodeId> {
+        None
+    }
+
+    async fn heartbeat(&self, _: bool) -> Result<Vec<Peer>> {
+        Ok(Vec::new())
+    }
+
+    async fn forget(&self, _: NodeId) -> Result<()> {
+        Ok(())
     }
 
     /// Reads the head. No turn waits elsewhere: every turn of an active session is queued or
@@ -183,6 +227,7 @@ impl Peers for Alone {
             waiting: Vec::new(),
             owner: None,
             lease: Some(Lease::UNSHARED),
+            newest_lease: None,
         })
     }
 

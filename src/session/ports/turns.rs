@@ -278,12 +278,23 @@ pub trait Turns: Send + Sync + 'static {
     /// Returns the turns of a session that wait, in order, if this process holds its lease.
     async fn unanswered(&self, id: SessionId, now: Timestamp) -> Result<Vec<Unfinished>>;
 
+    /// Hands the waiting turns of a session over to another process, which receives
+    /// [`Note::HandedOver`](super::Note::HandedOver). Returns false if the lease is lost, or if the
+    /// store has one process.
+    async fn hand_over(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        to: NodeId,
+        now: Timestamp,
+    ) -> Result<bool>;
+
     /// Takes over the turns that no living process answers, and returns up to `limit` of them in
     /// the order of `(session, seq)`, after the given place.
     ///
-    /// Without `from`: the turns of sessions without a lease. In a store with one process these
-    /// are all turns that an earlier process left. With `from`: the turns of this process as well.
-    /// The caller knows that it has ended.
+    /// Without `from`: the turns of sessions without a lease, and those under a lease of this process,
+    /// which stays as it is. In a store with one process these are all turns. With `from`: the turns
+    /// of this process as well. The caller knows that it has ended.
     async fn take_over(
         &self,
         from: Option<NodeId>,

@@ -3,11 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{recovery, runner::TurnRunner};
+use super::{
+    recovery::{self, Attempt},
+    runner::TurnRunner,
+};
 use crate::session::{
     core::Core,
     live::{Published, registry::SessionHandle},
-    model::{ErrorKind, Result},
+    model::{ErrorKind, Result, SessionId},
 };
 
 /// Compares an active session with the store. Publishes the messages that are missing, begins the
@@ -37,7 +40,24 @@ pub(in crate::session) async fn follow(core: &Arc<Core>, session: &SessionHandle
     TurnRunner::start(core, session, published);
     catch_up_if_behind(core, session, published).await;
     let idle = session.unqueued_turns();
-    if idle.is_empty() { Ok(()) } else { recovery::resume_idle(core, session, &idle).await }
+    if idle.is_empty() {
+        return Ok(());
+    }
+    recovery::resume_idle(core, session, &idle, Attempt::Next).await
+}
+
+/// Begins the turns that another process has handed over to this one.
+///
+/// # Errors
+/// An error of the store.
+pub(in crate::session) async fn begin_handed_over(core: &Arc<Core>, id: SessionId) -> Result<()> {
+    let session = core.load_session(id).await?;
+    let entered = core.peers.enter(id, core.clock.now()).await?;
+    let published = session.follow(&entered);
+    TurnRunner::start(core, &session, published);
+    catch_up_if_behind(core, &session, published).await;
+    let idle = session.unqueued_turns();
+    recovery::resume_idle(core, &session, &idle, Attempt::Same).await
 }
 
 /// Reads the missing part of the log, unless the runner that `published` starts does so. A runner

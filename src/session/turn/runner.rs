@@ -111,7 +111,25 @@ impl TurnRunner {
                         self.abandon(error);
                     }
                 }
+                Work::HandOver(lease) => self.hand_over(lease).await,
                 Work::Nothing => return,
+            }
+        }
+    }
+
+    /// Hands the waiting turns over to another process. Runs them here if none takes them.
+    async fn hand_over(&self, lease: Lease) {
+        let id = self.session.session().id;
+        let handed_over = match self.core.living_peer() {
+            Some(to) => self.core.turns.hand_over(id, lease, to, self.core.clock.now()).await,
+            None => Ok(false),
+        };
+        match handed_over {
+            Ok(true) => self.session.lose_lease(lease),
+            Ok(false) => self.session.keep_turns(),
+            Err(error) => {
+                tracing::warn!(session = %id, %error, "failed to hand turns over to another process");
+                self.session.keep_turns();
             }
         }
     }

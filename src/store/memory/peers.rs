@@ -1,10 +1,11 @@
 //! The nodes that watch a session of a shared memory store.
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::{MemoryStore, row::SessionRow, sharing::Member};
 use crate::session::{
-    Entered, NodeId, Note, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
+    Entered, NodeId, Note, Peer, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
 };
 
 impl MemoryStore {
@@ -21,8 +22,12 @@ impl MemoryStore {
         };
         for watcher in sharing.watchers().filter(|watcher| watcher != node) {
             let mut note = note.clone();
-            if let Note::Appended { owner, .. } = &mut note {
-                owner.take_if(|owner| *owner == watcher);
+            match &mut note {
+                Note::Appended { owner, .. } => {
+                    owner.take_if(|owner| *owner == watcher);
+                }
+                Note::OwnerChanged(owner) if *owner == watcher => continue,
+                _ => {}
             }
             network.send(*node, watcher, Received::Note(row.session.id, note));
         }
@@ -31,8 +36,27 @@ impl MemoryStore {
 
 #[async_trait]
 impl Peers for MemoryStore {
-    fn is_shared(&self) -> bool {
-        self.member.is_some()
+    fn node(&self) -> Option<NodeId> {
+        self.member.as_ref().map(|member| member.node)
+    }
+
+    async fn heartbeat(&self, is_draining: bool) -> Result<Vec<Peer>> {
+        let Some(Member { node, network }) = &self.member else { return Ok(Vec::new()) };
+        let mut tables = self.tables();
+        let now = Instant::now();
+        tables.heartbeats.insert(*node, (now, is_draining));
+        let peers = tables.heartbeats.iter().map(|(node, (at, is_draining))| Peer {
+            node: *node,
+            silent_for: now - *at,
+            is_reachable: network.is_reachable(*node),
+            is_draining: *is_draining,
+        });
+        Ok(peers.collect())
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<()> {
+        self.tables().heartbeats.remove(&node);
+        Ok(())
     }
 
     async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
@@ -42,9 +66,10 @@ impl Peers for MemoryStore {
             row.sharing.get_or_insert_default().watch(*node);
         }
         let lease = self.lease(row);
+        let newest_lease = row.sharing.as_ref().and_then(|sharing| sharing.newest_lease());
         let (session, head_seq) = (row.session.clone(), row.head_seq());
         let owner = self.other_owner(row);
-        Ok(Entered { session, head_seq, waiting: row.waiting_turns(), owner, lease })
+        Ok(Entered { session, head_seq, waiting: row.waiting_turns(), owner, lease, newest_lease })
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {

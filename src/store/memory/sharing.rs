@@ -13,6 +13,9 @@ pub trait Network: Send + Sync + 'static {
     /// Sends a note or a message to another node.
     fn send(&self, from: NodeId, to: NodeId, sent: Received);
 
+    /// Returns true if a node receives what is sent to it.
+    fn is_reachable(&self, node: NodeId) -> bool;
+
     /// Waits for the next report to a node. Cancel safe.
     async fn receive(&self, node: NodeId) -> Received;
 }
@@ -60,6 +63,11 @@ impl Sharing {
 
     pub(super) fn watchers(&self) -> impl Iterator<Item = NodeId> {
         self.watchers.iter().copied()
+    }
+
+    /// Returns the lease of the last grant.
+    pub(super) fn newest_lease(&self) -> Option<Lease> {
+        self.fence.map(Lease::new)
     }
 
     /// Returns the lease of a node, if it is the holder.

@@ -151,6 +151,25 @@ impl Turns for MemoryStore {
         Ok(self.lease(row).map(|lease| row.unfinished(lease).collect()).unwrap_or_default())
     }
 
+    async fn hand_over(
+        &self,
+        id: SessionId,
+        lease: Lease,
+        to: NodeId,
+        now: Timestamp,
+    ) -> Result<bool> {
+        let mut tables = self.tables();
+        let row = tables.row(id, now)?;
+        let Some(Member { node, network }) = &self.member else { return Ok(false) };
+        if self.is_stale(row, lease) {
+            return Ok(false);
+        }
+        row.sharing.get_or_insert_default().grant(to);
+        self.tell_watchers(row, &Note::OwnerChanged(to));
+        network.send(*node, to, Received::Note(id, Note::HandedOver));
+        Ok(true)
+    }
+
     async fn take_over(
         &self,
         from: Option<NodeId>,
@@ -168,8 +187,7 @@ impl Turns for MemoryStore {
             if sharing.holder.is_none() || sharing.holder == from {
                 sharing.grant(member.node);
                 self.tell_watchers(row, &Note::OwnerChanged(member.node));
-            } else if after.is_none_or(|(id, _)| id != row.session.id) {
-                // The session of `after` was taken over by an earlier call.
+            } else if sharing.holder != Some(member.node) {
                 return None;
             }
             Some((self.lease(row)?, row))

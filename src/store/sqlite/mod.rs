@@ -260,6 +260,10 @@ impl Turns for SqliteStore {
         self.readers.read(read).await
     }
 
+    async fn hand_over(&self, _: SessionId, _: Lease, _: NodeId, _: Timestamp) -> Result<bool> {
+        Ok(false)
+    }
+
     async fn take_over(
         &self,
         _: Option<NodeId>,

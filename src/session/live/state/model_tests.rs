@@ -245,6 +245,7 @@ impl World {
                 self.state.announce_reply(false);
                 self.running = Some((turn, id, cancel));
             }
+            Work::HandOver(_) => unreachable!("the session does not drain"),
             Work::Nothing => self.runner = false,
         }
     }

@@ -104,7 +104,7 @@ async fn the_budget_of_an_owner_counts_all_of_its_sessions() {
 
 #[tokio::test]
 async fn every_store_counts_stopped_replies() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let budgets = Budgets { per_day: 20, ..Budgets::default() };
         let limited = duologue::session::AppendLimits { budgets, ..terms() };

@@ -427,7 +427,7 @@ async fn an_owner_keeps_so_many_bytes_in_the_store_and_a_deletion_makes_room() {
 
 #[tokio::test]
 async fn every_store_knows_the_part_of_an_owner_and_of_an_address() {
-    for store in stores() {
+    for store in stores().await {
         let (origin, subject) = (Origin([7; 16]), Arc::<str>::from("key:ada"));
         let share = async |of: &ShareOf| store.share(of, NOW).await.unwrap();
         let (mut of_origin, _) = new_session();

@@ -48,6 +48,7 @@ mod power_cut;
 mod process;
 mod progress;
 mod proxies;
+mod redis;
 mod reply;
 mod rest_contract;
 mod resume;

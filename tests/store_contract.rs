@@ -14,6 +14,8 @@ use duologue::{
 };
 use futures_util::future::join_all;
 
+use crate::support::RedisServer;
+
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 pub(crate) const ALL: Page =
     Page { after: Some(0), until: u32::MAX, limit: u32::MAX, max_size: usize::MAX };
@@ -25,13 +27,20 @@ pub(crate) fn later(seconds: u64) -> Timestamp {
 /// A store whose only process is the test.
 #[async_trait]
 pub(crate) trait AnyStore: Store + Turns {
+    /// Returns the lease under which the test answers.
+    async fn lease(&self, id: SessionId, now: Timestamp) -> Result<Lease> {
+        let waiting = self.unanswered(id, now).await?;
+        Ok(waiting.first().map_or(Lease::UNSHARED, |turn| turn.lease))
+    }
+
     async fn answer_alone(
         &self,
         id: SessionId,
         reply: NewReply,
         now: Timestamp,
     ) -> Result<Appended> {
-        match self.answer(id, Lease::UNSHARED, reply, now).await? {
+        let lease = self.lease(id, now).await?;
+        match self.answer(id, lease, reply, now).await? {
             Answered::Kept(appended) => Ok(appended),
             other => panic!("{other:?}"),
         }
@@ -50,8 +59,12 @@ fn sqlite() -> Arc<SqliteStore> {
     Arc::new(SqliteStore::open(&path, Durability::Full).unwrap())
 }
 
-pub(crate) fn stores() -> Vec<Arc<dyn AnyStore>> {
-    vec![memory(), sqlite()]
+pub(crate) async fn stores() -> Vec<Arc<dyn AnyStore>> {
+    let mut stores: Vec<Arc<dyn AnyStore>> = vec![memory(), sqlite()];
+    for server in RedisServer::shared() {
+        stores.push(server.store().await);
+    }
+    stores
 }
 
 /// The same for a gateway.
@@ -75,7 +88,7 @@ pub(crate) fn terms() -> AppendLimits {
 pub(crate) fn new_session() -> (NewSession, Token) {
     let token = Token::generate();
     let session = Session {
-        id: SessionId::generate(),
+        id: SessionId::generate_in(token.hash().partition()),
         name: Name::trusted("Ada"),
         epoch: Epoch::generate(),
         created_at: NOW,
@@ -128,7 +141,7 @@ pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
 
 #[tokio::test]
 async fn a_session_is_found_by_its_token_and_no_other() {
-    for store in stores() {
+    for store in stores().await {
         let (session, token) = created(&*store).await;
         assert_eq!(store.find(&token.hash(), NOW).await.unwrap().session, session);
         assert_eq!(
@@ -140,7 +153,7 @@ async fn a_session_is_found_by_its_token_and_no_other() {
 
 #[tokio::test]
 async fn a_session_is_gone_at_its_deadline_for_every_operation() {
-    for store in stores() {
+    for store in stores().await {
         let (session, token) = created(&*store).await;
         let (id, at) = (session.id, later(60));
         let token_id = store.find(&token.hash(), NOW).await.unwrap().token.id;
@@ -158,7 +171,7 @@ async fn a_session_is_gone_at_its_deadline_for_every_operation() {
 
 #[tokio::test]
 async fn renewing_moves_the_deadline_forward_and_never_past_the_end() {
-    for store in stores() {
+    for store in stores().await {
         let (session, token) = created(&*store).await;
         let token = store.find(&token.hash(), NOW).await.unwrap().token.id;
         let renew =
@@ -171,7 +184,7 @@ async fn renewing_moves_the_deadline_forward_and_never_past_the_end() {
 
 #[tokio::test]
 async fn sweeping_deletes_what_expired_in_batches_and_nothing_else() {
-    for store in stores() {
+    for store in stores().await {
         let mut due = Vec::new();
         for _ in 0..5 {
             due.push(created(&*store).await.0.id);
@@ -194,7 +207,7 @@ async fn sweeping_deletes_what_expired_in_batches_and_nothing_else() {
 
 #[tokio::test]
 async fn heads_are_those_of_the_sessions_that_exist_in_the_order_asked_for() {
-    for store in stores() {
+    for store in stores().await {
         let (ada, _) = created(&*store).await;
         let (eve, _) = created(&*store).await;
         let (bob, _) = created(&*store).await;
@@ -216,7 +229,7 @@ async fn heads_are_those_of_the_sessions_that_exist_in_the_order_asked_for() {
 
 #[tokio::test]
 async fn revoking_takes_the_log_and_the_token() {
-    for store in stores() {
+    for store in stores().await {
         let (session, token) = created(&*store).await;
         store.append(session.id, user("x", None), terms()).await.unwrap();
         store.revoke(session.id, NOW).await.unwrap();
@@ -229,7 +242,7 @@ async fn revoking_takes_the_log_and_the_token() {
 
 #[tokio::test]
 async fn numbers_are_gapless_and_a_read_is_one_consistent_look() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         for turn in 0..3 {
             let asked =
@@ -268,7 +281,7 @@ async fn numbers_are_gapless_and_a_read_is_one_consistent_look() {
 
 #[tokio::test]
 async fn an_entry_is_appended_once_whatever_the_terms() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let first = store.append(session.id, user("x", Some("k")), terms()).await.unwrap();
         let full = AppendLimits { max_queued_turns: 0, max_session_messages: 0, ..terms() };
@@ -300,7 +313,7 @@ async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
         estimated,
         ..Usage::exact(input_tokens, output_tokens)
     };
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let usage = async |page| store.read(session.id, NOW, page).await.unwrap().usage;
         let turn = async |usage, status| {
@@ -334,7 +347,7 @@ async fn the_usage_of_a_session_is_that_of_its_replies_counted_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn retries_at_the_same_time_append_once() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let append = || {
             let store = Arc::clone(&store);
@@ -351,7 +364,7 @@ async fn retries_at_the_same_time_append_once() {
 
 #[tokio::test]
 async fn terms_refuse_a_full_queue_and_a_full_log() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let narrow = AppendLimits { max_queued_turns: 2, max_session_messages: 4, ..terms() };
         let first = store.append(session.id, user("1", None), narrow).await.unwrap();
@@ -376,7 +389,7 @@ async fn terms_refuse_a_full_queue_and_a_full_log() {
 
 #[tokio::test]
 async fn a_user_message_renews_the_session_and_a_refused_one_does_not() {
-    for store in stores() {
+    for store in stores().await {
         let (session, token) = created(&*store).await;
         let none = AppendLimits { max_queued_turns: 0, ..terms() };
         assert!(store.append(session.id, user("x", None), none).await.is_err());
@@ -389,7 +402,7 @@ async fn a_user_message_renews_the_session_and_a_refused_one_does_not() {
 
 #[tokio::test]
 async fn unfinished_turns_are_listed_in_order_page_by_page() {
-    for store in stores() {
+    for store in stores().await {
         let mut expected = Vec::new();
         for _ in 0..3 {
             let (session, _) = created(&*store).await;
@@ -419,13 +432,14 @@ async fn unfinished_turns_are_listed_in_order_page_by_page() {
 /// A gateway does not wait for its last note before it commits the reply.
 #[tokio::test]
 async fn a_note_of_progress_that_comes_after_the_reply_changes_nothing() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let asked = store.append(session.id, user("x", None), terms()).await.unwrap();
+        let lease = store.lease(session.id, NOW).await.unwrap();
         let note = |text: &str| {
             let at =
                 Checkpoint { seq: asked.message.seq, attempt: 1, content: Content::of_text(text) };
-            store.checkpoint(session.id, Lease::UNSHARED, at, NOW)
+            store.checkpoint(session.id, lease, at, NOW)
         };
         note("early").await.unwrap();
         assert_eq!(
@@ -442,7 +456,7 @@ async fn a_note_of_progress_that_comes_after_the_reply_changes_nothing() {
 
 #[tokio::test]
 async fn a_reply_to_nothing_is_a_fault() {
-    for store in stores() {
+    for store in stores().await {
         let (one, _) = created(&*store).await;
         let (other, _) = created(&*store).await;
         let asked = store.append(one.id, user("x", None), terms()).await.unwrap();

@@ -73,7 +73,7 @@ async fn what_expired_gives_its_space_back() {
 
 #[tokio::test]
 async fn a_log_that_takes_several_steps_to_delete_is_deleted() {
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let wide = AppendLimits { max_queued_turns: 1000, max_session_messages: 10_000, ..terms() };
         for number in 0..300 {

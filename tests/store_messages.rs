@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use duologue::session::{
-    ApprovalRequest, ApprovalResponse, Checkpoint, Citation, Content, Data, File, Lease, Metadata,
+    ApprovalRequest, ApprovalResponse, Checkpoint, Citation, Content, Data, File, Metadata,
     NewReply, NewTurn, Part, PartContent, Question, ReplyFields, Session, Source, Tool, ToolCall,
     ToolResult, TurnOptions, Usage, UserFields,
 };
@@ -12,7 +12,7 @@ use crate::store_contract::{ALL, NOW, created, new_session, reply, stores, terms
 
 #[tokio::test]
 async fn everything_of_a_session_is_read_as_it_was_written() {
-    for store in stores() {
+    for store in stores().await {
         let (mut new, token) = new_session();
         let metadata = Metadata::new([("plan".to_owned(), "free".to_owned())].into());
         (new.session.metadata, new.session.delete_at) = (metadata, None);
@@ -93,7 +93,7 @@ async fn everything_of_a_message_is_read_as_it_was_written() {
         PartContent::ApprovalResponse(response).into(),
         Part { citations: vec![citation], ..Part::text("b") },
     ];
-    for store in stores() {
+    for store in stores().await {
         let (session, _) = created(&*store).await;
         let question =
             Question::New { content: Content::of_parts(user_parts.clone()), parent_seq: None };
@@ -107,7 +107,8 @@ async fn everything_of_a_message_is_read_as_it_was_written() {
         assert!(store.append(session.id, turn, terms()).await.unwrap().duplicate);
         let content = Content::of_parts(reply_parts.clone());
         let at = Checkpoint { seq: 1, attempt: 2, content: content.clone() };
-        store.checkpoint(session.id, Lease::UNSHARED, at, NOW).await.unwrap();
+        let lease = store.lease(session.id, NOW).await.unwrap();
+        store.checkpoint(session.id, lease, at, NOW).await.unwrap();
         assert_eq!(store.take_over(None, None, 1, NOW).await.unwrap()[0].partial, content);
         let usage = Usage {
             cached_input_tokens: Some(1),

@@ -36,7 +36,7 @@ fn fields(message: &Message) -> &UserFields {
 
 #[tokio::test]
 async fn a_turn_follows_the_newest_one_or_the_one_that_is_given() {
-    for store in stores() {
+    for store in stores().await {
         let store = &*store;
         let (session, _) = created(store).await;
         // A turn is named by its user message or by its reply.
@@ -66,7 +66,7 @@ async fn a_repeated_question_has_the_content_and_the_parent_of_the_original() {
     let options = |model: &str| {
         Some(Arc::new(TurnOptions { model: Some(model.into()), ..TurnOptions::default() }))
     };
-    for store in stores() {
+    for store in stores().await {
         let store = &*store;
         let (session, _) = created(store).await;
         assert_eq!(
@@ -107,7 +107,7 @@ async fn a_repeated_question_has_the_content_and_the_parent_of_the_original() {
 
 #[tokio::test]
 async fn a_retry_has_the_same_content_and_the_same_parent_if_one_is_given() {
-    for store in stores() {
+    for store in stores().await {
         let store = &*store;
         let (session, _) = created(store).await;
         answered(store, &session, asked("one", None, None)).await;
@@ -144,7 +144,7 @@ async fn a_retry_has_the_same_content_and_the_same_parent_if_one_is_given() {
 
 #[tokio::test]
 async fn a_repeated_question_is_retried_by_the_turn_that_it_repeats() {
-    for store in stores() {
+    for store in stores().await {
         let store = &*store;
         let (session, _) = created(store).await;
         answered(store, &session, asked("one", None, None)).await;
@@ -188,7 +188,7 @@ fn results(ids: &[&str], parent_seq: Option<u32>) -> NewTurn {
 
 #[tokio::test]
 async fn results_belong_to_the_open_calls_of_the_parent_turn() {
-    for store in stores() {
+    for store in stores().await {
         let store = &*store;
         let (session, _) = created(store).await;
         let asked = append(store, &session, asked("weather?", None, None)).await.unwrap();

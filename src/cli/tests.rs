@@ -187,8 +187,11 @@ fn lists_of_types_and_options_are_read_from_every_place() {
 
 #[test]
 fn a_store_that_is_refused_keeps_its_password() {
-    let refused = parse(&["--store", "redis://:hunter2@host"]);
+    let refused = parse(&["--store", "mysql://:hunter2@host"]);
     assert!(refused.is_err_and(|line| line.contains("--store") && !line.contains("hunter2")));
+    let Ok(Command::Serve(config)) = parse(&["--store", "redis://:hunter2@host"]) else { panic!() };
+    assert_eq!(config.serve.store.to_string(), "redis://[redacted]@host");
+    assert!(!format!("{:?}", config.serve.store).contains("hunter2"));
 }
 
 #[test]

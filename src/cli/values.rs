@@ -40,6 +40,7 @@ pub(super) struct Values {
     pub(super) jwt_jwks: Option<JwksLocation>,
     pub(super) jwt_algorithms: Algorithms,
     pub(super) jwt_leeway: Duration,
+    pub(super) redis_key_prefix: String,
     /// In bytes.
     pub(super) max_store_size: usize,
     /// In bytes. 0 is no limit.
@@ -126,6 +127,7 @@ impl Default for Values {
             jwt_jwks: None,
             jwt_algorithms: Algorithms::default(),
             jwt_leeway: JwtSettings::LEEWAY,
+            redis_key_prefix: store::Settings::KEY_PREFIX.to_owned(),
             max_store_size: store::Settings::MAX_SIZE,
             max_file_size: usize::try_from(store::Settings::MAX_FILE_SIZE).unwrap_or(usize::MAX),
             responder: ResponderKind::Simulated,
@@ -185,7 +187,8 @@ impl Values {
                 store: self
                     .store
                     .bounded(self.max_sessions, self.max_store_size, self.max_file_size as u64)
-                    .durable(self.durability),
+                    .durable(self.durability)
+                    .with_key_prefix(&self.redis_key_prefix),
                 transport: transport::Settings {
                     origins: self.origins.unwrap_or_else(|| match self.environment {
                         Environment::Development => Origins::development(),

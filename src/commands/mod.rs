@@ -70,6 +70,10 @@ fn dispatch(command: &Administration, settings: &serve::Settings) -> Result<(), 
             let line = "the store is `memory`: it has no file, and ends with its gateway";
             Err(CommandFailure::Told(line.into()))
         }
+        store::Settings::Redis { .. } => {
+            let line = "this command works on a file; sessions on a server are not supported yet";
+            Err(CommandFailure::Told(line.into()))
+        }
         store::Settings::Sqlite { path, .. } => Ok(&**path),
     };
     match command {

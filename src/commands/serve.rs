@@ -49,7 +49,7 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
     let addr = &settings.server.addr;
     let server = Server::bind(settings.server.clone())
         .map_err(|error| format!("cannot listen on {addr}: {error}"))?;
-    let storage = store::open(&settings.store)?;
+    let storage = store::open(&settings.store).await?;
     let responder = responder::connect(&settings.responder)?;
     let credentials = Arc::new(Credentials::start(&settings.identity)?);
     let session = settings.session.clone();

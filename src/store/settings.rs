@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-use super::{Durability, MemoryStore, OpenError, SqliteStore};
+use super::{Durability, MemoryStore, OpenError, RedisStore, RedisUrl, SqliteStore};
 use crate::session::Storage;
 
 /// A store by its address.
@@ -26,6 +26,15 @@ pub enum Settings {
         /// Bytes of the file beyond which nothing new is accepted. 0: no limit.
         max_file_size: u64,
     },
+    /// In Redis or Valkey, for several gateways.
+    Redis {
+        /// Address of the server.
+        url: RedisUrl,
+        /// The beginning of the name of every key.
+        key_prefix: String,
+        /// Largest number of sessions.
+        max_sessions: usize,
+    },
 }
 
 impl Settings {
@@ -34,6 +43,9 @@ impl Settings {
 
     /// Default limit of the memory store, in bytes of messages.
     pub const MAX_SIZE: usize = 1 << 30;
+
+    /// Default beginning of the keys of a store on a server.
+    pub const KEY_PREFIX: &str = "duo:";
 
     /// Default limit of the SQLite file, in bytes.
     pub const MAX_FILE_SIZE: u64 = 64 << 30;
@@ -52,6 +64,18 @@ impl Settings {
             Self::Sqlite { path, durability, .. } => {
                 Self::Sqlite { path, durability, max_sessions, max_file_size }
             }
+            Self::Redis { url, key_prefix, .. } => Self::Redis { url, key_prefix, max_sessions },
+        }
+    }
+
+    /// Sets the beginning of the keys of a store on a server.
+    #[must_use]
+    pub fn with_key_prefix(self, prefix: &str) -> Self {
+        match self {
+            Self::Memory { .. } | Self::Sqlite { .. } => self,
+            Self::Redis { url, max_sessions, .. } => {
+                Self::Redis { url, key_prefix: prefix.to_owned(), max_sessions }
+            }
         }
     }
 
@@ -59,7 +83,7 @@ impl Settings {
     #[must_use]
     pub fn durable(self, durability: Durability) -> Self {
         match self {
-            Self::Memory { .. } => self,
+            Self::Memory { .. } | Self::Redis { .. } => self,
             Self::Sqlite { path, max_sessions, max_file_size, .. } => {
                 Self::Sqlite { path, durability, max_sessions, max_file_size }
             }
@@ -78,6 +102,7 @@ impl fmt::Display for Settings {
         match self {
             Self::Memory { .. } => f.write_str("memory"),
             Self::Sqlite { path, .. } => write!(f, "sqlite:{}", path.display()),
+            Self::Redis { url, .. } => url.fmt(f),
         }
     }
 }
@@ -91,7 +116,16 @@ impl FromStr for Settings {
                 Ok(Self::Memory { max_sessions: Self::MAX_SESSIONS, max_size: Self::MAX_SIZE })
             }
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::sqlite(path)),
-            _ => Err("unknown store: this version has `memory` and `sqlite:PATH`".into()),
+            Some(("redis" | "rediss", rest)) if rest.len() > "//".len() => Ok(Self::Redis {
+                url: RedisUrl::new(text.to_owned()),
+                key_prefix: Self::KEY_PREFIX.to_owned(),
+                max_sessions: Self::MAX_SESSIONS,
+            }),
+            _ => {
+                Err("unknown store: this version has `memory`, `sqlite:PATH`, `redis://HOST:PORT` \
+                and `rediss://HOST:PORT`"
+                    .into())
+            }
         }
     }
 }
@@ -100,7 +134,7 @@ impl FromStr for Settings {
 ///
 /// # Errors
 /// One sentence for the operator.
-pub fn open(settings: &Settings) -> Result<Storage, OpenError> {
+pub async fn open(settings: &Settings) -> Result<Storage, OpenError> {
     Ok(match settings {
         Settings::Memory { max_sessions, max_size } => {
             Storage::unshared(Arc::new(MemoryStore::new(*max_sessions, *max_size)))
@@ -110,6 +144,10 @@ pub fn open(settings: &Settings) -> Result<Storage, OpenError> {
             let store = SqliteStore::open(path, *durability)?;
             let store = store.with_room(max_sessions).with_file_size(*max_file_size);
             Storage::unshared(Arc::new(store))
+        }
+        Settings::Redis { url, key_prefix, max_sessions } => {
+            let max_sessions = u64::try_from(*max_sessions).unwrap_or(u64::MAX);
+            Storage::shared(RedisStore::open(url, key_prefix, max_sessions).await?)
         }
     })
 }

@@ -1,7 +1,7 @@
 use crate::{
     cli::{
         setting::{Field, Group, SETTING, Setting, field},
-        value::{Length, Word},
+        value::{Length, Text, Word},
     },
     store,
 };
@@ -17,12 +17,21 @@ const SETTINGS: &[Setting] = &[
         name: "store",
         variable: "DUOLOGUE_STORE",
         field: Field { value_name: "STORE", ..field!(Word<store::Settings>, store) },
-        summary: "Store of the sessions: `sqlite:PATH` or `memory`",
+        summary: "Store: `sqlite:PATH`, `memory` or `redis://HOST:PORT`",
         details: "The SQLite file is created if it does not exist. Sessions in memory end with the \
-            process.",
+            process. Several gateways share a Redis or Valkey server; `rediss://` uses TLS. Its \
+            address is `redis://USER:PASSWORD@HOST:PORT/DATABASE`.",
         common: true,
         global: true,
         sensitive: true,
+        ..SETTING
+    },
+    Setting {
+        name: "redis-key-prefix",
+        variable: "DUOLOGUE_REDIS_KEY_PREFIX",
+        field: field!(Text, redis_key_prefix),
+        summary: "Beginning of the name of every key on a Redis or Valkey server",
+        details: "Gateways with the same prefix share their sessions.",
         ..SETTING
     },
     Setting {

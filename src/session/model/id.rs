@@ -84,6 +84,23 @@ identifier! {
     SessionId
 }
 
+impl SessionId {
+    /// Creates an identifier of a partition, which its last byte is. A store that is spread over
+    /// several servers keeps a session and its tokens on one of them.
+    #[must_use]
+    pub fn generate_in(partition: u8) -> Self {
+        let mut bytes = *Self::generate().as_bytes();
+        bytes[15] = partition;
+        Self::from_bytes(bytes)
+    }
+
+    /// Returns the partition, see [`Self::generate_in`].
+    #[must_use]
+    pub const fn partition(&self) -> u8 {
+        self.as_bytes()[15]
+    }
+}
+
 identifier! {
     /// Identifies a message. The id of a reply is known before the message is committed.
     MessageId

@@ -108,6 +108,18 @@ impl Token {
         Self(Uuid::new_v4())
     }
 
+    /// Creates a secret of a partition, see [`TokenHash::partition`], for a session that exists. 114
+    /// bits of it are random.
+    #[must_use]
+    pub fn generate_in(partition: u8) -> Self {
+        loop {
+            let token = Self::generate();
+            if token.hash().partition() == partition {
+                return token;
+            }
+        }
+    }
+
     /// Reads the token of a client: 36 characters, letters in either case.
     ///
     /// # Errors
@@ -151,6 +163,12 @@ impl TokenHash {
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// Returns the partition: the first byte. It is that of the session.
+    #[must_use]
+    pub const fn partition(&self) -> u8 {
+        self.0[0]
     }
 
     /// Returns the 32 bytes, for stores.

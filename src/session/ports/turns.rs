@@ -20,6 +20,18 @@ impl NodeId {
     pub fn generate() -> Self {
         Self(rand::random())
     }
+
+    /// Creates an id from the bytes of [`Self::to_bytes`].
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 8]) -> Self {
+        Self(u64::from_be_bytes(bytes))
+    }
+
+    /// Returns the 8 bytes, for stores.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 8] {
+        self.0.to_be_bytes()
+    }
 }
 
 impl fmt::Display for NodeId {
@@ -47,6 +59,12 @@ impl Lease {
     #[must_use]
     pub const fn new(fence: NonZeroU64) -> Self {
         Self(fence)
+    }
+
+    /// Returns the fence.
+    #[must_use]
+    pub const fn fence(self) -> NonZeroU64 {
+        self.0
     }
 
     /// Returns true if another process can hold a lease of the same session.

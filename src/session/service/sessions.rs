@@ -94,8 +94,9 @@ impl Gateway {
             let (expires_at, ends_at) = self.core.token_deadlines(now);
             (expires_at.min(now.plus(settings.unused_session_ttl)), ends_at, Some(ends_at))
         };
+        let token = Token::generate();
         let session = Session {
-            id: SessionId::generate(),
+            id: SessionId::generate_in(token.hash().partition()),
             name,
             epoch: Epoch::generate(),
             created_at: Timestamp::of_wall_clock(),
@@ -107,7 +108,7 @@ impl Gateway {
             subject,
         };
         let scope = new.scope.unwrap_or_default();
-        let (token, record) = self.new_token(&session, scope, label);
+        let record = self.record(&token, &session, scope, label);
         store
             .create(NewSession { session: session.clone(), token: record.clone(), origin })
             .await?;
@@ -150,7 +151,8 @@ impl Gateway {
     ) -> Result<Created> {
         let label = label.map(check_label).transpose()?.flatten();
         let Core { settings, clock, store, .. } = &*self.core;
-        let (token, record) = self.new_token(session, scope, label);
+        let token = Token::generate_in(session.id.partition());
+        let record = self.record(&token, session, scope, label);
         let now = clock.now();
         self.core.quota.accounts(caller, session.subject.as_ref()).charge_token(now)?;
         store.issue(session.id, now, record.clone(), settings.max_session_tokens).await?;
@@ -160,18 +162,18 @@ impl Gateway {
         Ok(Created { token, session, head_seq: snapshot.head_seq })
     }
 
-    /// Returns a new token for a session. In open mode all tokens of a session share its deadlines.
-    fn new_token(
+    /// Returns the record of a new token. In open mode all tokens of a session share its deadlines.
+    fn record(
         &self,
+        token: &Token,
         session: &Session,
         scope: Scope,
         label: Option<Arc<str>>,
-    ) -> (Token, TokenRecord) {
-        let token = Token::generate();
+    ) -> TokenRecord {
         let (id, hash) = (TokenId::generate(), token.hash());
         let core = &self.core;
         let deadlines = session.subject.as_ref().map(|_| core.token_deadlines(core.clock.now()));
-        (token, TokenRecord { id, hash, scope, label, deadlines })
+        TokenRecord { id, hash, scope, label, deadlines }
     }
 
     /// Renews a session's idle deadline and reads a page of it in one consistent snapshot.

@@ -16,11 +16,8 @@ use rusqlite::{
     backup::{Backup, StepResult},
 };
 
-use super::{
-    file::SqliteFile,
-    lock::FileLock,
-    schema::{self, OpenError},
-};
+use super::{file::SqliteFile, lock::FileLock, schema};
+use crate::store::OpenError;
 
 /// Pages that are copied between two reports.
 const STEP: i32 = 1024;

@@ -19,10 +19,10 @@ use super::{
     durability::Durability,
     lock, reader,
     rows::{self, Id, StoredTime},
-    schema::{self, OpenError},
-    sessions,
+    schema, sessions,
 };
 use crate::session::{Content, Message, Page, Session, SessionId, Timestamp, TokenRecord};
+use crate::store::OpenError;
 
 /// The file of a gateway, opened by an operator command.
 #[derive(Debug)]

@@ -35,6 +35,7 @@ use std::{
 use async_trait::async_trait;
 use rusqlite::{Connection, Transaction};
 
+use super::OpenError;
 use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, FoundSession, Head, Lease,
     ListCursor, ListedSession, NewReply, NewSession, NewTurn, NodeId, Page, Result, Session,
@@ -44,7 +45,6 @@ use crate::session::{
 pub use backup::BackupSummary;
 pub use durability::Durability;
 pub use file::{SessionFilter, SqliteFile, StoredSession, UnansweredTurn};
-pub use schema::OpenError;
 pub use transfer::{Import, StoredLog};
 use {failure::FailureSignal, reader::Readers, writer::Writer};
 

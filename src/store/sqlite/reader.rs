@@ -14,13 +14,14 @@ use super::{
     failure::{FailureSignal, WriteError, WriteResult, failure, is_final},
     lock::FileLock,
     rows::{self, Id, StoredTime},
-    schema::{self, OpenError},
+    schema,
 };
 use crate::session::{
     Content, Error, ErrorKind, FoundSession, Head, Lease, ListCursor, ListedSession, Message,
     Origin, Page, Result, Session, SessionId, Share, ShareOf, Snapshot, Timestamp, TokenHash,
     TokenId, TokenRecord, Unfinished,
 };
+use crate::store::OpenError;
 
 /// Number of connections for reading.
 const READERS: usize = 4;

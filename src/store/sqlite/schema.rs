@@ -1,7 +1,7 @@
 //! The file: opening it, its settings, its schema and its migrations.
 
 use std::{
-    error, fmt,
+    fmt,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -12,6 +12,7 @@ use std::{
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{durability::Durability, lock::FileLock, wal};
+use crate::store::OpenError;
 
 /// "DUO1", in the header of the file (SQLite file format, section 1.3.17).
 const APPLICATION_ID: i32 = 0x4455_4f31;
@@ -28,28 +29,6 @@ const OLDEST_LIBRARY: i32 = 3_051_003;
 
 /// Longest time that a writer waits for another one: an operator command, a `VACUUM`.
 const BUSY: Duration = Duration::from_secs(30);
-
-/// Why the file cannot be used: one sentence for the operator.
-#[derive(Debug)]
-pub struct OpenError {
-    path: PathBuf,
-    problem: String,
-}
-
-impl OpenError {
-    /// Builds the sentence from the path and the problem.
-    pub(super) fn new(path: &Path, problem: impl fmt::Display) -> Self {
-        Self { path: path.to_owned(), problem: problem.to_string() }
-    }
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot use {}: {}", self.path.display(), self.problem)
-    }
-}
-
-impl error::Error for OpenError {}
 
 /// The file, opened by its one writer.
 pub(super) struct OpenedFile {

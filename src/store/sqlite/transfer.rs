@@ -9,10 +9,10 @@ use super::{
     file::{self, SqliteFile, StoredSession, UnansweredTurn},
     reader,
     rows::{self, Id, StoredTime},
-    schema::OpenError,
     sessions,
 };
 use crate::session::{Message, Timestamp, TokenRecord, Usage};
+use crate::store::OpenError;
 
 /// A session with its log.
 #[derive(Clone, Debug)]

@@ -1,0 +1,264 @@
+//! Sessions in Redis or Valkey, for several gateways.
+//!
+//! Each operation on a session is one script, and so one atomic step. `keys` names the keys,
+//! `scripts` has the scripts, `link` the connection. A log is a list: the number of a message is its
+//! place, so a gap cannot exist. See docs/ARCHITECTURE.md.
+
+mod codec;
+mod counters;
+mod inbox;
+mod keys;
+mod link;
+mod log_view;
+mod peer_codec;
+mod peers;
+mod scripts;
+mod session_record;
+mod sessions;
+mod turns;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use redis::{Client, IntoConnectionInfo as _, Pipeline, Value};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{OpenError, RedisUrl};
+use crate::session::{
+    Error, ErrorKind, NodeId, Origin, Result, Session, SessionId, ShareOf, Timestamp,
+};
+use counters::{Counter, Counters};
+use inbox::Inbox;
+use keys::{Keys, PARTITIONS};
+use link::{Attempt, Link};
+use scripts::{Named, Scripts};
+use session_record::SessionRecord;
+
+/// Interval at which counts are added, and sessions are counted.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A store in Redis 7.0 or newer, or Valkey 7.2 or newer.
+pub struct RedisStore {
+    link: Link,
+    keys: Keys,
+    scripts: Scripts,
+    node: NodeId,
+    inbox: Inbox,
+    counters: Counters,
+    max_sessions: u64,
+    /// Sessions of all nodes at the last count, and those that were created here since.
+    sessions: AtomicU64,
+    /// The first partition of the next sweep.
+    swept: AtomicUsize,
+    secret: [u8; 32],
+}
+
+impl RedisStore {
+    /// Connects to a server. `prefix` begins the name of every key.
+    ///
+    /// # Errors
+    /// One sentence for the operator: the address is wrong, the server cannot be reached, is too
+    /// old, or has settings that would lose sessions.
+    pub async fn open(
+        url: &RedisUrl,
+        prefix: &str,
+        max_sessions: u64,
+    ) -> Result<Arc<Self>, OpenError> {
+        let problem = |problem: String| OpenError::of_server(&url.to_string(), problem);
+        Self::connect(url, prefix, max_sessions).await.map_err(problem)
+    }
+
+    async fn connect(url: &RedisUrl, prefix: &str, max_sessions: u64) -> Result<Arc<Self>, String> {
+        let info = url.expose().into_connection_info().map_err(|error| refused(&error))?;
+        let settings = info.redis_settings().clone().set_protocol(redis::ProtocolVersion::RESP3);
+        let client = Client::open(info.set_redis_settings(settings));
+        let client = client.map_err(|error| refused(&error))?;
+        check(&client).await?;
+        let (keys, node) = (Keys::new(prefix), NodeId::generate());
+        let link = Link::new(client.clone());
+        let secret = secret(&link, &keys).await.map_err(|error| error.to_string())?;
+        let inbox = Inbox::start(client, &keys, node);
+        let store = Arc::new(Self {
+            link,
+            keys,
+            scripts: Scripts::new(),
+            node,
+            inbox,
+            counters: Counters::default(),
+            max_sessions,
+            sessions: AtomicU64::new(0),
+            swept: AtomicUsize::new(0),
+            secret,
+        });
+        store.count_sessions().await.map_err(|error| error.to_string())?;
+        tokio::spawn(count(Arc::downgrade(&store)));
+        Ok(store)
+    }
+
+    /// Runs a script of a session with the time and this node as the first arguments.
+    async fn on<const N: usize>(
+        &self,
+        script: &Named,
+        id: SessionId,
+        now: Timestamp,
+        arguments: [&[u8]; N],
+    ) -> Result<Value> {
+        self.on_with(script, id, now, |_| arguments.iter().map(|it| it.to_vec()).collect()).await
+    }
+
+    async fn on_with(
+        &self,
+        script: &Named,
+        id: SessionId,
+        now: Timestamp,
+        arguments: impl Fn(Attempt) -> Vec<Vec<u8>> + Send + Sync,
+    ) -> Result<Value> {
+        let arguments = |attempt| {
+            let mut all = vec![session_record::millis(now), self.node.to_bytes().to_vec()];
+            all.append(&mut arguments(attempt));
+            all
+        };
+        self.link.call(script, &[&self.keys.session(id)], arguments).await
+    }
+
+    /// Returns the part of the store that a session counts for.
+    fn share_of(session: &Session, origin: Option<Origin>) -> Option<ShareOf> {
+        match &session.subject {
+            Some(subject) => Some(ShareOf::Subject(Arc::clone(subject))),
+            None => origin.map(ShareOf::Origin),
+        }
+    }
+
+    /// Counts a session that was created or deleted, and its bytes.
+    fn count_session(&self, session: &Session, origin: Option<Origin>, sessions: i64, size: i64) {
+        if let Some(of) = Self::share_of(session, origin) {
+            self.counters.add(Counter::sessions(&of), sessions);
+            if size != 0 {
+                self.counters.add(Counter::size(&of), size);
+            }
+        }
+    }
+
+    /// Takes note of a session that was deleted.
+    async fn was_deleted(&self, record: &SessionRecord) -> Result<()> {
+        let size = i64::try_from(record.size).unwrap_or(i64::MAX);
+        self.count_session(&record.session, record.origin, -1, -size);
+        if let Some(subject) = &record.session.subject {
+            let mut pipeline = Pipeline::new();
+            let key = self.keys.about("b:", subject.as_bytes());
+            pipeline.cmd("SREM").arg(key).arg(&record.session.id.as_bytes()[..]).ignore();
+            self.link.pipeline::<()>(&pipeline).await?;
+        }
+        Ok(())
+    }
+
+    async fn count_sessions(&self) -> Result<()> {
+        let mut pipeline = Pipeline::new();
+        for partition in 0..=u8::MAX {
+            pipeline.cmd("ZCARD").arg(self.keys.due(partition));
+        }
+        let counts: Vec<u64> = self.link.pipeline(&pipeline).await?;
+        debug_assert_eq!(counts.len(), PARTITIONS);
+        self.sessions.store(counts.iter().sum(), Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Adds and reads counts until the store is dropped.
+async fn count(store: Weak<RedisStore>) {
+    let mut ticks = interval(COUNT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(store) = store.upgrade() else { return };
+        let counted = async {
+            store.counters.flush(&store.link, &store.keys).await?;
+            store.count_sessions().await
+        };
+        if let Err(error) = counted.await {
+            tracing::debug!(%error, cause = ?error, "failed to add the counts of this node");
+        }
+    }
+}
+
+/// Returns the random number of the deployment. The first node makes it.
+async fn secret(link: &Link, keys: &Keys) -> Result<[u8; 32]> {
+    let key = keys.global("secret");
+    let own: [u8; 32] = rand::random();
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("SET").arg(&key).arg(&own[..]).arg("NX").ignore();
+    pipeline.cmd("GET").arg(&key);
+    let (secret,): (Vec<u8>,) = link.pipeline(&pipeline).await?;
+    secret.try_into().map_err(|_| Error::internal("the secret of the store is malformed"))
+}
+
+/// Checks the version and the settings of a server.
+async fn check(client: &Client) -> Result<(), String> {
+    let connection = client.get_multiplexed_async_connection_with_config(&Link::config()).await;
+    let mut connection = connection.map_err(|error| refused(&error))?;
+    let info = redis::cmd("INFO").query_async::<String>(&mut connection).await;
+    let info = info.map_err(|error| refused(&error))?;
+    let field = |name: &str| {
+        let prefix = format!("{name}:");
+        info.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().trim()
+    };
+    let (name, version, oldest) = match field("valkey_version") {
+        "" => ("Redis", field("redis_version"), (7, 0)),
+        version => ("Valkey", version, (7, 2)),
+    };
+    if version_of(version) < oldest {
+        let (major, minor) = oldest;
+        return Err(format!(
+            "the server is {name} {version}; this version needs {name} {major}.{minor} or newer"
+        ));
+    }
+    if field("redis_mode") == "cluster" {
+        return Err("the server is part of a cluster, which this version does not support".into());
+    }
+    let policy = field("maxmemory_policy");
+    if policy.starts_with("allkeys-") {
+        return Err(format!(
+            "the server deletes any key when its memory is used up: set its maxmemory-policy to noeviction (it is {policy})"
+        ));
+    }
+    if field("maxmemory") == "0" {
+        tracing::warn!(
+            "the server has no maxmemory: the system ends it when the memory of the machine is used up"
+        );
+    }
+    if field("aof_enabled") == "0" {
+        tracing::warn!(
+            "the server has no append-only file (appendonly yes): a restart of it forgets what was acknowledged since its last snapshot"
+        );
+    }
+    Ok(())
+}
+
+/// Returns the major and the minor version.
+fn version_of(text: &str) -> (u32, u32) {
+    let mut numbers = text.split('.').map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// An error of the server, without values: the address may hold a password.
+fn refused(error: &redis::RedisError) -> String {
+    let detail = error.detail().map_or_else(|| error.category().to_owned(), str::to_owned);
+    format!("the server cannot be used: {detail}")
+}
+
+/// The error of a session that does not exist.
+fn gone() -> Error {
+    ErrorKind::SessionExpired.into()
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore").field("node", &self.node).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,111 @@
+//! The other nodes.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{Pipeline, Value};
+
+use super::{
+    RedisStore,
+    link::{bytes, items, number},
+    peer_codec,
+    session_record::SessionRecord,
+    sessions::take_session,
+};
+use crate::session::{
+    Entered, MessageId, NodeId, Peer, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
+    WaitingTurn,
+};
+
+impl RedisStore {
+    /// Publishes to the inbox of a node.
+    async fn publish(&self, to: NodeId, partition: u8, payload: &[u8]) -> Result<()> {
+        let mut pipeline = Pipeline::new();
+        let channel = self.keys.inbox(partition, &to.to_bytes());
+        pipeline.cmd("SPUBLISH").arg(channel).arg(payload).ignore();
+        self.link.pipeline::<()>(&pipeline).await
+    }
+}
+
+#[async_trait]
+impl Peers for RedisStore {
+    fn node(&self) -> Option<NodeId> {
+        Some(self.node)
+    }
+
+    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
+        let answer = self.on(&self.scripts.enter, id, now, []).await?;
+        let mut answer = items(answer)?.into_iter();
+        let SessionRecord { session, owner, newest_lease, .. } = take_session(id, &mut answer)?;
+        let head_seq = number(answer.next().unwrap_or(Value::Nil))?;
+        let head_seq = u32::try_from(head_seq).unwrap_or(u32::MAX);
+        let mut turns = items(answer.next().unwrap_or(Value::Nil))?.into_iter();
+        let mut waiting = Vec::new();
+        while let (Some(seq), Some(message)) = (turns.next(), turns.next()) {
+            let seq = u32::try_from(number(seq)?).unwrap_or(u32::MAX);
+            let message = bytes(message)?;
+            if let Ok(message) = message[..].try_into() {
+                waiting.push(WaitingTurn { seq, id: MessageId::from_bytes(message) });
+            }
+        }
+        let lease = newest_lease.filter(|_| owner == Some(self.node));
+        let owner = owner.filter(|owner| *owner != self.node);
+        Ok(Entered { session, head_seq, waiting, owner, lease, newest_lease })
+    }
+
+    async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
+        for id in sessions {
+            self.on(&self.scripts.leave, id, Timestamp::default(), []).await?;
+        }
+        Ok(())
+    }
+
+    async fn heartbeat(&self, is_draining: bool) -> Result<Vec<Peer>> {
+        let (nodes, draining) = (self.keys.global("nodes"), self.keys.global("draining"));
+        let me = self.node.to_bytes();
+        let channel = self.keys.inbox(0, b"");
+        let answer = self
+            .link
+            .call(&self.scripts.heartbeat, &[&nodes, &draining], |_| {
+                let is_draining = if is_draining { b"1" } else { b"0" };
+                vec![me.to_vec(), is_draining.to_vec(), channel.clone()]
+            })
+            .await?;
+        self.publish(self.node, 0, &[peer_codec::PROBE]).await?;
+        let mut answer = items(answer)?.into_iter();
+        let mut peers = Vec::new();
+        while let (Some(node), Some(silent), Some(listeners), Some(drains)) =
+            (answer.next(), answer.next(), answer.next(), answer.next())
+        {
+            if let Ok(node) = bytes(node)?[..].try_into() {
+                peers.push(Peer {
+                    node: NodeId::from_bytes(node),
+                    silent_for: Duration::from_millis(number(silent)?),
+                    is_reachable: number(listeners)? > 0,
+                    is_draining: number(drains)? > 0,
+                });
+            }
+        }
+        Ok(peers)
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<()> {
+        let mut pipeline = Pipeline::new();
+        let node = node.to_bytes();
+        pipeline.cmd("ZREM").arg(self.keys.global("nodes")).arg(&node[..]).ignore();
+        pipeline.cmd("SREM").arg(self.keys.global("draining")).arg(&node[..]).ignore();
+        self.link.pipeline::<()>(&pipeline).await
+    }
+
+    async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()> {
+        let payload = peer_codec::write(self.node, messages)?;
+        // The pairs of nodes are spread over the partitions, and so over the servers of a cluster.
+        let [.., mine] = self.node.to_bytes();
+        let [.., theirs] = to.to_bytes();
+        self.publish(to, mine ^ theirs, &payload).await
+    }
+
+    async fn receive(&self) -> Received {
+        self.inbox.next().await
+    }
+}

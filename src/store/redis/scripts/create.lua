@@ -1,0 +1,14 @@
+-- ARGV: now, me, token hash, token value, first deadline, number of fields n, n fields and values,
+-- fields and values that few sessions have.
+local fields, extra = {}, {}
+local count = tonumber(ARGV[6])
+for place = 1, count do fields[place] = ARGV[6 + place] end
+for place = 7 + count, #ARGV do extra[#extra + 1] = ARGV[place] end
+redis.call('HSET', s, 'k', ARGV[3], unpack(fields))
+if #extra > 0 then
+  redis.call('HSET', s, 'X', 1)
+  redis.call('HSET', base .. 'x:' .. id, unpack(extra))
+end
+redis.call('SET', base .. 't:' .. ARGV[3], ARGV[4])
+redis.call('ZADD', base .. 'due', ARGV[5], id)
+return 1

@@ -1,0 +1,8 @@
+-- ARGV: now, me, earlier owner. Makes this node the owner, and returns the waiting turns.
+if not is_live() then return {} end
+redis.call('SREM', base .. 'o:' .. ARGV[3], id)
+if redis.call('HGET', s, 'o') ~= ARGV[3] then return {} end
+local fence = grant(me)
+tell_watchers(me, 'O' .. me)
+local fields, extra = session()
+return {fields, extra, tostring(fence), waiting_turns()}

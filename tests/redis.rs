@@ -1,0 +1,132 @@
+//! Several gateways as processes on one server of Redis or Valkey.
+
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use duologue::proto::{ReplyStarted, Role, Send};
+
+use crate::{
+    process::Process,
+    support::{Event, RedisServer, Rest, Transport, create, history, programs, soon},
+};
+
+/// A reply of two hundred words, which takes four seconds.
+fn long() -> String {
+    (0..200).fold(String::new(), |mut text, number| {
+        let _ = write!(text, "word{number} ");
+        text
+    })
+}
+
+async fn gateway(server: &RedisServer, flags: &[&str]) -> Process {
+    let store = format!("redis://127.0.0.1:{}", server.port());
+    Process::start(&[&["--store", &store], flags].concat()).await
+}
+
+fn servers() -> impl Iterator<Item = RedisServer> {
+    programs().into_iter().map(|program: PathBuf| RedisServer::start(program, &[]))
+}
+
+#[tokio::test]
+async fn a_reply_of_a_killed_gateway_is_begun_again_by_another() {
+    for server in servers() {
+        let reply = long();
+        let flags = ["--simulated-reply", reply.trim(), "--simulated-delay", "20ms"];
+        let (one, two) = (gateway(&server, &flags).await, gateway(&server, &flags).await);
+        // Until each has seen the other.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let token = create(&one.address()).await;
+        let mut there = Transport::Grpc.open(&two.address(), &token, None).await;
+        let path = format!("/messages?token={token}&text=Hi");
+        assert_eq!(Rest::call(&one.address(), "POST", &path).await.status, 202);
+        let mut deltas = 0;
+        while deltas < 10 {
+            if let Event::Delta(_) = soon("a delta", there.next()).await {
+                deltas += 1;
+            }
+        }
+        one.kill().await;
+        let died = Instant::now();
+        let second = loop {
+            if let Event::ReplyStarted(started) = soon("the second attempt", there.next()).await {
+                let ReplyStarted { attempt, .. } = started;
+                break attempt;
+            }
+        };
+        assert_eq!(second, 2);
+        assert!(died.elapsed() <= Duration::from_secs(5), "{:?}", died.elapsed());
+        let answer = loop {
+            if let Event::Message(message) = soon("the reply", there.next()).await
+                && message.role() == Role::Assistant
+            {
+                break message;
+            }
+        };
+        assert_eq!(answer.text, reply.trim());
+        assert_eq!(history(&two.address(), Transport::Grpc, &token).await.len(), 2);
+        two.signal("TERM").await;
+        assert_eq!(two.ended().await.0, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn streams_survive_a_server_that_is_away_for_some_seconds() {
+    for server in servers() {
+        let (one, two) = (gateway(&server, &[]).await, gateway(&server, &[]).await);
+        let token = create(&one.address()).await;
+        let mut there = Transport::Json.open(&two.address(), &token, None).await;
+        server.signal("STOP");
+        let path = format!("/messages?token={token}&text=Hi");
+        let began = Instant::now();
+        let refused = Rest::call(&one.address(), "POST", &path).await;
+        assert_eq!(refused.status, 503, "{}", refused.body);
+        assert!(began.elapsed() <= Duration::from_secs(6), "{:?}", began.elapsed());
+        server.signal("CONT");
+        let send = Send { text: "Hello Bot".into(), ..Default::default() };
+        there.send(send).await.unwrap();
+        loop {
+            if let Event::Message(message) = soon("the reply", there.next()).await
+                && message.role() == Role::Assistant
+            {
+                break;
+            }
+        }
+        for process in [one, two] {
+            process.signal("TERM").await;
+            assert_eq!(process.ended().await.0, Some(0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_the_death_of_a_server_that_writes_always() {
+    for program in programs() {
+        let flags = ["--appendonly", "yes", "--appendfsync", "always"];
+        let server = RedisServer::start(program, &flags);
+        let (one, two) = (gateway(&server, &[]).await, gateway(&server, &[]).await);
+        let token = create(&one.address()).await;
+        let mut there = Transport::Grpc.open(&two.address(), &token, None).await;
+        for round in 0..3_usize {
+            let accepted = there.say(&format!("m{round}"), None).await.unwrap();
+            assert_eq!(accepted.seq as usize, 2 * round + 1);
+            server.kill();
+            server.restart();
+            loop {
+                if let Event::Message(message) = soon("the reply", there.next()).await
+                    && message.role() == Role::Assistant
+                {
+                    break;
+                }
+            }
+        }
+        for process in [one, two] {
+            let log = history(&process.address(), Transport::Grpc, &token).await;
+            assert_eq!(log.len(), 6);
+            process.signal("TERM").await;
+            assert_eq!(process.ended().await.0, Some(0));
+        }
+    }
+}

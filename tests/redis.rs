@@ -102,6 +102,39 @@ async fn streams_survive_a_server_that_is_away_for_some_seconds() {
 }
 
 #[tokio::test]
+async fn a_reply_in_progress_goes_on_while_the_server_is_away() {
+    for server in servers() {
+        let reply = long();
+        let flags = ["--simulated-reply", reply.trim(), "--simulated-delay", "20ms"];
+        let (one, two) = (gateway(&server, &flags).await, gateway(&server, &flags).await);
+        let token = create(&one.address()).await;
+        let mut here = Transport::Json.open(&one.address(), &token, None).await;
+        let mut there = Transport::Grpc.open(&two.address(), &token, None).await;
+        here.say("Hi", None).await.unwrap();
+        while !matches!(soon("a delta", there.next()).await, Event::Delta(_)) {}
+        server.signal("STOP");
+        // Longer than the reply, and than an operation waits.
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        server.signal("CONT");
+        for stream in [&mut here, &mut there] {
+            let answer = loop {
+                match soon("the reply", stream.next()).await {
+                    Event::Message(message) if message.role() == Role::Assistant => break message,
+                    Event::ReplyStarted(started) => assert_eq!(started.attempt, 1),
+                    _ => {}
+                }
+            };
+            assert_eq!(answer.text, reply.trim());
+        }
+        assert_eq!(history(&two.address(), Transport::Grpc, &token).await.len(), 2);
+        for process in [one, two] {
+            process.signal("TERM").await;
+            assert_eq!(process.ended().await.0, Some(0));
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_survives_the_death_of_a_server_that_writes_always() {
     for program in programs() {
         let flags = ["--appendonly", "yes", "--appendfsync", "always"];

@@ -238,7 +238,12 @@ impl TurnRunner {
                     }
                     delay = RetryDelay::new();
                 }
-                Err(error) if error.kind() == ErrorKind::Internal => {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::Internal | ErrorKind::StoreUnavailable
+                    ) =>
+                {
                     tracing::warn!(session = %id, cause = ?error, "failed to commit a reply; retrying");
                 }
                 Err(error) => return self.abandon(error),

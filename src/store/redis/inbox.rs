@@ -35,13 +35,22 @@ pub(super) struct Inbox {
 
 impl Inbox {
     /// Starts to listen. Reports an interruption whenever notes may have been lost.
-    pub(super) fn start(client: Client, keys: &Keys, node: NodeId) -> Self {
+    ///
+    /// # Errors
+    /// The server refuses the connection or the subscription.
+    pub(super) async fn start(
+        client: Client,
+        keys: &Keys,
+        node: NodeId,
+    ) -> redis::RedisResult<Self> {
         let (report, received) = unbounded_channel();
         let closing = CancellationToken::new();
         let channels = (0..=u8::MAX).map(|partition| keys.inbox(partition, &node.to_bytes()));
         let listener = Listener { client, channels: channels.collect(), node, report };
-        tokio::spawn(closing.clone().run_until_cancelled_owned(listener.run()));
-        Self { received: Mutex::new(received), closing }
+        // Connected before the first session is entered.
+        let connected = listener.connect().await?;
+        tokio::spawn(closing.clone().run_until_cancelled_owned(listener.run(connected)));
+        Ok(Self { received: Mutex::new(received), closing })
     }
 
     /// Waits for the next report. Cancel safe.
@@ -63,6 +72,9 @@ impl Drop for Inbox {
     }
 }
 
+/// A connection, and what arrives on it.
+type Connected = (MultiplexedConnection, UnboundedReceiver<PushInfo>);
+
 struct Listener {
     client: Client,
     channels: Vec<Vec<u8>>,
@@ -71,30 +83,29 @@ struct Listener {
 }
 
 impl Listener {
-    async fn run(self) {
-        let mut first = true;
+    async fn run(self, first: Connected) {
+        let mut connected = Some(first);
         loop {
-            let (pushes, mut pushed) = unbounded_channel();
-            match self.connect(pushes).await {
-                Ok(_connection) => {
-                    if !first {
-                        metrics::counter!("duologue_redis_inbox_reconnects_total").increment(1);
-                    }
-                    // Also the first time: sessions may have been entered before.
-                    let _told = self.report.send(Received::Interrupted);
-                    first = false;
-                    self.listen(&mut pushed).await;
-                }
-                Err(error) => tracing::debug!(%error, "failed to connect the inbox"),
+            if let Some((_connection, mut pushed)) = connected {
+                self.listen(&mut pushed).await;
             }
             sleep(RETRY_DELAY).await;
+            connected = match self.connect().await {
+                Ok(connected) => {
+                    metrics::counter!("duologue_redis_inbox_reconnects_total").increment(1);
+                    let _told = self.report.send(Received::Interrupted);
+                    Some(connected)
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "failed to connect the inbox");
+                    None
+                }
+            };
         }
     }
 
-    async fn connect(
-        &self,
-        pushes: UnboundedSender<PushInfo>,
-    ) -> redis::RedisResult<MultiplexedConnection> {
+    async fn connect(&self) -> redis::RedisResult<Connected> {
+        let (pushes, pushed) = unbounded_channel();
         let config = Link::config().set_push_sender(pushes);
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
@@ -103,7 +114,7 @@ impl Listener {
             subscribe.arg("SSUBSCRIBE").arg(&channel[..]);
             subscribe.exec_async(&mut connection).await?;
         }
-        Ok(connection)
+        Ok((connection, pushed))
     }
 
     /// Reports what arrives, until the connection ends or is silent for too long.

@@ -83,7 +83,7 @@ impl RedisStore {
         let (keys, node) = (Keys::new(prefix), NodeId::generate());
         let link = Link::new(client.clone());
         let secret = secret(&link, &keys).await.map_err(|error| error.to_string())?;
-        let inbox = Inbox::start(client, &keys, node);
+        let inbox = Inbox::start(client, &keys, node).await.map_err(|error| refused(&error))?;
         let store = Arc::new(Self {
             link,
             keys,

@@ -184,19 +184,25 @@ impl Store for RedisStore {
             range.arg(millis(now)).arg("LIMIT").arg(0).arg(most);
         }
         let due: Vec<Vec<Vec<u8>>> = self.link.pipeline(&pipeline).await?;
-        let due: Vec<_> = due.into_iter().flatten().collect();
-        let more = due.len() >= most;
+        let is_cut = due.iter().any(|ids| ids.len() == most);
+        let due: Vec<[u8; 16]> =
+            due.into_iter().flatten().filter_map(|id| id[..].try_into().ok()).collect();
         let mut sessions = Vec::new();
-        for id in due.iter().take(limit).filter_map(|id| id[..].try_into().ok()) {
-            let id = SessionId::from_bytes(id);
-            let answer = self.on(&self.scripts.sweep, id, now, []).await?;
-            let answer = items(answer)?;
+        let mut visited = 0;
+        // A session that was renewed is visited and stays.
+        for id in due.iter().take(limit + BATCH).map(|id| SessionId::from_bytes(*id)) {
+            if sessions.len() == limit {
+                break;
+            }
+            visited += 1;
+            let answer = items(self.on(&self.scripts.sweep, id, now, []).await?)?;
             if !answer.is_empty() {
                 let record = take_session(id, &mut answer.into_iter())?;
                 self.was_deleted(&record).await?;
                 sessions.push(id);
             }
         }
+        let more = is_cut || visited < due.len();
         Ok(Swept { sessions, more })
     }
 

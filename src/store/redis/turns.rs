@@ -14,8 +14,8 @@ use super::{
 };
 use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Error, ErrorKind, Lease, Message,
-    NewReply, NewTurn, NodeId, Page, PartContent, Placed, PlacedTurn, Question, Result, SessionId,
-    Spent, Status, Store as _, Timestamp, Turns, Unfinished, place,
+    NewReply, NewTurn, NodeId, Origin, Page, PartContent, Placed, PlacedTurn, Question, Result,
+    SessionId, ShareOf, Spent, Status, Store as _, Timestamp, Turns, Unfinished, place,
 };
 
 /// Attempts of an append whose facts change meanwhile.
@@ -240,38 +240,33 @@ impl RedisStore {
         limits.budgets.check(Spent { session: 0, ..spent }, limits.now)
     }
 
-    /// Counts the tokens of a reply for its day.
-    async fn count_tokens(&self, id: SessionId, tokens: u64, now: Timestamp) -> Result<()> {
-        if tokens == 0 {
-            return Ok(());
-        }
-        let (day, tokens) = (now.day(), i64::try_from(tokens).unwrap_or(i64::MAX));
-        self.counters.add(Counter::Tokens(day, None), tokens);
-        let mut pipeline = Pipeline::new();
-        let extra = [self.keys.base(id.partition()).as_bytes(), b"x:", id.as_bytes()].concat();
-        pipeline.cmd("HGET").arg(extra).arg("su");
-        let (subject,): (Option<String>,) = self.link.pipeline(&pipeline).await?;
-        if let Some(subject) = subject {
-            self.counters.add(Counter::Tokens(day, Some(subject.into())), tokens);
-        }
-        Ok(())
-    }
-
-    /// Counts the bytes of a message for the share of its session.
-    async fn count_size(&self, id: SessionId, size: usize) -> Result<()> {
+    /// Counts a message that was appended, and the model tokens of a reply. A failure does not undo
+    /// the append: the counts are then too low.
+    async fn count_written(&self, id: SessionId, size: usize, tokens: Option<u64>, now: Timestamp) {
         let mut pipeline = Pipeline::new();
         let extra = [self.keys.base(id.partition()).as_bytes(), b"x:", id.as_bytes()].concat();
         pipeline.cmd("HGET").arg(extra).arg("su");
         pipeline.cmd("HGET").arg(self.keys.session(id)).arg("og");
-        let (subject, origin): (Option<String>, Option<Vec<u8>>) =
-            self.link.pipeline(&pipeline).await?;
-        let of = match (subject, origin.and_then(|origin| origin.try_into().ok())) {
-            (Some(subject), _) => crate::session::ShareOf::Subject(subject.into()),
-            (None, Some(origin)) => crate::session::ShareOf::Origin(crate::session::Origin(origin)),
-            (None, None) => return Ok(()),
+        let read = self.link.pipeline::<(Option<String>, Option<Vec<u8>>)>(&pipeline).await;
+        let (subject, origin) = match read {
+            Ok((subject, origin)) => (subject.map(Arc::<str>::from), origin),
+            Err(error) => {
+                tracing::warn!(session = %id, %error, "a message was not counted for its owner");
+                return;
+            }
         };
-        self.counters.add(Counter::size(&of), i64::try_from(size).unwrap_or(i64::MAX));
-        Ok(())
+        if let Some(tokens) = tokens.filter(|tokens| *tokens > 0) {
+            let (day, tokens) = (now.day(), i64::try_from(tokens).unwrap_or(i64::MAX));
+            self.counters.add(Counter::Tokens(day, None), tokens);
+            if let Some(subject) = &subject {
+                self.counters.add(Counter::Tokens(day, Some((**subject).into())), tokens);
+            }
+        }
+        let origin = origin.and_then(|origin| origin.try_into().ok()).map(Origin);
+        let of = subject.map(ShareOf::Subject).or(origin.map(ShareOf::Origin));
+        if let Some(of) = of {
+            self.counters.add(Counter::size(&of), i64::try_from(size).unwrap_or(i64::MAX));
+        }
     }
 }
 
@@ -316,7 +311,7 @@ impl Turns for RedisStore {
                         self.try_append(id, *placed, &log, parent_is_newest, &limits).await?;
                     match tried {
                         Tried::Done(appended) => {
-                            self.count_size(id, appended.message.size()).await?;
+                            self.count_written(id, appended.message.size(), None, limits.now).await;
                             return Ok(appended);
                         }
                         Tried::Before(appended) => {
@@ -402,8 +397,7 @@ impl Turns for RedisStore {
                 };
                 let (expires_at, lease) = (answer.time()?, answer.lease()?);
                 if !duplicate {
-                    self.count_tokens(id, cost.spent(), now).await?;
-                    self.count_size(id, size).await?;
+                    self.count_written(id, size, Some(cost.spent()), now).await;
                 }
                 let (reply_seq, token_expires_at) = (None, None);
                 Ok(Answered::Kept(Appended {

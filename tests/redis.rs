@@ -9,7 +9,7 @@ use std::{
 use duologue::proto::{ReplyStarted, Role, Send};
 
 use crate::{
-    process::Process,
+    process::{Process, command},
     support::{Event, RedisServer, Rest, Transport, create, history, programs, soon},
 };
 
@@ -28,6 +28,26 @@ async fn gateway(server: &RedisServer, flags: &[&str]) -> Process {
 
 fn servers() -> impl Iterator<Item = RedisServer> {
     programs().into_iter().map(|program: PathBuf| RedisServer::start(program, &[]))
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_used_stops_the_start_with_one_line() {
+    let flags = ["--requirepass", "canary-right", "--maxmemory-policy", "allkeys-lru"];
+    let server = RedisServer::start_with_password("redis-server".into(), &flags, "canary-right");
+    let port = server.port();
+    for (store, problem) in [
+        (format!("redis://127.0.0.1:{port}"), "needs a password"),
+        (format!("redis://:canary-wrong@127.0.0.1:{port}"), "invalid username-password pair"),
+        (format!("redis://:canary-right@127.0.0.1:{port}"), "maxmemory-policy to noeviction"),
+        (format!("rediss://:canary-right@127.0.0.1:{port}"), "cannot use rediss://[redacted]@"),
+        ("redis://:canary-right@127.0.0.1:1".to_owned(), "refused"),
+    ] {
+        let flags = ["--addr", "127.0.0.1:0", "--store", &store];
+        let output = soon("the end", command(&flags).output()).await.unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), log.lines().count()), (Some(1), 1), "{store}: {log}");
+        assert!(log.contains(problem) && !log.contains("canary"), "{store}: {log}");
+    }
 }
 
 #[tokio::test]

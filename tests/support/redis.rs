@@ -19,6 +19,7 @@ pub struct RedisServer {
     program: PathBuf,
     flags: Vec<String>,
     folder: TempDir,
+    password: String,
 }
 
 /// The servers that the tests run with: Redis, and Valkey where `TEST_VALKEY` names it.
@@ -30,13 +31,19 @@ pub fn programs() -> Vec<PathBuf> {
 impl RedisServer {
     /// Starts a server on a free port.
     pub fn start(program: PathBuf, flags: &[&str]) -> Self {
+        Self::start_with_password(program, flags, "")
+    }
+
+    /// Starts a server whose flags set a password.
+    pub fn start_with_password(program: PathBuf, flags: &[&str], password: &str) -> Self {
         // Another process may take the port meanwhile.
         for _ in 0..10 {
             let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let folder = tempfile::tempdir().unwrap();
             let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
             let child = Mutex::new(spawn(&program, free, &flags, &folder));
-            let server = Self { child, port: free, program: program.clone(), flags, folder };
+            let (port, program, password) = (free, program.clone(), password.to_owned());
+            let server = Self { child, port, program, flags, folder, password };
             if server.answers() {
                 return server;
             }
@@ -79,8 +86,11 @@ impl RedisServer {
 
     /// Runs a command of the server.
     pub fn command(&self, words: &[&str]) -> String {
-        let output =
-            Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output();
+        let output = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .env("REDISCLI_AUTH", &self.password)
+            .args(words)
+            .output();
         String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
     }
 

@@ -33,6 +33,7 @@ use super::{OpenError, RedisUrl};
 use crate::session::{
     Error, ErrorKind, NodeId, Origin, Result, Session, SessionId, ShareOf, Timestamp,
 };
+use crate::telemetry::error_chain;
 use counters::{Counter, Counters};
 use inbox::Inbox;
 use keys::{Keys, PARTITIONS};
@@ -246,10 +247,12 @@ fn version_of(text: &str) -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// An error of the server, without values: the address may hold a password.
+/// Returns the problem in words. Errors of the library do not repeat the address or the password.
 fn refused(error: &redis::RedisError) -> String {
-    let detail = error.detail().map_or_else(|| error.category().to_owned(), str::to_owned);
-    format!("the server cannot be used: {detail}")
+    if error.code() == Some("NOAUTH") {
+        return "the server needs a password: give it in the address".to_owned();
+    }
+    format!("the server cannot be used: {}", error_chain(error))
 }
 
 /// The error of a session that does not exist.

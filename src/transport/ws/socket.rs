@@ -241,9 +241,10 @@ impl Socket<'_> {
     /// Closes with the code of the failure, then reads the connection to its end. A close with
     /// unread bytes would reset the connection, and the client might not see the code.
     async fn close(&mut self, error: &Error) {
-        /// Longest wait for the client's close frame, and most bytes that are read meanwhile.
+        /// Longest wait for the client's close frame, and most bytes that are read meanwhile: a client
+        /// may send all of a frame that is too large before it reads.
         const LINGER: Duration = Duration::from_secs(2);
-        const LINGER_BYTES: u64 = 8 << 20;
+        const LINGER_BYTES: u64 = 64 << 20;
         if error.kind() == ErrorKind::Internal {
             tracing::error!(target: PEER, cause = ?error, "stream failed");
         }

@@ -5,19 +5,20 @@ use std::{sync::Arc, time::Duration};
 use duologue::{
     responder::Simulated,
     session::{
-        Access, Budgets, CallerLimits, ErrorKind, IdentityKind, ReplyFields, Settings, Status,
-        Store as _, Timestamp, Turns as _, Usage,
+        Access, Budgets, Caller, CallerLimits, ErrorKind, Gateway, IdentityKind, PageRequest,
+        ReplyFields, Settings, Status, Store as _, Timestamp, Turns as _, Usage,
     },
     store::{Durability, SqliteStore},
 };
+use tokio::time::{Instant, sleep};
 use tonic::Code;
 
 use crate::{
     callers::rest_as,
     store_contract::{AnyStore as _, NOW, created, kind, reply, stores, terms, user},
     support::{
-        Event, Rest, Running, Setup, TestKeys, Transport, code_of, create, proto, send_text, soon,
-        stub,
+        DelayedStore, Rest, Running, Setup, TestKeys, Transport, code_of, create, new_message,
+        proto, send_text, soon, status, stub, unshared, watched,
     },
 };
 
@@ -167,13 +168,6 @@ async fn a_reply_that_nobody_watches_is_stopped_after_a_while() {
         client.say("Hi", None).await.unwrap();
         client.reply_started().await;
         drop(client);
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        // Someone looks in, and leaves again.
-        drop(transport.open(&server, &token, None).await);
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        let mut client = transport.open(&server, &token, None).await;
-        assert!(matches!(client.next().await, Event::ReplyStarted(_)), "it still runs");
-        drop(client);
         is_stopped(&server, &token).await;
     }
     // A message without any stream: the reply is stopped as well.
@@ -184,6 +178,33 @@ async fn a_reply_that_nobody_watches_is_stopped_after_a_while() {
     let (_, message) = stays.reply().await;
     assert_eq!(message.status(), proto::MessageStatus::Stopped);
     assert!(message.text.len() > 200, "it went on while it was watched");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_returns_in_time_keeps_a_reply_running() {
+    let (second, millisecond) = (Duration::from_secs(1), Duration::from_millis(1));
+    let settings = Settings { abandon_after: Some(second), ..Settings::default() };
+    let responder = Arc::new(Simulated::new(&"word ".repeat(1000), 50 * millisecond));
+    let storage = unshared(&DelayedStore::new());
+    let gateway = Gateway::start(settings, storage, responder).await.unwrap();
+    let (stream, token) = watched(&gateway).await;
+    let attach = async || gateway.attach(&Caller::default(), &token, None).await.unwrap().0;
+    stream.send(new_message("Hi")).end().await.unwrap();
+    drop(stream);
+    for _ in 0..5 {
+        sleep(900 * millisecond).await;
+        let mut stream = attach().await;
+        let event = stream.next().await.unwrap();
+        assert!(matches!(event, duologue::session::Event::ReplyStarted(_)), "it still runs");
+    }
+    let left = Instant::now();
+    let page = PageRequest { after: Some(1), ..PageRequest::default() };
+    while gateway.refresh_token(&Caller::default(), &token, page).await.unwrap().head_seq < 2 {
+        sleep(10 * millisecond).await;
+    }
+    assert!(left.elapsed() >= second && left.elapsed() <= second + 20 * millisecond);
+    let log = gateway.refresh_token(&Caller::default(), &token, page).await.unwrap().messages;
+    assert_eq!(*status(&log[0]), Status::Stopped);
 }
 
 /// Waits until the reply of a session's only turn is stopped.

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tonic::{Code, Request};
 
 use crate::support::{
-    Address, Event, Rest, Running, Setup, Socket, TestKeys, Transport, code_of, create, handshake,
-    send_text, soon, stub,
+    Address, Event, Log, Rest, Running, Setup, Socket, TestKeys, Transport, code_of, create,
+    handshake, send_text, soon, stub,
 };
 
 const KEYS_ONLY: Access = Access { open: false, credentials: true, bind_subject: false };
@@ -270,25 +270,25 @@ async fn without_binding_a_stream_outlives_the_credential() {
 
 #[tokio::test]
 async fn the_file_of_keys_is_read_again_when_it_changes() {
-    let keys = TestKeys::new();
+    let (keys, log) = (TestKeys::new(), Log::begin());
     let ada = keys.add("ada", IdentityKind::User);
     let server = gateway(KEYS_ONLY, &keys).await;
     token_of(&server, &ada).await;
     let bob = keys.add("bob", IdentityKind::User);
     let status = async |key: &str| rest_as(&server, key, "POST", "/token?name=B").await.status;
     let until = async |key: &str, expected: u16| {
-        soon("the new keys", async {
-            while status(key).await != expected {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
+        soon("the new keys", async { while status(key).await != expected {} }).await;
     };
     until(&bob, 200).await;
     keys.file().remove("ada").unwrap();
     until(&ada, 401).await;
     // A wrong file changes nothing.
     std::fs::write(keys.path(), "[[key]]\nname = 1").unwrap();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    soon("the refusal of the file", async {
+        while !log.text().contains("the new file of API keys is refused") {
+            assert_eq!(status(&bob).await, 200);
+        }
+    })
+    .await;
     assert_eq!(status(&bob).await, 200);
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     callers::rest_as,
-    support::{Event, Running, Setup, Transport, soon},
+    support::{Event, Log, Running, Setup, Transport, soon},
 };
 
 const ISSUER: &str = "https://login.example";
@@ -208,20 +208,23 @@ fn base64url(bytes: &[u8]) -> String {
 async fn the_keys_of_the_issuer_are_read_again_when_they_change() {
     let (old, new) =
         (IssuerKey::new("old", Algorithm::EdDSA), IssuerKey::new("new", Algorithm::EdDSA));
-    let issuer = Issuer::publishing(&[&old]);
+    let (issuer, log) = (Issuer::publishing(&[&old]), Log::begin());
     let server = issuer.gateway(BOUND).await;
     assert_eq!(status(&server, &old.sign(&claims("ada"))).await.0, 200);
     issuer.publish(&[&new]);
     soon("the new key", async {
-        while status(&server, &new.sign(&claims("ada"))).await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        while status(&server, &new.sign(&claims("ada"))).await.0 != 200 {}
     })
     .await;
     assert_eq!(status(&server, &old.sign(&claims("ada"))).await.0, 401);
     // A wrong file changes nothing.
     fs::write(issuer.path(), r#"{"keys":[]}"#).unwrap();
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    soon("the refusal of the file", async {
+        while !log.text().contains("failed to read the keys of the issuer") {
+            assert_eq!(status(&server, &new.sign(&claims("ada"))).await.0, 200);
+        }
+    })
+    .await;
     assert_eq!(status(&server, &new.sign(&claims("ada"))).await.0, 200);
 }
 
@@ -233,12 +236,8 @@ async fn a_gateway_without_the_keys_of_the_issuer_says_try_again() {
     let (code, body) = status(&server, &key.sign(&claims("ada"))).await;
     assert_eq!((code, body.contains("cannot be read at the moment")), (503, true), "{body}");
     issuer.publish(&[&key]);
-    soon("the keys", async {
-        while status(&server, &key.sign(&claims("ada"))).await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await;
+    soon("the keys", async { while status(&server, &key.sign(&claims("ada"))).await.0 != 200 {} })
+        .await;
 }
 
 #[tokio::test]

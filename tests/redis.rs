@@ -10,7 +10,7 @@ use duologue::proto::{ReplyStarted, Role, Send};
 
 use crate::{
     process::{Process, command},
-    support::{Event, RedisServer, Rest, Transport, create, history, programs, soon},
+    support::{Event, RedisServer, Rest, Transport, create, history, piece_of, programs, soon},
 };
 
 /// A reply of two hundred words, which takes four seconds.
@@ -56,8 +56,6 @@ async fn a_reply_of_a_killed_gateway_is_begun_again_by_another() {
         let reply = long();
         let flags = ["--simulated-reply", reply.trim(), "--simulated-delay", "20ms"];
         let (one, two) = (gateway(&server, &flags).await, gateway(&server, &flags).await);
-        // Until each has seen the other.
-        tokio::time::sleep(Duration::from_secs(3)).await;
         let token = create(&one.address()).await;
         let mut there = Transport::Grpc.open(&two.address(), &token, None).await;
         let path = format!("/messages?token={token}&text=Hi");
@@ -133,8 +131,15 @@ async fn a_reply_in_progress_goes_on_while_the_server_is_away() {
         here.say("Hi", None).await.unwrap();
         while !matches!(soon("a delta", there.next()).await, Event::Delta(_)) {}
         server.signal("STOP");
-        // Longer than the reply, and than an operation waits.
-        tokio::time::sleep(Duration::from_secs(7)).await;
+        // The reply ends, and an operation fails.
+        let mut content = 0;
+        while content < reply.trim().len() {
+            if let Event::Delta(delta) = soon("a delta", here.next()).await {
+                content += piece_of(&delta).len();
+            }
+        }
+        let path = format!("/refresh_token?token={token}");
+        assert_eq!(Rest::call(&one.address(), "GET", &path).await.status, 503);
         server.signal("CONT");
         for stream in [&mut here, &mut there] {
             let answer = loop {

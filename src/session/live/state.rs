@@ -4,6 +4,7 @@
 //! must happen in one order does: a message goes to every subscriber, and its turn into the
 //! queue, in the order of the numbers.
 
+mod local_reply;
 mod remote;
 mod subscribers;
 
@@ -15,18 +16,14 @@ use super::{
     encoded::EncodedForms,
     event::{Event, MessageEvent, Opened},
     remote_owner::RemoteOwner,
-    reply_draft::{Extended, ReplyDraft, ReplyLimits, Sink},
     reply_in_progress::{ReplyInProgress, ReplySoFar, ShownReply},
     subscriber_queue::SubscriberQueue,
     token_deadlines::TokenDeadlines,
     turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
-    model::{
-        Citation, Content, Error, ErrorKind, Message, MessageId, Part, Result, Role, Timestamp,
-        TokenId,
-    },
-    ports::{Appended, Entered, Lease, Piece},
+    model::{Error, ErrorKind, Message, MessageId, Result, Role, Timestamp, TokenId},
+    ports::{Appended, Entered, Lease},
     turn::cancel::{CancelReason, CancelSignal},
 };
 
@@ -301,66 +298,6 @@ impl State {
         self.reply = None;
         self.close_if_idle();
         Work::Nothing
-    }
-
-    /// Announces the reply once, and again if its context turns out to be trimmed.
-    pub(super) fn announce_reply(&mut self, context_trimmed: bool) {
-        let wants_deltas = self.wants_deltas();
-        let Some(reply) = &mut self.reply else { return };
-        if reply.announce(context_trimmed) && wants_deltas {
-            let started = Arc::new(reply.started.clone());
-            self.broadcast(Event::ReplyStarted(started));
-        }
-    }
-
-    pub(super) fn extend_reply(&mut self, piece: Piece, limits: ReplyLimits) -> Extended {
-        self.change_draft(|draft, sink| draft.append(piece, limits, sink))
-    }
-
-    pub(super) fn push_part(&mut self, part: Part, limits: ReplyLimits) -> Extended {
-        self.change_draft(|draft, sink| draft.push(part, limits, sink))
-    }
-
-    pub(super) fn end_part(
-        &mut self,
-        citations: Vec<Citation>,
-        provider_data: Option<Arc<str>>,
-        limits: ReplyLimits,
-    ) -> Extended {
-        self.change_draft(|draft, sink| draft.end_part(citations, provider_data, limits, sink))
-    }
-
-    /// Changes the content of the reply and broadcasts the events of the change.
-    fn change_draft(
-        &mut self,
-        change: impl FnOnce(&mut ReplyDraft, &mut Sink<'_>) -> Extended,
-    ) -> Extended {
-        let wants_deltas = self.wants_deltas();
-        let Self { reply, subscribers, .. } = self;
-        let Some(reply) = reply else { return Extended::NoReply };
-        let mut send = |event| send_to(subscribers, event);
-        let mut sink: Sink<'_> = None;
-        if wants_deltas {
-            sink = Some(&mut send);
-        }
-        change(&mut reply.draft, &mut sink)
-    }
-
-    pub(super) fn end_reply(&mut self) -> Option<CancelReason> {
-        self.reply.as_mut()?.end()
-    }
-
-    pub(super) fn finish_content(&mut self, complete: bool) -> Content {
-        let mut content = Content::default();
-        let _no_reply = self.change_draft(|draft, sink| {
-            content = draft.finish(complete, sink);
-            Extended::Whole
-        });
-        content
-    }
-
-    pub(super) fn reply_content(&self) -> Content {
-        self.reply.as_ref().map_or_else(Content::default, |reply| reply.draft.content())
     }
 
     pub(super) fn stop(&mut self, seq: Option<u32>) -> bool {

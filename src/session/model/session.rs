@@ -42,8 +42,14 @@ impl Session {
 
     /// Returns the session as a client with a token sees it: with the deadlines of the token.
     #[must_use]
-    pub fn seen_with(mut self, token: &TokenRecord) -> Self {
-        if let Some((expires_at, ends_at)) = token.deadlines {
+    pub fn seen_with(self, token: &TokenRecord) -> Self {
+        self.seen_with_deadlines(token.deadlines)
+    }
+
+    /// As [`Self::seen_with`], with the own deadlines of the token.
+    #[must_use]
+    pub fn seen_with_deadlines(mut self, own: Option<(Timestamp, Timestamp)>) -> Self {
+        if let Some((expires_at, ends_at)) = own {
             (self.expires_at, self.ends_at) = (expires_at, ends_at);
         }
         self

@@ -10,12 +10,14 @@ use super::*;
 use crate::session::{
     live::{
         event::{DeltaPiece, EventFilter},
+        reply_draft::{Extended, ReplyLimits},
         subscriber_queue::QueueCapacity,
     },
     model::{
-        Epoch, Metadata, Name, Position, ReplyFields, ReplyPosition, Session, SessionId, Status,
-        TokenRecord, UserFields,
+        Content, Epoch, Metadata, Name, Position, ReplyFields, ReplyPosition, Session, SessionId,
+        Status, TokenRecord, UserFields,
     },
+    ports::Piece,
 };
 
 /// A step of the history.

@@ -293,14 +293,25 @@ pub(super) fn token(session: SessionId, token: &TokenRecord) -> Vec<u8> {
     writer.into_bytes()
 }
 
+fn read_deadlines(reader: &mut Reader<'_>) -> Result<Option<(Timestamp, Timestamp)>> {
+    let mut time = || Ok::<_, Error>(Timestamp::from_millis(u64::from_be_bytes(reader.fixed()?)));
+    let (expires_at, ends_at) = (time()?, time()?);
+    Ok((ends_at > Timestamp::default()).then_some((expires_at, ends_at)))
+}
+
+/// Reads the deadlines in the value of a token's key.
+pub(super) fn token_deadlines(value: &[u8]) -> Result<Option<(Timestamp, Timestamp)>> {
+    let mut reader = Reader::new(value);
+    let _session_and_id = reader.take(32)?;
+    read_deadlines(&mut reader)
+}
+
 /// Reads the value of a token's key.
 pub(super) fn read_token(hash: TokenHash, value: &[u8]) -> Result<(SessionId, TokenRecord)> {
     let mut reader = Reader::new(value);
     let session = SessionId::from_bytes(reader.fixed()?);
     let id = TokenId::from_bytes(reader.fixed()?);
-    let mut time = || Ok::<_, Error>(Timestamp::from_millis(u64::from_be_bytes(reader.fixed()?)));
-    let (expires_at, ends_at) = (time()?, time()?);
-    let deadlines = (ends_at > Timestamp::default()).then_some((expires_at, ends_at));
+    let deadlines = read_deadlines(&mut reader)?;
     let scope = if reader.byte()? == 1 { Scope::Write } else { Scope::Read };
     let label = reader.shared()?;
     Ok((session, TokenRecord { id, hash, scope, label, deadlines }))

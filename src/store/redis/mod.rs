@@ -4,6 +4,7 @@
 //! `scripts` has the scripts, `link` the connection. A log is a list: the number of a message is its
 //! place, so a gap cannot exist. See docs/ARCHITECTURE.md.
 
+mod append;
 mod codec;
 mod counters;
 mod inbox;
@@ -12,9 +13,11 @@ mod link;
 mod log_view;
 mod peer_codec;
 mod peers;
+mod script_answer;
 mod scripts;
 mod session_record;
 mod sessions;
+mod spent;
 mod turns;
 
 use std::{

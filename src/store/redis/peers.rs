@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use redis::{Pipeline, Value};
 
 use super::{
@@ -16,6 +17,9 @@ use crate::session::{
     Entered, MessageId, NodeId, Peer, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
     WaitingTurn,
 };
+
+/// Most sessions that are left at the same time.
+const MAX_CONCURRENT: usize = 64;
 
 impl RedisStore {
     /// Publishes to the inbox of a node.
@@ -54,10 +58,10 @@ impl Peers for RedisStore {
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
-        for id in sessions {
-            self.on(&self.scripts.leave, id, Timestamp::default(), []).await?;
-        }
-        Ok(())
+        let left = stream::iter(sessions)
+            .map(|id| self.on(&self.scripts.leave, id, Timestamp::default(), []))
+            .buffer_unordered(MAX_CONCURRENT);
+        left.try_for_each(|_| std::future::ready(Ok(()))).await
     }
 
     async fn heartbeat(&self, is_draining: bool) -> Result<Vec<Peer>> {

@@ -16,7 +16,7 @@ use crate::session::{
     TokenId, TokenRecord,
 };
 
-/// Most sessions that one call of a list or a sweep reads at a time.
+/// Most sessions that are read at a time.
 const BATCH: usize = 256;
 
 /// Takes the fields of a session from the beginning of an answer.
@@ -110,15 +110,9 @@ impl Store for RedisStore {
         let arguments = [&token.as_bytes()[..], &millis(expires_at)];
         let answer = self.on(&self.scripts.renew, id, now, arguments).await?;
         let mut answer = items(answer)?.into_iter();
-        let SessionRecord { mut session, .. } = take_session(id, &mut answer)?;
-        let own = bytes(answer.next().unwrap_or(Value::Nil)).unwrap_or_default();
-        if !own.is_empty() {
-            let tokens = self.tokens(id, now).await?;
-            if let Some(record) = tokens.iter().find(|record| record.id == token) {
-                session = session.seen_with(record);
-            }
-        }
-        Ok(session)
+        let SessionRecord { session, .. } = take_session(id, &mut answer)?;
+        let value = bytes(answer.next().unwrap_or(Value::Nil))?;
+        Ok(session.seen_with_deadlines(codec::token_deadlines(&value)?))
     }
 
     async fn secret(&self) -> Result<[u8; 32]> {
@@ -144,12 +138,8 @@ impl Store for RedisStore {
         let (members,): (Vec<Vec<u8>>,) = self.link.pipeline(&pipeline).await?;
         let ids: Vec<_> = members.iter().filter_map(|id| id[..].try_into().ok()).collect();
         let mut listed = Vec::new();
-        for batch in ids.chunks(BATCH) {
-            for id in batch {
-                if let Some(session) = self.listed(SessionId::from_bytes(*id), now).await? {
-                    listed.push(session);
-                }
-            }
+        for id in ids {
+            listed.extend(self.listed(SessionId::from_bytes(id), now).await?);
         }
         listed.retain(|session| after.is_none_or(|after| session.cursor() < after));
         listed.sort_unstable_by_key(|session| Reverse(session.cursor()));

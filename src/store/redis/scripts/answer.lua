@@ -30,4 +30,5 @@ if waiting == '' then
   owner = no_node
 end
 tell_watchers(me, note_of_entry(seq, owner, entry))
-return {'OK', seq, '', fields[6], lease()}
+local subject, origin = share()
+return {'OK', seq, '', fields[6], lease(), subject, origin}

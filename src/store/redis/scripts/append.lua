@@ -4,14 +4,14 @@
 -- repeated.
 if not is_live() then return {'GONE'} end
 local log, keys = base .. 'l:' .. id, base .. 'i:' .. id
-local fields = redis.call('HMGET', s, 'x', 'm', 'd', 'nt', 'u', 'o', 'f', 'si', 'X', 'ui', 'uo')
+local fields = redis.call('HMGET', s, 'x', 'm', 'd', 'nt', 'u', 'o', 'f', 'si', 'ui', 'uo')
 local expires, waiting, owner = tonumber(fields[1]), fields[5] or '', fields[6]
 local head = redis.call('LLEN', log)
 local function lease() return owner == me and fields[7] or '' end
 local function before(seq, entry)
   local reply = ''
   if not place_of(waiting, u32(seq), 4) then reply = reply_to(seq) or '' end
-  return {'DUP', seq, entry, reply, fields[1], lease(), owner or ''}
+  return {'DUP', seq, entry, reply, fields[1], lease()}
 end
 if ARGV[4] ~= '' then
   local seq = redis.call('HGET', keys, ARGV[4])
@@ -22,13 +22,13 @@ if ARGV[17] == '1' then
   for seq = head, math.max(1, head - 31), -1 do
     local entry = redis.call('LINDEX', log, seq - 1)
     if string.sub(entry, 2, 17) == ARGV[3] then
-      return {'AGAIN', seq, entry, '', fields[1], lease(), owner or ''}
+      return {'AGAIN', seq, entry, '', fields[1], lease()}
     end
   end
 end
 local newest = fields[4] or '0'
 if ARGV[7] ~= '' and ARGV[7] ~= newest then return {'MOVED'} end
-local spent = tonumber(fields[10] or 0) + tonumber(fields[11] or 0)
+local spent = tonumber(fields[9] or 0) + tonumber(fields[10] or 0)
 local budget = tonumber(ARGV[13])
 if ARGV[14] == '1' or #waiting / 4 >= tonumber(ARGV[11])
   or head + #waiting / 4 + 2 > tonumber(ARGV[12]) or (budget > 0 and spent >= budget) then
@@ -39,8 +39,9 @@ local parent = ARGV[6] == '' and tonumber(newest) or tonumber(ARGV[6])
 local entry = header('\1', ARGV[3], tonumber(ARGV[8]), parent, tonumber(ARGV[15])) .. ARGV[5]
 redis.call('RPUSH', log, entry)
 if ARGV[4] ~= '' then redis.call('HSET', keys, ARGV[4], seq) end
+local subject, origin = share()
 local own
-if fields[9] and redis.call('HEXISTS', base .. 'x:' .. id, 'su') == 1 then
+if subject ~= '' then
   if fields[3] then
     expires = math.max(tonumber(fields[3]), tonumber(ARGV[10]))
     redis.call('HSET', s, 'd', string.format('%.0f', expires))
@@ -58,5 +59,4 @@ end
 local note = note_of_entry(seq, owner, entry)
 tell_watchers(me, note)
 if owner ~= me and not place_of(redis.call('HGET', s, 'w') or '', owner, 8) then tell(owner, note) end
-if type(own) ~= 'number' then own = nil end
-return {'OK', seq, parent, own and string.format('%.0f', own) or '', x, lease(), owner}
+return {'OK', seq, parent, own and string.format('%.0f', own) or '', x, lease(), subject, origin}

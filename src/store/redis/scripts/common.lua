@@ -21,6 +21,12 @@ local function session()
   return fields, extra
 end
 
+-- Returns the owner of the session and the address that it was created from, as far as it has them.
+local function share()
+  local subject = redis.call('HGET', base .. 'x:' .. id, 'su')
+  return subject or '', redis.call('HGET', s, 'og') or ''
+end
+
 -- The sets of numbers and nodes are strings of fixed-width items.
 local function place_of(items, item, width)
   for place = 1, #items, width do
@@ -112,7 +118,8 @@ local function waiting_turns()
   return turns
 end
 
--- Moves the idle deadline of a token that has one of its own. Returns it, or nothing.
+-- Moves the idle deadline of a token that has one of its own. Returns that deadline, if there is one,
+-- and the value of the token. Returns nothing if the token does not exist or has expired.
 local function renew_token(token, expires)
   local hashes = redis.call('HGET', s, 'k') or ''
   for place = 1, #hashes, 32 do
@@ -121,17 +128,17 @@ local function renew_token(token, expires)
     if value and string.sub(value, 17, 32) == token then
       local high, low, end_high, end_low = struct.unpack('>I4I4I4I4', value, 33)
       local current, ends = high * 4294967296 + low, end_high * 4294967296 + end_low
-      if ends == 0 then return end
-      if current <= now then return 'expired' end
+      if ends == 0 then return nil, value end
+      if current <= now then return end
       local moved = math.min(math.max(current, expires), ends)
       if moved ~= current then
         local bytes = struct.pack('>I4I4', math.floor(moved / 4294967296), moved % 4294967296)
-        redis.call('SET', key, string.sub(value, 1, 32) .. bytes .. string.sub(value, 41))
+        value = string.sub(value, 1, 32) .. bytes .. string.sub(value, 41)
+        redis.call('SET', key, value)
       end
-      return moved
+      return moved, value
     end
   end
-  return 'unknown'
 end
 
 -- Deletes the session and everything about it.

@@ -29,7 +29,7 @@ const BACKLOG: i32 = 4096;
 #[derive(Debug)]
 pub(super) enum Listener {
     Tcp(TcpListener),
-    /// With the path of its file, which is removed when the socket closes.
+    /// The path is that of the socket file, which is removed when the socket closes.
     Unix(UnixListener, PathBuf),
 }
 
@@ -111,7 +111,7 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     UnixListener::from_std(socket.into())
 }
 
-/// Removes a socket that nobody listens on: a killed process leaves its own behind.
+/// Removes the socket file of a process that was killed. Fails if a process listens on it.
 fn remove_stale(path: &Path) -> io::Result<()> {
     if !fs::symlink_metadata(path)?.file_type().is_socket() {
         return Err(io::Error::other("the file exists and is not a socket"));

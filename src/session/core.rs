@@ -181,7 +181,7 @@ impl Core {
         }
     }
 
-    /// Returns another process that takes turns over. `None` if there is none.
+    /// Returns another process that can take turns over.
     pub(super) fn living_peer(&self) -> Option<NodeId> {
         self.living.any()
     }

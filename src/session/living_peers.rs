@@ -1,4 +1,4 @@
-//! The other processes that share the store and live.
+//! The living processes that share the store.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,7 +6,7 @@ use rand::seq::IndexedRandom as _;
 
 use super::ports::NodeId;
 
-/// The processes that take turns over, by their last heartbeats.
+/// The processes that can take turns over, according to the last heartbeat.
 #[derive(Debug, Default)]
 pub(super) struct LivingPeers(Mutex<Vec<NodeId>>);
 

@@ -27,10 +27,10 @@ use super::{
 /// Shortest time between the starts of two small batches to one process.
 const INTERVAL: Duration = Duration::from_millis(10);
 
-/// Bytes that do not wait for the interval.
+/// Size in bytes at which a batch is sent without waiting for the interval.
 const LARGE: usize = 64 << 10;
 
-/// Sessions whose owner was asked for its replies, for the task that repeats lost questions.
+/// Sessions whose owner was asked for its replies. A task repeats questions without an answer.
 pub(super) struct Asked {
     added: UnboundedSender<SessionId>,
     taken: tokio::sync::Mutex<UnboundedReceiver<SessionId>>,
@@ -43,7 +43,7 @@ impl Asked {
     }
 
     pub(super) fn add(&self, session: SessionId) {
-        // Without the task the gateway is closing.
+        // The task ends only when the gateway closes.
         let _sent = self.added.send(session);
     }
 

@@ -100,20 +100,12 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
         "Log lines that were not written, by reason: queue_full, rate_limit",
     ),
     ("duologue_store_writes_total", Unit::Count, "Writes of the store; several share a commit"),
-    (
-        "duologue_turns_taken_over_total",
-        Unit::Count,
-        "Turns taken over from gateways that have ended",
-    ),
-    (
-        "duologue_redis_connections_total",
-        Unit::Count,
-        "Connections made to the Redis or Valkey server",
-    ),
+    ("duologue_turns_taken_over_total", Unit::Count, "Turns taken over from dead gateways"),
+    ("duologue_redis_connections_total", Unit::Count, "Connections to the Redis or Valkey server"),
     (
         "duologue_redis_inbox_reconnects_total",
         Unit::Count,
-        "Times that the connection for notes of other gateways was made anew",
+        "Reconnects of the connection for notes of other gateways",
     ),
 ];
 
@@ -123,13 +115,13 @@ const GAUGES: &[(&str, &str)] = &[
     ("duologue_streams", "Open streams"),
     ("duologue_sessions_active", "Sessions with a stream or a running turn"),
     ("duologue_replies_running", "Replies in progress"),
-    ("duologue_peers", "Other gateways on the same store that live"),
+    ("duologue_peers", "Other living gateways on the same store"),
     ("duologue_waiting_response_bytes", "Bytes of pages that wait to be read by their clients"),
     ("duologue_draining", "1 while the gateway shuts down"),
 ];
 
 const HISTOGRAMS: &[(&str, &str)] = &[
-    ("duologue_redis_script_seconds", "A script of the store, with its way to the server"),
+    ("duologue_redis_script_seconds", "A script of the store, including the network"),
     ("duologue_store_commit_seconds", "A commit of the store, with its fsync"),
     ("duologue_first_delta_seconds", "From the start of a reply to its first text"),
     ("duologue_reply_seconds", "From the start of a reply to its end"),

@@ -53,8 +53,7 @@ const SETTINGS: &[Setting] = &[
         variable: "DUOLOGUE_ADDR",
         field: field!(Listen, server.addr),
         summary: "Listen address of every protocol",
-        details: "The file of a Unix socket gets the permissions that the umask leaves, and is \
-            removed at the end.",
+        details: "The umask sets the permissions of a Unix socket's file.",
         common: true,
         ..SETTING
     },

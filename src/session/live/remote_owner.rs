@@ -19,7 +19,7 @@ pub(super) struct RemoteOwner {
     reply: Option<RemoteDraft>,
 }
 
-/// The question for the replies of the owner.
+/// The state of the question for the owner's replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Watch {
     NotAsked,
@@ -54,7 +54,8 @@ impl RemoteOwner {
         }
     }
 
-    /// Returns the content that has arrived, if the owner has to be asked. It counts as asked then.
+    /// Marks the owner as asked, and returns the position up to which the reply has arrived. Returns
+    /// `None` if the owner was asked before.
     pub(super) fn ask(&mut self) -> Option<Option<ReplyPosition>> {
         if self.watch != Watch::NotAsked {
             return None;
@@ -76,7 +77,7 @@ impl RemoteOwner {
         self.watch = Watch::NotAsked;
     }
 
-    /// As [`Self::forget_watch`], if the owner has not answered. Returns true then.
+    /// As [`Self::forget_watch`], unless the owner has answered. Returns true if it has not.
     pub(super) fn forget_unanswered_watch(&mut self) -> bool {
         let is_unanswered = self.watch != Watch::Answered;
         if is_unanswered {
@@ -95,8 +96,7 @@ impl RemoteOwner {
         self.reply.as_ref().is_some_and(|reply| reply.lease > lease)
     }
 
-    /// Begins a reply, or continues the one that is shown. Returns false if it continues from an
-    /// offset that has not arrived.
+    /// Begins a reply, or continues the one that is shown.
     pub(super) fn begin(&mut self, remote: RemoteReply) -> Begun {
         let RemoteReply { started, turn_seq, lease, .. } = remote;
         let offset = started.offset;
@@ -119,7 +119,7 @@ impl RemoteOwner {
         Some(shown.draft.mirror(event))
     }
 
-    /// Forgets the reply: nobody in this process receives it.
+    /// Discards the reply, since no subscriber of this process receives it.
     pub(super) fn drop_reply(&mut self) {
         self.reply = None;
     }

@@ -1,7 +1,7 @@
-//! Tells the other processes that this one lives, and takes over the turns of those that have ended.
+//! Sends the heartbeats of this process, and takes over the turns of processes that have ended.
 //!
-//! A wrong judgement costs a second attempt of a reply and nothing else: each write of an owner
-//! carries its lease, and the store refuses an old one.
+//! If a process is declared dead by mistake, a reply is attempted twice and one attempt is committed:
+//! each write of an owner carries its lease, and the store refuses an old one.
 
 use std::{
     collections::HashSet,
@@ -21,17 +21,17 @@ use crate::session::{
 /// Interval of the heartbeats.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A process that has been silent for this long has ended, or is stopped.
+/// A process without a heartbeat for this long is declared dead.
 const SILENT: Duration = Duration::from_millis(2500);
 
-/// The same for a process that receives nothing: the system has closed its connections.
+/// The same for a process that has no connection to the store.
 const UNREACHABLE: Duration = Duration::from_secs(1);
 
-/// A heartbeat that is answered later than this is late.
+/// Longest time for the answer to a prompt heartbeat.
 const PROMPT: Duration = Duration::from_millis(750);
 
-/// Heartbeats in a row that must be prompt before this process judges others: otherwise the store
-/// was away, and not they.
+/// Number of prompt heartbeats in a row before this process declares others dead. If its own
+/// heartbeats are late, the store is slow, and the others may be alive.
 const PROMPT_HEARTBEATS: u32 = 3;
 
 /// After this long without a heartbeat, others may have taken over the turns of this process.
@@ -54,7 +54,7 @@ pub(super) async fn run(core: Arc<Core>) {
             Ok(peers) => peers,
             Err(error) => {
                 if prompt > 0 {
-                    tracing::warn!(%error, cause = ?error, "failed to tell other processes that this one lives");
+                    tracing::warn!(%error, cause = ?error, "failed to send a heartbeat");
                 }
                 prompt = 0;
                 continue;
@@ -64,7 +64,7 @@ pub(super) async fn run(core: Arc<Core>) {
         if now - last > ABSENT {
             tracing::warn!(
                 absent_ms = (now - last).as_millis(),
-                "this process or its store was absent; comparing its turns with the store"
+                "no heartbeat for some seconds; comparing the turns of this process with the store"
             );
             tokio::spawn(compare_own(Arc::clone(&core)));
         }
@@ -74,7 +74,7 @@ pub(super) async fn run(core: Arc<Core>) {
     }
 }
 
-/// Takes note of the processes that live, and takes over the turns of those that have ended.
+/// Stores the list of living processes, and takes over the turns of dead ones.
 fn judge(core: &Arc<Core>, ending: &Ending, peers: &[Peer], is_fit: bool) {
     let others = peers.iter().filter(|peer| Some(peer.node) != core.peers.node());
     let (ended, alive): (Vec<_>, Vec<_>) = others.partition(|peer| has_ended(peer));
@@ -98,7 +98,7 @@ const fn has_ended(peer: &Peer) -> bool {
 }
 
 async fn take_over(core: Arc<Core>, ending: Ending, node: NodeId) {
-    tracing::info!(peer = %node, "a process has ended; taking over its turns");
+    tracing::info!(peer = %node, "a process is dead; taking over its turns");
     let taken = match recovery::resume_all(&core, Some(node)).await {
         Ok(()) => core.peers.forget(node).await,
         Err(error) => Err(error),

@@ -1,7 +1,7 @@
 //! Replies across processes.
 //!
-//! The process that answers the turns of a session sends the reply in progress to those that ask for
-//! it. To that process, another one is one more subscriber.
+//! The owner of a session is the process that answers its turns. Other processes ask the owner for the
+//! reply in progress. The owner treats each of them as a subscriber.
 
 use std::{collections::VecDeque, future::poll_fn, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::session::{
     turn::{follow, runner::TurnRunner},
 };
 
-/// Longest time for the answer to [`PeerMessage::Watch`]. Then the store is asked for the owner.
+/// Longest wait for the answer to [`PeerMessage::Watch`]. After it, the owner is read from the store.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Takes a message of another process.
@@ -103,7 +103,7 @@ fn serve(core: &Arc<Core>, session: SessionHandle, watcher: Watcher, at: Option<
     tokio::spawn(async move {
         let subscriber = match subscriber {
             Some(subscriber) => subscriber,
-            // The question may be faster than the answer of the store that grants the lease.
+            // The message may arrive before the store has told this process about its lease.
             None => {
                 if let Err(error) = follow::follow(&core, &session).await {
                     tracing::debug!(session = %session.session().id, %error, "failed to read a session for another process");
@@ -136,7 +136,7 @@ async fn send(
         }
         match poll_fn(|cx| subscriber.queue.poll_next(cx)).await {
             Ok(event) => send_event(core, session, node, event).await,
-            // Begins again with the whole reply.
+            // The other process reads too slowly. It receives the reply from its start.
             Err(ErrorKind::SlowConsumer) => match watcher.subscribe(core, session, None) {
                 Some(again) => subscriber = again,
                 None => return,
@@ -161,7 +161,7 @@ async fn send_event(core: &Core, session: &SessionHandle, node: NodeId, event: E
 }
 
 /// Waits until the reply in progress of another process has arrived up to a position, so that a
-/// subscriber can continue there. Not for long: without it the subscriber receives the reply from
+/// subscriber can continue there. After 500 ms it gives up, and the subscriber receives the reply from
 /// its start.
 pub(in crate::session) async fn wait_for(
     core: &Core,
@@ -188,8 +188,7 @@ pub(in crate::session) async fn wait_for(
     session.unsubscribe(&queue);
 }
 
-/// Asks again for the replies of owners that have not answered: a message was lost, or the turns
-/// have another owner.
+/// Asks again if an owner has not answered: a message was lost, or the session has another owner.
 pub(super) async fn retry(core: Arc<Core>) {
     let mut asked: VecDeque<(Instant, SessionId)> = VecDeque::new();
     loop {

@@ -36,7 +36,7 @@ pub struct Entered {
     pub owner: Option<NodeId>,
     /// The lease under which this process answers the turns of the session, if it holds one.
     pub lease: Option<Lease>,
-    /// The newest lease that was granted, to whichever process. An older one is lost.
+    /// The newest lease that was granted to any process. Older ones are lost.
     pub newest_lease: Option<Lease>,
 }
 
@@ -105,7 +105,7 @@ pub struct RemoteReply {
 }
 
 impl PeerMessage {
-    /// Returns about the bytes that the message takes in memory and on its way.
+    /// Returns the approximate size of the message in bytes.
     pub(in crate::session) fn cost(&self) -> usize {
         const OVERHEAD: usize = 64;
         OVERHEAD
@@ -156,27 +156,26 @@ pub trait Peers: Send + Sync + 'static {
     /// every later change is reported. A second call has no other effect than to read again.
     ///
     /// # Errors
-    /// `SessionExpired` if the session does not exist; `Internal`.
+    /// `SessionExpired` if the session does not exist; `Internal`, `StoreUnavailable`.
     async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered>;
 
     /// Ends the registration of sessions. Their notes may still arrive.
     ///
     /// # Errors
-    /// `Internal`.
+    /// `Internal`, `StoreUnavailable`.
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()>;
 
-    /// Tells the store that this process lives, and returns all processes that have told so, this
-    /// one among them, until [`Self::forget`].
+    /// Writes a heartbeat of this process, and returns all processes with a heartbeat, including this
+    /// one. A process stays in the list until [`Self::forget`].
     ///
     /// # Errors
-    /// `Internal`.
+    /// `Internal`, `StoreUnavailable`.
     async fn heartbeat(&self, is_draining: bool) -> Result<Vec<Peer>>;
 
-    /// Removes a process from the answers of [`Self::heartbeat`]: it has ended, and its turns are
-    /// taken over.
+    /// Removes a dead process, whose turns were taken over, from the list of [`Self::heartbeat`].
     ///
     /// # Errors
-    /// `Internal`.
+    /// `Internal`, `StoreUnavailable`.
     async fn forget(&self, node: NodeId) -> Result<()>;
 
     /// Returns the id of this process, if others can share the store.
@@ -185,7 +184,7 @@ pub trait Peers: Send + Sync + 'static {
     /// Sends messages to another process, in order. They are lost if it cannot be reached.
     ///
     /// # Errors
-    /// `Internal`.
+    /// `Internal`, `StoreUnavailable`.
     async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()>;
 
     /// Waits for the next note or message. Cancel safe.

@@ -230,8 +230,8 @@ pub struct Head {
 /// `tests/store_contract.rs` tests each implementation.
 ///
 /// # Errors
-/// Every operation can fail with `Internal`, and with `SessionExpired` if its session does not
-/// exist. Other kinds are listed at the operations.
+/// Every operation can fail with `Internal` and `StoreUnavailable`, and with `SessionExpired` if its
+/// session does not exist. Other kinds are listed at the operations.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Stores a new session. `Overloaded` or `StoreFull` if there is no room.

@@ -248,8 +248,8 @@ pub struct Checkpoint {
 /// implementation.
 ///
 /// # Errors
-/// Every operation can fail with `Internal`, and with `SessionExpired` if its session does not
-/// exist. Other kinds are listed at the operations.
+/// Every operation can fail with `Internal` and `StoreUnavailable`, and with `SessionExpired` if its
+/// session does not exist. Other kinds are listed at the operations.
 #[async_trait]
 pub trait Turns: Send + Sync + 'static {
     /// Appends a user message under the next number, once, and renews the idle deadline. Grants the

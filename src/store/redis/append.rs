@@ -16,7 +16,7 @@ use crate::session::{
     PlacedTurn, Question, Result, Role, SessionId, Spent, Store as _, Timestamp, place,
 };
 
-/// Attempts of an append whose facts change meanwhile.
+/// Attempts of an append, if the newest turn changes each time.
 const MAX_MOVES: u32 = 100;
 
 /// The result of one call of the script that appends.
@@ -73,11 +73,10 @@ impl RedisStore {
                     return known.ok_or_else(|| Error::internal("a known message was not read"));
                 }
                 Err(Failure::Unknown(fact)) => {
-                    // A retry is answered whatever the rules say of a new turn.
                     self.learn(id, limits.now, &mut log, fact).await?;
                 }
                 Err(Failure::Refused(error)) => {
-                    // The rules speak of a new turn: the message may be known.
+                    // The rules refuse a new turn, but a repetition is always answered.
                     if known.is_none()
                         && let Some(key) = &turn.client_message_id
                         && let Some(appended) =

@@ -1,7 +1,7 @@
 //! Values as bytes.
 //!
-//! A number is an LEB128 varint, a text or a blob its length and its bytes, an optional value a byte
-//! 0 or 1 before it. The scripts read and write fixed headers only; everything behind them is opaque
+//! A number is an LEB128 varint. A text or a blob is its length and its bytes. An optional value is a
+//! byte 0, or a byte 1 and the value. The scripts read and write fixed headers only; everything behind them is opaque
 //! to them.
 
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Writer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a>(&'a [u8]);
 
-/// The error of bytes that this version has not written.
+/// Returns the error for bytes that are not of the expected form.
 fn malformed() -> Error {
     Error::internal("a value of the store is malformed")
 }

@@ -1,6 +1,6 @@
 //! Counts of several nodes: parts of the store, and model tokens of a day.
 //!
-//! Each node adds what it has counted once a second. Between, every node knows its own share.
+//! Each node adds its own counts once a second. Until then, other nodes do not see them.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ pub(super) enum Counter {
 /// Time for which the tokens of a day are kept, in seconds.
 const DAY_LIFE: i64 = 2 * 86_400;
 
-/// Most other nodes' counts that are kept.
+/// Largest number of sums that are kept in memory.
 const MAX_KNOWN: usize = 65_536;
 
 #[derive(Debug, Default)]

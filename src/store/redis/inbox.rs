@@ -19,14 +19,14 @@ use tokio_util::sync::CancellationToken;
 use super::{keys::Keys, link::Link, peer_codec};
 use crate::session::{NodeId, Received};
 
-/// Without a probe for this long, the connection is made anew: it may be healthy, and of a server
-/// that nobody publishes to.
+/// Longest time without a probe. After it, the connection is replaced: after a failover it may lead to
+/// a server to which no node publishes.
 const SILENT: Duration = Duration::from_secs(3);
 
 /// Wait before the next attempt to connect.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// What other nodes have told this one.
+/// The notes and messages that have arrived.
 #[derive(Debug)]
 pub(super) struct Inbox {
     received: Mutex<UnboundedReceiver<Received>>,
@@ -145,7 +145,7 @@ impl Listener {
                     let _told = self.report.send(received);
                 }
             }
-            // A node of a later version: what it tells is in the store as well.
+            // Possibly from a later version. The comparison with the store makes up for it.
             Err(error) => {
                 tracing::warn!(%error, cause = ?error, "a message of another node was ignored")
             }

@@ -73,8 +73,8 @@ impl Keys {
     }
 }
 
-/// Returns a tag for each partition, so that the partitions are spread evenly over the slots: the
-/// smallest number whose slot is in the partition's share of 64. Bare numbers are not.
+/// Returns the tag of each partition: the smallest number whose slot is in the partition's range of 64
+/// slots. The numbers 0 to 255 themselves would not be spread evenly over the slots.
 fn tags() -> impl Iterator<Item = u32> {
     let mut tags = vec![None; PARTITIONS];
     let mut left = PARTITIONS;

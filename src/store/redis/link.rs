@@ -1,5 +1,5 @@
-//! The connection to the server: connects again, repeats calls that a broken connection has left
-//! unanswered, and turns errors of the server into those of the core.
+//! The connection to the server. It reconnects, repeats calls that were not answered, and converts
+//! errors of the server into errors of the core.
 
 use std::{sync::Mutex as BlockingMutex, sync::PoisonError, time::Duration};
 
@@ -33,7 +33,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Link {
     client: Client,
-    /// With its number: a connection is dropped once, however many operations see it fail.
+    /// The connection and its number. The number ensures that a broken connection is dropped once,
+    /// although many operations see it fail.
     current: tokio::sync::Mutex<(u64, Option<MultiplexedConnection>)>,
     waiting: Semaphore,
     /// The last failure was logged.
@@ -112,7 +113,7 @@ impl Link {
             .map_err(|error| Error::internal(format!("the store has answered otherwise: {error}")))
     }
 
-    /// Tries an operation until the server answers, but not for too long.
+    /// Tries an operation until the server answers, for [`PATIENCE`] at most.
     async fn patiently(&self, operation: Operation<'_>) -> Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         let mut attempt = Attempt::First;
@@ -248,8 +249,8 @@ pub(super) fn number(value: Value) -> Result<u64> {
     }
 }
 
-/// The error of an answer that no script of this version gives. Its values are not shown: they may
-/// be of a conversation.
+/// Returns the error for an answer of an unexpected type. It does not show the value, which may be part
+/// of a conversation.
 pub(super) fn unexpected(value: &Value) -> Error {
     let kind = match value {
         Value::Nil => "nothing",

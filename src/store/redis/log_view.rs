@@ -1,7 +1,7 @@
-//! The log of a session as the rules of an append see it, as far as it was read.
+//! The parts of a session's log that the rules of an append have asked for.
 //!
-//! Messages never change, so a rule that holds for them stays true. Facts that can change, the newest
-//! turn and the client's ids, are checked again by the script that appends.
+//! Messages never change. The newest turn and the client's ids can change: the script that appends
+//! checks them again.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,7 +18,7 @@ pub(super) struct KnownLog {
     pub(super) newest_turn: Option<u32>,
     /// The message of the turn's `client_message_id`.
     pub(super) before: Option<Arc<Message>>,
-    /// The newest turn decides more than the parent: it has to be known.
+    /// The rules depend on the newest turn, so that it has to be read before the append.
     pub(super) needs_newest_turn: bool,
 }
 

@@ -44,7 +44,7 @@ use link::{Attempt, Link};
 use scripts::{Named, Scripts};
 use session_record::SessionRecord;
 
-/// Interval at which counts are added, and sessions are counted.
+/// Interval at which this node adds its counts and reads the number of sessions.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A store in Redis 7.0 or newer, or Valkey 7.2 or newer.
@@ -56,7 +56,7 @@ pub struct RedisStore {
     inbox: Inbox,
     counters: Counters,
     max_sessions: u64,
-    /// Sessions of all nodes at the last count, and those that were created here since.
+    /// Sessions of all nodes at the last count, plus the sessions that this node has created since.
     sessions: AtomicU64,
     /// The first partition of the next sweep.
     swept: AtomicUsize,

@@ -18,7 +18,7 @@ use crate::session::{
     WaitingTurn,
 };
 
-/// Most sessions that are left at the same time.
+/// Most calls at the same time.
 const MAX_CONCURRENT: usize = 64;
 
 impl RedisStore {

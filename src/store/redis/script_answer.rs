@@ -10,7 +10,7 @@ use super::{
 };
 use crate::session::{Error, Lease, Origin, Result, ShareOf, Timestamp};
 
-/// The first item of an answer, and the other ones.
+/// An answer: its kind, and the items after it.
 pub(super) struct Answer {
     pub(super) kind: Vec<u8>,
     rest: std::vec::IntoIter<Value>,
@@ -47,7 +47,7 @@ impl Answer {
         lease(&self.bytes()?)
     }
 
-    /// Reads the owner of a session and the address that it was created from.
+    /// Reads the share of the store that a session counts for.
     pub(super) fn share(&mut self) -> Result<Option<ShareOf>> {
         let (subject, origin) = (self.bytes()?, self.bytes()?);
         if !subject.is_empty() {

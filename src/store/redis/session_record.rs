@@ -27,7 +27,7 @@ pub(super) struct SessionRecord {
     pub(super) newest_lease: Option<Lease>,
 }
 
-/// Returns the fields of a new session, and those that few sessions have.
+/// Returns the fields of a new session: those of the main hash, and those of the second hash.
 pub(super) fn fields(new: &NewSession) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut fields = Vec::new();
     let mut add = |name: &str, value: &[u8]| {

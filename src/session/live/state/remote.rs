@@ -15,17 +15,17 @@ use crate::session::{
     ports::{NodeId, PeerMessage, RemoteReply},
 };
 
-/// The obligation that a message of the owner leaves to its receiver.
+/// The next step of the receiver of an owner's message.
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::session) enum Shown {
     /// None.
     Done,
-    /// The log has to be read up to this number, and the owner asked again.
+    /// Read the log up to this number, then ask the owner again.
     Behind(u32),
-    /// Content is missing: ask the owner again.
+    /// Ask the owner again, since content is missing.
     Gap,
-    /// Nobody in this process receives it: tell the owner.
+    /// Tell the owner that no subscriber of this process receives the reply.
     Unwanted,
 }
 

@@ -13,7 +13,8 @@ local function is_live()
   return x and tonumber(x) > now
 end
 
--- Returns the fields of the session, and those that few sessions have.
+-- Returns the fields of the session: those of the main hash, and those of the second hash, which only
+-- sessions with a title, metadata or a subject have.
 local function session()
   local fields = redis.call('HGETALL', s)
   local extra = {}
@@ -21,7 +22,7 @@ local function session()
   return fields, extra
 end
 
--- Returns the owner of the session and the address that it was created from, as far as it has them.
+-- Returns the subject of the session and the hash of the address that created it. Each may be empty.
 local function share()
   local subject = redis.call('HGET', base .. 'x:' .. id, 'su')
   return subject or '', redis.call('HGET', s, 'og') or ''
@@ -49,7 +50,8 @@ local function tell(node, note)
   return redis.call('SPUBLISH', base .. 'n:' .. node, string.sub(note, 1, 1) .. id .. string.sub(note, 2)) > 0
 end
 
--- Sends a note to the nodes that watch the session, except one. Forgets those that do not listen.
+-- Sends a note to each node that watches the session, except one. A node that does not listen is
+-- removed from the watchers.
 local function tell_watchers(except, note)
   local watchers = redis.call('HGET', s, 'w') or ''
   local left = watchers
@@ -105,7 +107,7 @@ local function release(node)
   redis.call('SREM', base .. 'o:' .. node, id)
 end
 
--- Returns the waiting turns as number, entry and checkpoint, one behind the other.
+-- Returns three values for each waiting turn: its number, its entry in the log, its checkpoint.
 local function waiting_turns()
   local waiting = redis.call('HGET', s, 'u') or ''
   local turns = {}

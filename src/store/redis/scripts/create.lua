@@ -1,5 +1,5 @@
--- ARGV: now, me, token hash, token value, first deadline, number of fields n, n fields and values,
--- fields and values that few sessions have.
+-- ARGV: now, me, token hash, token value, first deadline, length n of the main hash, n fields and
+-- values of the main hash, then those of the second hash.
 local fields, extra = {}, {}
 local count = tonumber(ARGV[6])
 for place = 1, count do fields[place] = ARGV[6 + place] end

@@ -1,6 +1,6 @@
--- KEYS[1] holds the nodes by the time of their last heartbeat, KEYS[2] those that drain. ARGV: node,
--- 1 if it drains, beginning of the channels of inboxes. Returns node, silence in milliseconds,
--- listeners and 1 if it drains, of each node, one behind the other.
+-- KEYS[1] is the sorted set of nodes, scored by the time of the last heartbeat. KEYS[2] is the set of
+-- draining nodes. ARGV: node, 1 if it drains, prefix of the inbox channels. Returns four values for each
+-- node: the node, milliseconds since its last heartbeat, number of listeners, 1 if it drains.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZADD', KEYS[1], now, ARGV[1])

@@ -1,5 +1,5 @@
 -- ARGV: now, me, after (or empty: the newest), until, limit, most bytes. Returns the session, the
--- number of the first message, and messages up to the one that exceeds the bytes.
+-- number of the last message of the log, and the page up to the message that exceeds the bytes.
 if not is_live() then return {} end
 local fields, extra = session()
 local log = base .. 'l:' .. id

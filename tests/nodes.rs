@@ -13,10 +13,10 @@ use std::{
 use duologue::{
     responder::Simulated,
     session::{
-        Answered, Caller, Content, ErrorKind, Event, Gateway, Message, MessageId, Metadata,
-        NewMessage, NewReply, NewToken, NodeId, Page, PageRequest, Position, Received, ReplyFields,
-        Revocation, Role, Settings, Status, Storage, Store as _, Subscription, Timestamp, Token,
-        Turns as _,
+        Answered, AppendLimits, Caller, Content, ErrorKind, Event, Gateway, Message, MessageId,
+        Metadata, NewMessage, NewReply, NewToken, NodeId, Page, PageRequest, Position, Received,
+        ReplyFields, Revocation, Role, Settings, Status, Storage, Store as _, Subscription,
+        Timestamp, Token, TokenId, Turns as _,
     },
     store::{MemoryStore, Network},
 };
@@ -727,9 +727,9 @@ async fn a_turn_whose_append_was_not_answered_begins_when_the_session_is_used() 
     let now = Timestamp::of_wall_clock();
     let id = one.store.find(&token.hash(), now).await.unwrap().session.id;
     let turn = crate::store_contract::user("Hi", Some("m1"));
-    let limits = duologue::session::AppendLimits {
+    let limits = AppendLimits {
         now,
-        token: duologue::session::TokenId::generate(),
+        token: TokenId::generate(),
         expires_at: now,
         delete_at: now,
         has_room: true,
@@ -744,4 +744,18 @@ async fn a_turn_whose_append_was_not_answered_begins_when_the_session_is_used() 
     assert_eq!(next_reply(&mut there).await.seq, 2);
     let page = Page { after: Some(0), until: 9, limit: 9, max_size: 1 << 20 };
     assert_eq!(one.store.read(id, now, page).await.unwrap().messages.len(), 2);
+
+    // A message through another node reaches the owner, which does not know that it is one.
+    drop(there);
+    sleep(SECOND).await;
+    let limits = AppendLimits { now, token: TokenId::generate(), ..limits };
+    one.store.append(id, crate::store_contract::user("Hi", None), limits).await.unwrap();
+    let mut there = attached(&two, &token).await;
+    there.send(new_message("Hi")).end().await.unwrap();
+    let answered = timeout(SECOND, async {
+        for _ in 0..2 {
+            next_reply(&mut there).await;
+        }
+    });
+    answered.await.expect("both turns are answered");
 }

@@ -67,7 +67,15 @@ async fn receive(core: Arc<Core>) {
 
 fn take_inactive(core: &Arc<Core>, id: SessionId, note: &Note) {
     remember(core, note);
-    if matches!(note, Note::HandedOver) {
+    let is_ours = match note {
+        Note::HandedOver => true,
+        // An append whose answer was lost has made this process the owner.
+        Note::Appended { message, owner: None, .. } => {
+            message.as_ref().is_none_or(|message| message.user().is_some())
+        }
+        _ => false,
+    };
+    if is_ours {
         begin_handed_over(core, id);
     }
 }

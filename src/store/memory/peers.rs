@@ -15,12 +15,13 @@ impl MemoryStore {
         row.owner().filter(|owner| *owner != member.node)
     }
 
-    /// Sends a note to the nodes that watch a session, except this one.
+    /// Sends a note to the nodes that watch a session and to its owner, except this one.
     pub(super) fn tell_watchers(&self, row: &SessionRow, note: &Note) {
         let (Some(Member { node, network }), Some(sharing)) = (&self.member, &row.sharing) else {
             return;
         };
-        for watcher in sharing.watchers().filter(|watcher| watcher != node) {
+        let owner = row.owner().filter(|owner| sharing.watchers().all(|watcher| watcher != *owner));
+        for watcher in sharing.watchers().chain(owner).filter(|watcher| watcher != node) {
             let mut note = note.clone();
             match &mut note {
                 Note::Appended { owner, .. } => {

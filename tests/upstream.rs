@@ -356,7 +356,10 @@ async fn every_ending_has_its_status_and_reveals_nothing_of_the_upstream() {
             assert_eq!(reply.finish_reason.as_deref().unwrap_or_default(), reason, "{shown}");
             let usage = reply.usage.expect("each reply says what it cost");
             assert_eq!(usage.estimated, !bytes.contains("total_tokens"), "{shown}");
-            let told = format!("{reply:?}");
+            // The digits of a time or an id may be those of the port.
+            let (id, in_reply_to, created_at) = (String::new(), None, None);
+            let told = proto::Message { id, in_reply_to, created_at, ..reply.clone() };
+            let told = format!("{told:?}");
             for secret in ["secret", "127.0.0.1", &talk.upstream.addr.port().to_string()] {
                 assert!(!told.contains(secret), "{told}");
             }

@@ -101,7 +101,7 @@ async fn a_turn_that_ends_two_nodes_is_interrupted() {
     // The watching node may take the turn over itself: it is killed in any case.
     attempt(&mut there, 2).await;
     let id = there.session();
-    let entered = nodes[2].store.enter(id, Timestamp::of_wall_clock()).await.unwrap();
+    let entered = nodes[2].store.enter(id, Timestamp::of_wall_clock(), None).await.unwrap();
     let second = if entered.owner == Some(nodes[1].id) { 1 } else { 2 };
     sleep(SECOND).await;
     hub.kill(&nodes[second]);

@@ -49,6 +49,8 @@ mod process;
 mod progress;
 mod proxies;
 mod redis;
+mod redis_failover;
+mod redis_loss;
 mod reply;
 mod rest_contract;
 mod resume;

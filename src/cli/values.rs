@@ -40,7 +40,8 @@ pub(super) struct Values {
     pub(super) jwt_jwks: Option<JwksLocation>,
     pub(super) jwt_algorithms: Algorithms,
     pub(super) jwt_leeway: Duration,
-    pub(super) redis_key_prefix: String,
+    /// Its address is not used.
+    pub(super) redis: store::RedisSettings,
     /// In bytes.
     pub(super) max_store_size: usize,
     /// In bytes. 0 is no limit.
@@ -127,7 +128,7 @@ impl Default for Values {
             jwt_jwks: None,
             jwt_algorithms: Algorithms::default(),
             jwt_leeway: JwtSettings::LEEWAY,
-            redis_key_prefix: store::Settings::KEY_PREFIX.to_owned(),
+            redis: store::RedisSettings::new(store::RedisUrl::new(String::new())),
             max_store_size: store::Settings::MAX_SIZE,
             max_file_size: usize::try_from(store::Settings::MAX_FILE_SIZE).unwrap_or(usize::MAX),
             responder: ResponderKind::Simulated,
@@ -188,7 +189,7 @@ impl Values {
                     .store
                     .bounded(self.max_sessions, self.max_store_size, self.max_file_size as u64)
                     .durable(self.durability)
-                    .with_key_prefix(&self.redis_key_prefix),
+                    .on_servers(self.redis),
                 transport: transport::Settings {
                     origins: self.origins.unwrap_or_else(|| match self.environment {
                         Environment::Development => Origins::development(),

@@ -166,7 +166,7 @@ impl Core {
     /// Returns the active session of this id, loading it if necessary.
     pub(super) async fn load_session(&self, id: SessionId) -> Result<SessionHandle> {
         let load = async {
-            let entered = self.peers.enter(id, self.clock.now()).await?;
+            let entered = self.peers.enter(id, self.clock.now(), None).await?;
             Ok(ActiveSession::new(entered))
         };
         self.registry.get_or_load(id, load).await

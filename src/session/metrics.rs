@@ -19,6 +19,8 @@ pub(super) struct Metrics {
     duplicates: Counter,
     replies_running: Gauge,
     taken_over: Counter,
+    lost_messages: Counter,
+    lost_sessions: Counter,
     peers: Gauge,
     complete: Counter,
     stopped: Counter,
@@ -49,6 +51,16 @@ impl Metrics {
         self.taken_over.increment(turns as u64);
     }
 
+    /// Counts messages that the store has lost.
+    pub(super) fn lost_messages(&self, messages: u32) {
+        self.lost_messages.increment(messages.into());
+    }
+
+    /// Counts sessions that the store has lost.
+    pub(super) fn lost_sessions(&self, sessions: usize) {
+        self.lost_sessions.increment(sessions as u64);
+    }
+
     /// Sets the number of other processes that live.
     pub(super) fn set_peers(&self, peers: usize) {
         self.peers.set(peers as f64);
@@ -66,6 +78,8 @@ impl Metrics {
             duplicates: counter!("duologue_duplicates_total"),
             replies_running: gauge!("duologue_replies_running"),
             taken_over: counter!("duologue_turns_taken_over_total"),
+            lost_messages: counter!("duologue_store_lost_messages_total"),
+            lost_sessions: counter!("duologue_store_lost_sessions_total"),
             peers: gauge!("duologue_peers"),
             complete: replies("complete"),
             stopped: replies("stopped"),

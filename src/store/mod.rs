@@ -11,7 +11,7 @@ pub use memory::{MemoryStore, Network};
 pub use open_error::OpenError;
 pub use redis::RedisStore;
 pub use redis_url::RedisUrl;
-pub use settings::{Settings, open};
+pub use settings::{Acknowledgement, RedisSettings, Settings, open};
 pub use sqlite::{
     BackupSummary, Durability, Import, SessionFilter, SqliteFile, SqliteStore, StoredLog,
     StoredSession, UnansweredTurn,

@@ -1,9 +1,13 @@
 //! Settings of the stores.
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use super::{Durability, MemoryStore, OpenError, RedisStore, RedisUrl, SqliteStore};
 use crate::session::Storage;
+
+/// The schemes of addresses of servers.
+const SCHEMES: [&str; 6] =
+    ["redis", "rediss", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 
 /// A store by its address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,13 +32,89 @@ pub enum Settings {
     },
     /// In Redis or Valkey, for several gateways.
     Redis {
-        /// Address of the server.
-        url: RedisUrl,
-        /// The beginning of the name of every key.
-        key_prefix: String,
+        /// The servers.
+        servers: RedisSettings,
         /// Largest number of sessions.
         max_sessions: usize,
     },
+}
+
+/// The servers that have a write when it is acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acknowledgement {
+    /// The master.
+    Master,
+    /// The master and one replica.
+    Replica,
+}
+
+impl fmt::Display for Acknowledgement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Master => "master",
+            Self::Replica => "replica",
+        })
+    }
+}
+
+impl FromStr for Acknowledgement {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "master" => Ok(Self::Master),
+            "replica" => Ok(Self::Replica),
+            _ => Err("must be `master` or `replica`".into()),
+        }
+    }
+}
+
+/// The servers of a store in Redis or Valkey.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// Their address.
+    pub url: RedisUrl,
+    /// The user, if the address has none.
+    pub username: Option<String>,
+    /// The password, if the address has none.
+    pub password: Option<String>,
+    /// The password of the sentinels.
+    pub sentinel_password: Option<String>,
+    /// The beginning of the name of every key.
+    pub key_prefix: String,
+    /// Longest time that an operation waits for a server that is away.
+    pub timeout: Duration,
+    /// Longest time to connect, TLS included.
+    pub connect_timeout: Duration,
+    /// When a write is acknowledged.
+    pub acknowledgement: Acknowledgement,
+    /// File with the CA certificates to trust instead of those of the system, PEM.
+    pub ca_cert: Option<PathBuf>,
+}
+
+impl RedisSettings {
+    /// Returns the defaults for an address.
+    #[must_use]
+    pub fn new(url: RedisUrl) -> Self {
+        Self {
+            url,
+            username: None,
+            password: None,
+            sentinel_password: None,
+            key_prefix: Settings::KEY_PREFIX.to_owned(),
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(2),
+            acknowledgement: Acknowledgement::Master,
+            ca_cert: None,
+        }
+    }
+}
+
+/// Does not show passwords.
+impl fmt::Debug for RedisSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisSettings").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 impl Settings {
@@ -64,17 +144,17 @@ impl Settings {
             Self::Sqlite { path, durability, .. } => {
                 Self::Sqlite { path, durability, max_sessions, max_file_size }
             }
-            Self::Redis { url, key_prefix, .. } => Self::Redis { url, key_prefix, max_sessions },
+            Self::Redis { servers, .. } => Self::Redis { servers, max_sessions },
         }
     }
 
-    /// Sets the beginning of the keys of a store on a server.
+    /// Sets everything but the address of a store on a server.
     #[must_use]
-    pub fn with_key_prefix(self, prefix: &str) -> Self {
+    pub fn on_servers(self, settings: RedisSettings) -> Self {
         match self {
             Self::Memory { .. } | Self::Sqlite { .. } => self,
-            Self::Redis { url, max_sessions, .. } => {
-                Self::Redis { url, key_prefix: prefix.to_owned(), max_sessions }
+            Self::Redis { servers: RedisSettings { url, .. }, max_sessions } => {
+                Self::Redis { servers: RedisSettings { url, ..settings }, max_sessions }
             }
         }
     }
@@ -102,7 +182,7 @@ impl fmt::Display for Settings {
         match self {
             Self::Memory { .. } => f.write_str("memory"),
             Self::Sqlite { path, .. } => write!(f, "sqlite:{}", path.display()),
-            Self::Redis { url, .. } => url.fmt(f),
+            Self::Redis { servers, .. } => servers.url.fmt(f),
         }
     }
 }
@@ -116,16 +196,16 @@ impl FromStr for Settings {
                 Ok(Self::Memory { max_sessions: Self::MAX_SESSIONS, max_size: Self::MAX_SIZE })
             }
             Some(("sqlite", path)) if !path.is_empty() => Ok(Self::sqlite(path)),
-            Some(("redis" | "rediss", rest)) if rest.len() > "//".len() => Ok(Self::Redis {
-                url: RedisUrl::new(text.to_owned()),
-                key_prefix: Self::KEY_PREFIX.to_owned(),
-                max_sessions: Self::MAX_SESSIONS,
-            }),
-            _ => {
-                Err("unknown store: this version has `memory`, `sqlite:PATH`, `redis://HOST:PORT` \
-                and `rediss://HOST:PORT`"
-                    .into())
+            Some((scheme, rest)) if SCHEMES.contains(&scheme) && rest.len() > "//".len() => {
+                Ok(Self::Redis {
+                    servers: RedisSettings::new(RedisUrl::new(text.to_owned())),
+                    max_sessions: Self::MAX_SESSIONS,
+                })
             }
+            _ => Err("unknown store: this version has `memory`, `sqlite:PATH`, \
+                `redis://HOST:PORT`, `redis+sentinel://HOST:PORT,…/NAME` and \
+                `redis+cluster://HOST:PORT,…`, each also with `rediss`"
+                .into()),
         }
     }
 }
@@ -145,9 +225,9 @@ pub async fn open(settings: &Settings) -> Result<Storage, OpenError> {
             let store = store.with_room(max_sessions).with_file_size(*max_file_size);
             Storage::unshared(Arc::new(store))
         }
-        Settings::Redis { url, key_prefix, max_sessions } => {
+        Settings::Redis { servers, max_sessions } => {
             let max_sessions = u64::try_from(*max_sessions).unwrap_or(u64::MAX);
-            Storage::shared(RedisStore::open(url, key_prefix, max_sessions).await?)
+            Storage::shared(RedisStore::open(servers, max_sessions).await?)
         }
     })
 }

@@ -9,15 +9,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use duologue::store::{RedisStore, RedisUrl};
+use duologue::store::{RedisSettings, RedisStore, RedisUrl};
 use tempfile::TempDir;
+
+/// The role of a server.
+#[derive(Clone)]
+enum Role {
+    /// It holds data. These are its flags.
+    Data(Vec<String>),
+    /// It watches a master. This is its configuration.
+    Sentinel(String),
+}
 
 /// A running server.
 pub struct RedisServer {
     child: Mutex<Child>,
     port: u16,
     program: PathBuf,
-    flags: Vec<String>,
+    role: Role,
     folder: TempDir,
     password: String,
 }
@@ -34,16 +43,38 @@ impl RedisServer {
         Self::start_with_password(program, flags, "")
     }
 
+    /// Starts a sentinel that watches a master under a name.
+    pub fn start_sentinel(program: PathBuf, name: &str, master: u16) -> Self {
+        let settings = [
+            format!("monitor {name} 127.0.0.1 {master} 2"),
+            format!("down-after-milliseconds {name} 1000"),
+            format!("failover-timeout {name} 3000"),
+        ];
+        let lines: Vec<_> = settings.iter().map(|line| format!("sentinel {line}")).collect();
+        Self::start_as(program, Role::Sentinel(lines.join("\n")), "")
+    }
+
     /// Starts a server whose flags set a password.
     pub fn start_with_password(program: PathBuf, flags: &[&str], password: &str) -> Self {
+        let flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        Self::start_as(program, Role::Data(flags), password)
+    }
+
+    fn start_as(program: PathBuf, role: Role, password: &str) -> Self {
         // Another process may take the port meanwhile.
-        for _ in 0..10 {
-            let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        for _ in 0..20 {
+            // The servers of a cluster talk on the port that is 10,000 higher: both lie below those
+            // that the system gives to connections.
+            let free = rand::random_range(12_000..22_000);
+            let (own, bus) = (("127.0.0.1", free), ("127.0.0.1", free + 10_000));
+            if TcpListener::bind(own).and(TcpListener::bind(bus)).is_err() {
+                continue;
+            }
             let folder = tempfile::tempdir().unwrap();
-            let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-            let child = Mutex::new(spawn(&program, free, &flags, &folder));
+            let child = Mutex::new(spawn(&program, free, &role, &folder));
             let (port, program, password) = (free, program.clone(), password.to_owned());
-            let server = Self { child, port, program, flags, folder, password };
+            let role = role.clone();
+            let server = Self { child, port, program, role, folder, password };
             if server.answers() {
                 return server;
             }
@@ -68,7 +99,8 @@ impl RedisServer {
     /// Opens a store with keys of its own.
     pub async fn store(&self) -> Arc<RedisStore> {
         let prefix = format!("{}:", duologue::session::SessionId::generate());
-        RedisStore::open(&self.url(), &prefix, 1000).await.unwrap()
+        let settings = RedisSettings { key_prefix: prefix, ..RedisSettings::new(self.url()) };
+        RedisStore::open(&settings, 1000).await.unwrap()
     }
 
     /// Ends the server as a crash does.
@@ -78,20 +110,27 @@ impl RedisServer {
         child.wait().unwrap();
     }
 
+    /// Copies the snapshot of another server. This one must have ended.
+    pub fn take_snapshot(&self, of: &Self) {
+        let name = "dump.rdb";
+        std::fs::copy(of.folder.path().join(name), self.folder.path().join(name)).unwrap();
+    }
+
     /// Starts the server again, on its port and with its files.
     pub fn restart(&self) {
-        *self.child.lock().unwrap() = spawn(&self.program, self.port, &self.flags, &self.folder);
+        *self.child.lock().unwrap() = spawn(&self.program, self.port, &self.role, &self.folder);
         assert!(self.answers());
     }
 
     /// Runs a command of the server.
     pub fn command(&self, words: &[&str]) -> String {
-        let output = Command::new("redis-cli")
-            .args(["-p", &self.port.to_string()])
-            .env("REDISCLI_AUTH", &self.password)
-            .args(words)
-            .output();
-        String::from_utf8(output.unwrap().stdout).unwrap().trim().to_owned()
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &self.port.to_string()]).args(words);
+        // An empty one is a password, too.
+        if !self.password.is_empty() {
+            command.env("REDISCLI_AUTH", &self.password);
+        }
+        String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
     }
 
     /// Sends a signal, such as STOP.
@@ -124,20 +163,25 @@ impl RedisServer {
 
 /// Starts a server that ends with this process, however it ends: the shell waits for the end of its
 /// input, which this process holds open.
-fn spawn(program: &Path, port: u16, flags: &[String], folder: &TempDir) -> Child {
+fn spawn(program: &Path, port: u16, role: &Role, folder: &TempDir) -> Child {
     const SCRIPT: &str = r#""$@" </dev/null & read _; kill -CONT $!; kill -9 $!; wait"#;
-    Command::new("sh")
-        .args(["-c", SCRIPT, "sh"])
-        .arg(program)
-        .args(["--port", &port.to_string(), "--save", "", "--bind", "127.0.0.1"])
-        .args(flags)
-        .arg("--dir")
-        .arg(folder.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+    let mut command = Command::new("sh");
+    command.args(["-c", SCRIPT, "sh"]).arg(program);
+    let port = port.to_string();
+    match role {
+        Role::Data(flags) => {
+            command.args(["--port", &port, "--save", "", "--bind", "127.0.0.1"]).args(flags);
+            command.arg("--dir").arg(folder.path());
+        }
+        Role::Sentinel(settings) => {
+            let file = folder.path().join("sentinel.conf");
+            if !file.exists() {
+                std::fs::write(&file, format!("port {port}\n{settings}\n")).unwrap();
+            }
+            command.arg(&file).arg("--sentinel");
+        }
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 impl Drop for RedisServer {

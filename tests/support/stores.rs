@@ -13,8 +13,8 @@ use duologue::{
     session::{
         Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
         FoundSession, Head, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
-        NodeId, Page, Peer, PeerMessage, Peers, Received, Result, Session, SessionId, Share,
-        ShareOf, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
+        NodeId, Page, Peer, PeerMessage, Peers, Position, Received, Result, Session, SessionId,
+        Share, ShareOf, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
         Unfinished,
     },
     store::MemoryStore,
@@ -388,8 +388,13 @@ impl Peers for DelayedStore {
         self.inner.forget(node).await
     }
 
-    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
-        self.slowly(self.inner.enter(id, now)).await
+    async fn enter(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        known: Option<Position>,
+    ) -> Result<Entered> {
+        self.slowly(self.inner.enter(id, now, known)).await
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {

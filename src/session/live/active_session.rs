@@ -35,9 +35,10 @@ impl ActiveSession {
     /// Creates it from the state of the session in the store. Every later change must be reported
     /// to this process.
     pub(in crate::session) fn new(entered: Entered) -> Self {
-        let Entered { session, head_seq, waiting, owner, lease, .. } = entered;
+        let Entered { session, head_seq, waiting, owner, lease, earlier, .. } = entered;
         let turns = TurnQueue::new(lease, waiting);
         let mut state = State::new(session.expires_at, head_seq, turns);
+        state.earlier = earlier.map(Box::new);
         if let Some(owner) = owner {
             state.set_owner(owner);
         }
@@ -174,6 +175,11 @@ impl ActiveSession {
     /// Returns the sequence number of the last published message.
     pub(in crate::session) fn head_seq(&self) -> u32 {
         self.state().head_seq
+    }
+
+    /// Returns the position of the last published message.
+    pub(in crate::session) fn position(&self) -> Position {
+        Position::new(self.session.epoch.clone(), self.head_seq())
     }
 
     /// Returns true if a position of this log lies after every published message.
@@ -328,6 +334,8 @@ mod tests {
             owner: None,
             lease: Some(Lease::UNSHARED),
             newest_lease: None,
+            earlier: None,
+            lost: 0,
         })
     }
 

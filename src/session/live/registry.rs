@@ -298,6 +298,8 @@ mod tests {
             owner: None,
             lease,
             newest_lease: None,
+            earlier: None,
+            lost: 0,
         })
     }
 

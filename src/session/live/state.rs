@@ -22,7 +22,7 @@ use super::{
     turn_queue::{Turn, TurnQueue},
 };
 use crate::session::{
-    model::{Error, ErrorKind, Message, MessageId, Result, Role, Timestamp, TokenId},
+    model::{Error, ErrorKind, Message, MessageId, Position, Result, Role, Timestamp, TokenId},
     ports::{Appended, Entered, Lease},
     turn::cancel::{CancelReason, CancelSignal},
 };
@@ -35,6 +35,8 @@ pub(super) struct State {
     unwatched_since: Instant,
     /// Sequence number of the last published message.
     pub(super) head_seq: u32,
+    /// The last position of the log under its earlier epoch.
+    pub(super) earlier: Option<Box<Position>>,
     /// Committed messages that arrived before one of their predecessors.
     out_of_order: BTreeMap<u32, Arc<Message>>,
     /// Number of a message that another process has appended. It may not be published yet.
@@ -93,6 +95,7 @@ impl State {
             token_deadlines: TokenDeadlines::default(),
             unwatched_since: Instant::now(),
             head_seq,
+            earlier: None,
             announced_seq: head_seq,
             out_of_order: BTreeMap::new(),
             subscribers: Vec::new(),

@@ -258,6 +258,19 @@ impl Error {
         Self { source: Some(source.into()), ..Self::from(ErrorKind::Internal) }
     }
 
+    /// Creates the error of a store that was restarted since the session was entered. The session
+    /// must be entered again, then the operation may be repeated.
+    #[must_use]
+    pub fn store_restarted() -> Self {
+        Self { source: Some(StoreRestarted.into()), ..Self::from(ErrorKind::StoreUnavailable) }
+    }
+
+    /// Returns true for [`Self::store_restarted`].
+    #[must_use]
+    pub fn is_store_restarted(&self) -> bool {
+        self.source.as_deref().is_some_and(|source| source.is::<StoreRestarted>())
+    }
+
     /// Sets the delay before a retry.
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
@@ -283,6 +296,18 @@ impl Error {
         self.retry_after
     }
 }
+
+/// The store was restarted since a session was entered.
+#[derive(Debug)]
+struct StoreRestarted;
+
+impl fmt::Display for StoreRestarted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the store was restarted")
+    }
+}
+
+impl error::Error for StoreRestarted {}
 
 impl From<ErrorKind> for Error {
     fn from(kind: ErrorKind) -> Self {

@@ -7,11 +7,18 @@ pub(super) mod replies;
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use futures_util::{StreamExt as _, stream};
+use tokio::{
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    time::timeout,
+};
 
 use super::{
     core::Core,
@@ -25,14 +32,18 @@ use super::{
 /// a lost note goes unnoticed.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Most sessions that are compared at the same time.
+const MAX_CONCURRENT: usize = 64;
+
 /// Starts the tasks that follow other processes, if there can be any. They end when the store is
 /// closed.
 pub(super) fn start(core: &Arc<Core>) {
     if !core.peers.is_shared() {
         return;
     }
-    tokio::spawn(until_closed(Arc::clone(core), receive(Arc::clone(core))));
-    tokio::spawn(until_closed(Arc::clone(core), compare(Arc::clone(core))));
+    let (ask, asked) = unbounded_channel();
+    tokio::spawn(until_closed(Arc::clone(core), receive(Arc::clone(core), ask)));
+    tokio::spawn(until_closed(Arc::clone(core), compare(Arc::clone(core), asked)));
     tokio::spawn(until_closed(Arc::clone(core), leave(Arc::clone(core))));
     tokio::spawn(until_closed(Arc::clone(core), replies::retry(Arc::clone(core))));
     tokio::spawn(until_closed(Arc::clone(core), liveness::run(Arc::clone(core))));
@@ -45,7 +56,18 @@ async fn until_closed(core: Arc<Core>, work: impl Future<Output = ()>) {
 /// Sessions that are compared with the store once they are loaded.
 type Loading = Arc<Mutex<HashSet<SessionId>>>;
 
-async fn receive(core: Arc<Core>) {
+/// The reason for a comparison of all active sessions with the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    /// Time has passed.
+    Interval,
+    /// Notes may have been lost.
+    Interrupted,
+    /// The store was emptied.
+    Emptied,
+}
+
+async fn receive(core: Arc<Core>, ask: UnboundedSender<Reason>) {
     let loading = Loading::default();
     loop {
         match core.peers.receive().await {
@@ -56,10 +78,10 @@ async fn receive(core: Arc<Core>) {
             },
             Received::Message(from, id, message) => replies::take(&core, from, id, message),
             Received::Interrupted => {
-                tracing::warn!(
-                    "notes of other processes were lost; comparing all active sessions with the store"
-                );
-                tokio::spawn(compare_all(Arc::clone(&core)));
+                let _asked = ask.send(Reason::Interrupted);
+            }
+            Received::Emptied => {
+                let _asked = ask.send(Reason::Emptied);
             }
         }
     }
@@ -153,10 +175,17 @@ fn take_once_loaded(core: &Arc<Core>, loading: &Loading, id: SessionId, note: &N
     }
 }
 
-async fn compare(core: Arc<Core>) {
+async fn compare(core: Arc<Core>, mut asked: UnboundedReceiver<Reason>) {
     loop {
-        sleep_until(Instant::now() + COMPARE_INTERVAL).await;
-        compare_all(Arc::clone(&core)).await;
+        let mut reason = match timeout(COMPARE_INTERVAL, asked.recv()).await {
+            Ok(Some(reason)) => reason,
+            Ok(None) => return,
+            Err(_) => Reason::Interval,
+        };
+        while let Ok(further) = asked.try_recv() {
+            reason = reason.max(further);
+        }
+        compare_all(&core, reason).await;
         // Turns that were handed over to this process, without its knowledge.
         if let Err(error) = recovery::resume_all(&core, None).await {
             tracing::error!(%error, cause = ?error, "failed to look for turns that no process runs");
@@ -164,9 +193,28 @@ async fn compare(core: Arc<Core>) {
     }
 }
 
-async fn compare_all(core: Arc<Core>) {
-    for session in core.registry.all() {
-        compare_and_report(&core, &session).await;
+async fn compare_all(core: &Arc<Core>, reason: Reason) {
+    if reason == Reason::Interrupted {
+        tracing::warn!(
+            "notes of other processes were lost; comparing all active sessions with the store"
+        );
+    }
+    let lost = AtomicUsize::new(0);
+    let compared =
+        stream::iter(core.registry.all()).for_each_concurrent(MAX_CONCURRENT, |session| {
+            let lost = &lost;
+            async move {
+                compare_and_report(core, &session).await;
+                if session.check_readable().is_err() {
+                    lost.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+    compared.await;
+    if reason == Reason::Emptied {
+        let lost = lost.into_inner();
+        core.metrics.lost_sessions(lost);
+        tracing::error!(lost, "the store was emptied: its sessions are lost");
     }
 }
 

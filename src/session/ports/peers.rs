@@ -10,7 +10,9 @@ use super::{
 };
 use crate::session::{
     live::event::{Delta, ReplyPart, ReplyStarted},
-    model::{Message, MessageId, ReplyPosition, Result, Session, SessionId, Timestamp, TokenId},
+    model::{
+        Message, MessageId, Position, ReplyPosition, Result, Session, SessionId, Timestamp, TokenId,
+    },
 };
 
 /// A user message that waits for its reply.
@@ -38,6 +40,11 @@ pub struct Entered {
     pub lease: Option<Lease>,
     /// The newest lease that was granted to any process. Older ones are lost.
     pub newest_lease: Option<Lease>,
+    /// The last position of the log under its earlier epoch, if the store has given it another one:
+    /// the store may have lost messages after it.
+    pub earlier: Option<Position>,
+    /// Messages that this process knew and that the store has lost. Each is reported once.
+    pub lost: u32,
 }
 
 /// A change that another process made to a session. A note is a hint: it may be late, lost or
@@ -139,6 +146,9 @@ pub enum Received {
     Message(NodeId, SessionId, PeerMessage),
     /// Notes may have been lost.
     Interrupted,
+    /// Notes may have been lost, and the store was emptied: it has lost all sessions, or those on one
+    /// of its servers.
+    Emptied,
 }
 
 /// The other processes that share a store.
@@ -155,9 +165,18 @@ pub trait Peers: Send + Sync + 'static {
     /// Registers this process as a watcher of a session and reads its head, in one atomic step:
     /// every later change is reported. A second call has no other effect than to read again.
     ///
+    /// `known` is the newest position that this process knows. If the store was restarted and has
+    /// kept the log up to there, the log keeps its epoch. Otherwise it has another epoch from now on,
+    /// since messages may be lost.
+    ///
     /// # Errors
     /// `SessionExpired` if the session does not exist; `Internal`, `StoreUnavailable`.
-    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered>;
+    async fn enter(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        known: Option<Position>,
+    ) -> Result<Entered>;
 
     /// Ends the registration of sessions. Their notes may still arrive.
     ///
@@ -218,7 +237,7 @@ impl Peers for Alone {
 
     /// Reads the head. No turn waits elsewhere: every turn of an active session is queued or
     /// running in this process.
-    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
+    async fn enter(&self, id: SessionId, now: Timestamp, _: Option<Position>) -> Result<Entered> {
         let snapshot = self.store.read(id, now, Page::HEAD).await?;
         Ok(Entered {
             session: snapshot.session,
@@ -227,6 +246,8 @@ impl Peers for Alone {
             owner: None,
             lease: Some(Lease::UNSHARED),
             newest_lease: None,
+            earlier: None,
+            lost: 0,
         })
     }
 

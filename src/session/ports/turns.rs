@@ -248,6 +248,9 @@ pub struct Checkpoint {
 /// implementation.
 ///
 /// # Errors
+/// [`Turns::append`] and [`Turns::answer`] fail with [`Error::store_restarted`] if the store was
+/// restarted since the session was entered.
+///
 /// Every operation can fail with `Internal` and `StoreUnavailable`, and with `SessionExpired` if its
 /// session does not exist. Other kinds are listed at the operations.
 #[async_trait]

@@ -94,7 +94,16 @@ async fn commit(
     limits: AppendLimits,
     turn: NewTurn,
 ) -> Result<Accepted> {
-    let appended = core.turns.append(session.session().id, turn, limits).await;
+    let id = session.session().id;
+    let again = core.peers.is_shared().then(|| turn.clone());
+    let mut appended = core.turns.append(id, turn, limits).await;
+    if let (Err(error), Some(turn)) = (&appended, again)
+        && error.is_store_restarted()
+    {
+        follow::follow(core, session).await?;
+        session.check_open()?;
+        appended = core.turns.append(id, turn, limits).await;
+    }
     let appended = match appended {
         Ok(appended) => appended,
         Err(error) => {

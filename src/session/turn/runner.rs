@@ -11,6 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     cancel::{CancelReason, CancelSignal},
+    follow,
     reply_run::{Produced, ReplyEnding, ReplyRun},
 };
 use crate::session::{
@@ -232,6 +233,16 @@ impl TurnRunner {
                     continue;
                 }
                 Ok(Answered::LeaseLost) => return self.session.lose_lease(lease),
+                Err(error) if error.is_store_restarted() => {
+                    match follow::follow(&self.core, &self.session).await {
+                        Ok(()) if self.session.check_readable().is_ok() => continue,
+                        // The turn begins again under the new epoch, if it is not lost.
+                        Ok(()) => return,
+                        Err(error) => {
+                            tracing::warn!(session = %id, cause = ?error, "failed to enter a session again");
+                        }
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::StoreFull => {
                     if !std::mem::replace(&mut reported, true) {
                         tracing::warn!(session = %id, "the store is full; a reply waits to be committed");

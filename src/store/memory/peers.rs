@@ -5,7 +5,8 @@ use tokio::time::Instant;
 
 use super::{MemoryStore, row::SessionRow, sharing::Member};
 use crate::session::{
-    Entered, NodeId, Note, Peer, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
+    Entered, NodeId, Note, Peer, PeerMessage, Peers, Position, Received, Result, SessionId,
+    Timestamp,
 };
 
 impl MemoryStore {
@@ -60,7 +61,7 @@ impl Peers for MemoryStore {
         Ok(())
     }
 
-    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
+    async fn enter(&self, id: SessionId, now: Timestamp, _: Option<Position>) -> Result<Entered> {
         let mut tables = self.tables();
         let row = tables.row(id, now)?;
         if let Some(Member { node, .. }) = &self.member {
@@ -70,7 +71,9 @@ impl Peers for MemoryStore {
         let newest_lease = row.sharing.as_ref().and_then(|sharing| sharing.newest_lease());
         let (session, head_seq) = (row.session.clone(), row.head_seq());
         let owner = self.other_owner(row);
-        Ok(Entered { session, head_seq, waiting: row.waiting_turns(), owner, lease, newest_lease })
+        let waiting = row.waiting_turns();
+        let (earlier, lost) = (None, 0);
+        Ok(Entered { session, head_seq, waiting, owner, lease, newest_lease, earlier, lost })
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {

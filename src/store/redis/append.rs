@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::{
     Attempt, RedisStore, codec, gone,
@@ -114,9 +114,8 @@ impl RedisStore {
                 log.replies.insert(seq, reply);
             }
             Fact::NewestTurn => {
-                let mut pipeline = Pipeline::new();
-                pipeline.cmd("HGET").arg(self.keys.session(id)).arg("nt");
-                let (newest,): (Option<u32>,) = self.link.pipeline(&pipeline).await?;
+                let key = self.keys.session(id);
+                let newest: Option<u32> = self.link.command("HGET", &key, &[b"nt"]).await?;
                 log.newest_turn = Some(newest.unwrap_or(0));
             }
         }
@@ -153,10 +152,8 @@ impl RedisStore {
         now: Timestamp,
         key: &str,
     ) -> Result<Option<Appended>> {
-        let mut pipeline = Pipeline::new();
-        let keys = [self.keys.base(id.partition()).as_bytes(), b"i:", id.as_bytes()].concat();
-        pipeline.cmd("HGET").arg(keys).arg(key.as_bytes());
-        let (seq,): (Option<u32>,) = self.link.pipeline(&pipeline).await?;
+        let keys = self.keys.client_ids(id);
+        let seq: Option<u32> = self.link.command("HGET", &keys, &[key.as_bytes()]).await?;
         let Some(seq) = seq else { return Ok(None) };
         let page = Page { after: Some(seq - 1), until: seq, limit: 1, max_size: usize::MAX };
         let mut read = self.read(id, now, page).await?;
@@ -262,6 +259,7 @@ impl RedisStore {
                 let session = codec::digits(&answer.bytes()?)?;
                 Err(refusal(limits, waiting, head, Spent { session, ..spent }))
             }
+            b"UNSETTLED" => Err(Error::store_restarted()),
             b"GONE" => Err(gone()),
             _ => Err(unexpected(&Value::Nil)),
         }

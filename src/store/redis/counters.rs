@@ -7,9 +7,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use redis::Pipeline;
-
-use super::{keys::Keys, link::Link};
+use super::{
+    keys::{Key, Keys},
+    link::{Batch, Link},
+};
 use crate::session::{Result, ShareOf};
 
 /// A count.
@@ -49,15 +50,15 @@ impl Counters {
         if pending.is_empty() {
             return Ok(());
         }
-        let mut pipeline = Pipeline::new();
+        let mut batch = Batch::default();
         for (counter, count) in &pending {
-            let key = counter.key(keys);
-            pipeline.cmd("INCRBY").arg(&key).arg(*count);
-            if matches!(counter, Counter::Tokens(..)) {
-                pipeline.cmd("EXPIRE").arg(&key).arg(DAY_LIFE).ignore();
-            }
+            batch.cmd("INCRBY", &counter.key(keys)).arg(*count);
         }
-        match link.pipeline::<Vec<i64>>(&pipeline).await {
+        let days = pending.iter().filter(|(counter, _)| matches!(counter, Counter::Tokens(..)));
+        for (counter, _) in days {
+            batch.cmd("EXPIRE", &counter.key(keys)).arg(DAY_LIFE);
+        }
+        match link.batch::<i64>(&batch).await {
             Ok(sums) => {
                 let mut known = lock(&self.known);
                 if known.len() > MAX_KNOWN {
@@ -82,11 +83,11 @@ impl Counters {
         keys: &Keys,
         counters: &[Counter],
     ) -> Result<Vec<u64>> {
-        let mut pipeline = Pipeline::new();
+        let mut batch = Batch::default();
         for counter in counters {
-            pipeline.cmd("GET").arg(counter.key(keys));
+            batch.cmd("GET", &counter.key(keys));
         }
-        let sums: Vec<Option<i64>> = link.pipeline(&pipeline).await?;
+        let sums: Vec<Option<i64>> = link.batch(&batch).await?;
         let mut known = lock(&self.known);
         known.extend(counters.iter().cloned().zip(sums.into_iter().map(Option::unwrap_or_default)));
         drop(known);
@@ -110,7 +111,7 @@ impl Counter {
         Self::Size(share_name(of))
     }
 
-    fn key(&self, keys: &Keys) -> Vec<u8> {
+    fn key(&self, keys: &Keys) -> Key {
         match self {
             Self::Sessions(of) => keys.about("ns:", of),
             Self::Size(of) => keys.about("sz:", of),

@@ -4,9 +4,10 @@
 //! clients, so that commands have a connection of their own. A node that falls behind is cut off by
 //! the server, connects again, and compares its sessions with the store.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use redis::{Client, Cmd, PushInfo, PushKind, Value, aio::MultiplexedConnection};
+use futures_util::future::try_join_all;
+use redis::{Cmd, PushInfo, PushKind, RedisResult, Value, aio::MultiplexedConnection};
 use tokio::{
     sync::{
         Mutex,
@@ -14,9 +15,14 @@ use tokio::{
     },
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{keys::Keys, link::Link, peer_codec};
+use super::{
+    keys::Keys,
+    link::{Link, Route},
+    peer_codec,
+    server::Server,
+};
 use crate::session::{NodeId, Received};
 
 /// Longest time without a probe. After it, the connection is replaced: after a failover it may lead to
@@ -30,27 +36,41 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Inbox {
     received: Mutex<UnboundedReceiver<Received>>,
+    report: UnboundedSender<Received>,
     closing: CancellationToken,
 }
 
 impl Inbox {
-    /// Starts to listen. Reports an interruption whenever notes may have been lost.
+    /// Starts to listen on each server. Reports an interruption whenever notes may have been lost.
     ///
     /// # Errors
-    /// The server refuses the connection or the subscription.
-    pub(super) async fn start(
-        client: Client,
-        keys: &Keys,
-        node: NodeId,
-    ) -> redis::RedisResult<Self> {
+    /// A server refuses the connection or the subscription.
+    pub(super) async fn start(link: Arc<Link>, keys: Arc<Keys>, node: NodeId) -> RedisResult<Self> {
         let (report, received) = unbounded_channel();
         let closing = CancellationToken::new();
-        let channels = (0..=u8::MAX).map(|partition| keys.inbox(partition, &node.to_bytes()));
-        let listener = Listener { client, channels: channels.collect(), node, report };
+        let mut listeners = Listeners {
+            link,
+            keys,
+            node,
+            report: report.clone(),
+            closing: closing.clone(),
+            running: Vec::new(),
+        };
+        let changes = listeners.link.changes();
         // Connected before the first session is entered.
-        let connected = listener.connect().await?;
-        tokio::spawn(closing.clone().run_until_cancelled_owned(listener.run(connected)));
-        Ok(Self { received: Mutex::new(received), closing })
+        let route = listeners.link.route();
+        for server in &route.servers {
+            let listener = listeners.of(&route, server);
+            let connected = listener.connect().await?;
+            listeners.run(listener, Some(connected));
+        }
+        tokio::spawn(closing.clone().run_until_cancelled_owned(listeners.follow(changes)));
+        Ok(Self { received: Mutex::new(received), report, closing })
+    }
+
+    /// Reports something that the store itself has noticed.
+    pub(super) fn report(&self, received: Received) {
+        let _told = self.report.send(received);
     }
 
     /// Waits for the next report. Cancel safe.
@@ -72,48 +92,118 @@ impl Drop for Inbox {
     }
 }
 
+/// The listeners of all servers.
+struct Listeners {
+    link: Arc<Link>,
+    keys: Arc<Keys>,
+    node: NodeId,
+    report: UnboundedSender<Received>,
+    closing: CancellationToken,
+    running: Vec<Running>,
+}
+
+/// A listener that runs. Dropping this ends it.
+struct Running {
+    server: Arc<Server>,
+    channels: Vec<Vec<u8>>,
+    _ends: DropGuard,
+}
+
+impl Listeners {
+    /// Returns the listener of a server.
+    fn of(&self, route: &Route, server: &Arc<Server>) -> Listener {
+        let name = self.node.to_bytes();
+        let channels = route.partitions(server).map(|it| self.keys.inbox(it, &name).name);
+        Listener {
+            link: Arc::clone(&self.link),
+            server: Arc::clone(server),
+            channels: channels.collect(),
+            node: self.node,
+            report: self.report.clone(),
+        }
+    }
+
+    fn run(&mut self, listener: Listener, connected: Option<Connected>) {
+        let ends = self.closing.child_token();
+        self.running.push(Running {
+            server: Arc::clone(&listener.server),
+            channels: listener.channels.clone(),
+            _ends: ends.clone().drop_guard(),
+        });
+        tokio::spawn(ends.run_until_cancelled_owned(listener.run(connected)));
+    }
+
+    /// Follows partitions to other servers.
+    async fn follow(mut self, mut changes: tokio::sync::watch::Receiver<u64>) {
+        while changes.changed().await.is_ok() {
+            let route = self.link.route();
+            let wanted: Vec<_> =
+                route.servers.iter().map(|server| self.of(&route, server)).collect();
+            let is_same = |running: &Running, wanted: &Listener| {
+                Arc::ptr_eq(&running.server, &wanted.server) && running.channels == wanted.channels
+            };
+            self.running.retain(|running| wanted.iter().any(|wanted| is_same(running, wanted)));
+            for listener in wanted {
+                if !self.running.iter().any(|running| is_same(running, &listener)) {
+                    self.run(listener, None);
+                }
+            }
+        }
+    }
+}
+
 /// A connection, and what arrives on it.
 type Connected = (MultiplexedConnection, UnboundedReceiver<PushInfo>);
 
+/// The inbox on one server.
 struct Listener {
-    client: Client,
+    link: Arc<Link>,
+    server: Arc<Server>,
     channels: Vec<Vec<u8>>,
     node: NodeId,
     report: UnboundedSender<Received>,
 }
 
 impl Listener {
-    async fn run(self, first: Connected) {
-        let mut connected = Some(first);
+    async fn run(self, first: Option<Connected>) {
+        let mut connected = first;
         loop {
             if let Some((_connection, mut pushed)) = connected {
                 self.listen(&mut pushed).await;
+                self.link.refresh(&self.link.route()).await;
+                sleep(RETRY_DELAY).await;
             }
-            sleep(RETRY_DELAY).await;
             connected = match self.connect().await {
                 Ok(connected) => {
                     metrics::counter!("duologue_redis_inbox_reconnects_total").increment(1);
-                    let _told = self.report.send(Received::Interrupted);
+                    let was_emptied = self.link.was_emptied().await.unwrap_or(false);
+                    let report =
+                        if was_emptied { Received::Emptied } else { Received::Interrupted };
+                    let _told = self.report.send(report);
                     Some(connected)
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "failed to connect the inbox");
+                    tracing::debug!(%error, server = ?self.server, "failed to connect the inbox");
+                    self.link.refresh(&self.link.route()).await;
+                    sleep(RETRY_DELAY).await;
                     None
                 }
             };
         }
     }
 
-    async fn connect(&self) -> redis::RedisResult<Connected> {
+    async fn connect(&self) -> RedisResult<Connected> {
         let (pushes, pushed) = unbounded_channel();
-        let config = Link::config().set_push_sender(pushes);
-        let mut connection =
-            self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        for channel in &self.channels {
+        let config = self.link.deployment().config().set_push_sender(pushes);
+        let client = &self.server.client;
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        // One command for each channel: in a cluster their slots differ.
+        let subscribed = self.channels.iter().map(|channel| async {
             let mut subscribe = Cmd::new();
             subscribe.arg("SSUBSCRIBE").arg(&channel[..]);
-            subscribe.exec_async(&mut connection).await?;
-        }
+            subscribe.exec_async(&mut connection.clone()).await
+        });
+        try_join_all(subscribed).await?;
         Ok((connection, pushed))
     }
 

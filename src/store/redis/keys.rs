@@ -9,65 +9,94 @@ use crate::session::{SessionId, TokenHash};
 /// Number of partitions.
 pub(super) const PARTITIONS: usize = 256;
 
+/// The name of a key, and its partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    pub(super) partition: u8,
+    pub(super) name: Vec<u8>,
+}
+
 /// The names of the keys of a deployment.
 #[derive(Debug)]
 pub(super) struct Keys {
     /// The beginning of the keys of each partition: `PREFIX{TAG}:`.
     bases: Vec<String>,
+    slots: Vec<u16>,
 }
 
 impl Keys {
     /// `prefix` tells several deployments on one server apart.
     pub(super) fn new(prefix: &str) -> Self {
-        Self { bases: tags().map(|tag| format!("{prefix}{{{tag}}}:")).collect() }
+        let bases = tags().map(|tag| format!("{prefix}{{{tag}}}:")).collect();
+        Self { bases, slots: tags().map(|tag| slot(tag.to_string().as_bytes())).collect() }
     }
 
-    /// Returns the beginning of the keys of a partition.
-    pub(super) fn base(&self, partition: u8) -> &str {
-        &self.bases[usize::from(partition)]
+    /// Returns the slot of a partition in a cluster.
+    pub(super) fn slot(&self, partition: u8) -> u16 {
+        self.slots[usize::from(partition)]
     }
 
-    fn key(&self, partition: u8, kind: &str, rest: &[u8]) -> Vec<u8> {
-        let base = self.base(partition);
-        let mut key = Vec::with_capacity(base.len() + kind.len() + rest.len());
-        key.extend_from_slice(base.as_bytes());
-        key.extend_from_slice(kind.as_bytes());
-        key.extend_from_slice(rest);
-        key
+    fn key(&self, partition: u8, kind: &str, rest: &[u8]) -> Key {
+        let base = &self.bases[usize::from(partition)];
+        let mut name = Vec::with_capacity(base.len() + kind.len() + rest.len());
+        name.extend_from_slice(base.as_bytes());
+        name.extend_from_slice(kind.as_bytes());
+        name.extend_from_slice(rest);
+        Key { partition, name }
     }
 
     /// Returns the key of a session. The scripts derive the other ones from it.
-    pub(super) fn session(&self, id: SessionId) -> Vec<u8> {
+    pub(super) fn session(&self, id: SessionId) -> Key {
         self.key(id.partition(), "s:", id.as_bytes())
     }
 
+    /// Returns all keys that a script of a session may use, except those of its tokens and of other
+    /// nodes. A server of a cluster refuses a script if one of them is being moved.
+    pub(super) fn all_of_session(&self, id: SessionId, node: &[u8]) -> Vec<Key> {
+        let partition = id.partition();
+        let mut keys = vec![self.session(id)];
+        keys.extend(["x:", "l:", "i:", "c:"].map(|kind| self.key(partition, kind, id.as_bytes())));
+        keys.extend([self.due(partition), self.term(partition), self.owned(partition, node)]);
+        keys
+    }
+
+    /// Returns the key of the `client_message_id`s of a session.
+    pub(super) fn client_ids(&self, id: SessionId) -> Key {
+        self.key(id.partition(), "i:", id.as_bytes())
+    }
+
+    /// Returns the key of the process of the server that a partition was last used with.
+    pub(super) fn term(&self, partition: u8) -> Key {
+        self.key(partition, "term", b"")
+    }
+
     /// Returns the key of a token.
-    pub(super) fn token(&self, hash: &TokenHash) -> Vec<u8> {
+    pub(super) fn token(&self, hash: &TokenHash) -> Key {
         self.key(hash.partition(), "t:", hash.as_bytes())
     }
 
     /// Returns the key of the sessions that a node answers, in a partition.
-    pub(super) fn owned(&self, partition: u8, node: &[u8]) -> Vec<u8> {
+    pub(super) fn owned(&self, partition: u8, node: &[u8]) -> Key {
         self.key(partition, "o:", node)
     }
 
     /// Returns the channel of a node's inbox, in a partition.
-    pub(super) fn inbox(&self, partition: u8, node: &[u8]) -> Vec<u8> {
+    pub(super) fn inbox(&self, partition: u8, node: &[u8]) -> Key {
         self.key(partition, "n:", node)
     }
 
     /// Returns the key of the deadlines of a partition.
-    pub(super) fn due(&self, partition: u8) -> Vec<u8> {
+    pub(super) fn due(&self, partition: u8) -> Key {
         self.key(partition, "due", b"")
     }
 
     /// Returns a key that belongs to no session.
-    pub(super) fn global(&self, name: &str) -> Vec<u8> {
+    pub(super) fn global(&self, name: &str) -> Key {
         self.key(0, name, b"")
     }
 
     /// Returns a key about an owner, an address or a day, in a partition of its own.
-    pub(super) fn about(&self, kind: &str, of: &[u8]) -> Vec<u8> {
+    pub(super) fn about(&self, kind: &str, of: &[u8]) -> Key {
         let partition = of.iter().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(*byte));
         self.key(partition, kind, of)
     }

@@ -7,14 +7,17 @@
 mod append;
 mod codec;
 mod counters;
+mod deployment;
 mod inbox;
 mod keys;
 mod link;
 mod log_view;
 mod peer_codec;
 mod peers;
+mod replicated;
 mod script_answer;
 mod scripts;
+mod server;
 mod session_record;
 mod sessions;
 mod spent;
@@ -29,19 +32,21 @@ use std::{
     time::Duration,
 };
 
-use redis::{Client, IntoConnectionInfo as _, Pipeline, Value};
+use redis::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{OpenError, RedisUrl};
+use super::{Acknowledgement, OpenError, RedisSettings};
 use crate::session::{
     Error, ErrorKind, NodeId, Origin, Result, Session, SessionId, ShareOf, Timestamp,
 };
 use crate::telemetry::error_chain;
 use counters::{Counter, Counters};
+use deployment::Deployment;
 use inbox::Inbox;
 use keys::{Keys, PARTITIONS};
-use link::{Attempt, Link};
+use link::{Attempt, Batch, Link};
 use scripts::{Named, Scripts};
+use server::{Server, field};
 use session_record::SessionRecord;
 
 /// Interval at which this node adds its counts and reads the number of sessions.
@@ -49,8 +54,8 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A store in Redis 7.0 or newer, or Valkey 7.2 or newer.
 pub struct RedisStore {
-    link: Link,
-    keys: Keys,
+    link: Arc<Link>,
+    keys: Arc<Keys>,
     scripts: Scripts,
     node: NodeId,
     inbox: Inbox,
@@ -64,30 +69,27 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Connects to a server. `prefix` begins the name of every key.
+    /// Connects to the servers.
     ///
     /// # Errors
-    /// One sentence for the operator: the address is wrong, the server cannot be reached, is too
-    /// old, or has settings that would lose sessions.
-    pub async fn open(
-        url: &RedisUrl,
-        prefix: &str,
-        max_sessions: u64,
-    ) -> Result<Arc<Self>, OpenError> {
-        let problem = |problem: String| OpenError::of_server(&url.to_string(), problem);
-        Self::connect(url, prefix, max_sessions).await.map_err(problem)
+    /// One sentence for the operator: the address is wrong, a server cannot be reached, is too old,
+    /// or has settings that would lose sessions.
+    pub async fn open(settings: &RedisSettings, max_sessions: u64) -> Result<Arc<Self>, OpenError> {
+        let problem = |problem: String| OpenError::of_server(&settings.url.to_string(), problem);
+        Self::connect(settings, max_sessions).await.map_err(problem)
     }
 
-    async fn connect(url: &RedisUrl, prefix: &str, max_sessions: u64) -> Result<Arc<Self>, String> {
-        let info = url.expose().into_connection_info().map_err(|error| refused(&error))?;
-        let settings = info.redis_settings().clone().set_protocol(redis::ProtocolVersion::RESP3);
-        let client = Client::open(info.set_redis_settings(settings));
-        let client = client.map_err(|error| refused(&error))?;
-        check(&client).await?;
-        let (keys, node) = (Keys::new(prefix), NodeId::generate());
-        let link = Link::new(client.clone());
+    async fn connect(settings: &RedisSettings, max_sessions: u64) -> Result<Arc<Self>, String> {
+        let deployment = Deployment::new(settings)?;
+        let (keys, node) = (Arc::new(Keys::new(&settings.key_prefix)), NodeId::generate());
+        let link = Link::new(deployment, Arc::clone(&keys), settings.timeout).await;
+        let link = Arc::new(link.map_err(|error| refused(&error))?);
+        for server in &link.route().servers {
+            check(server, link.deployment().is_cluster()).await?;
+        }
         let secret = secret(&link, &keys).await.map_err(|error| error.to_string())?;
-        let inbox = Inbox::start(client, &keys, node).await.map_err(|error| refused(&error))?;
+        let inbox = Inbox::start(Arc::clone(&link), Arc::clone(&keys), node).await;
+        let inbox = inbox.map_err(|error| refused(&error))?;
         let store = Arc::new(Self {
             link,
             keys,
@@ -128,7 +130,12 @@ impl RedisStore {
             all.append(&mut arguments(attempt));
             all
         };
-        self.link.call(script, &[&self.keys.session(id)], arguments).await
+        let keys = if self.link.deployment().is_cluster() {
+            self.keys.all_of_session(id, &self.node.to_bytes())
+        } else {
+            vec![self.keys.session(id)]
+        };
+        self.link.call(script, &keys, arguments).await
     }
 
     /// Returns the part of the store that a session counts for.
@@ -154,20 +161,19 @@ impl RedisStore {
         let size = i64::try_from(record.size).unwrap_or(i64::MAX);
         self.count_session(&record.session, record.origin, -1, -size);
         if let Some(subject) = &record.session.subject {
-            let mut pipeline = Pipeline::new();
             let key = self.keys.about("b:", subject.as_bytes());
-            pipeline.cmd("SREM").arg(key).arg(&record.session.id.as_bytes()[..]).ignore();
-            self.link.pipeline::<()>(&pipeline).await?;
+            let id = record.session.id;
+            self.link.command::<()>("SREM", &key, &[id.as_bytes()]).await?;
         }
         Ok(())
     }
 
     async fn count_sessions(&self) -> Result<()> {
-        let mut pipeline = Pipeline::new();
+        let mut batch = Batch::default();
         for partition in 0..=u8::MAX {
-            pipeline.cmd("ZCARD").arg(self.keys.due(partition));
+            batch.cmd("ZCARD", &self.keys.due(partition));
         }
-        let counts: Vec<u64> = self.link.pipeline(&pipeline).await?;
+        let counts: Vec<u64> = self.link.batch(&batch).await?;
         debug_assert_eq!(counts.len(), PARTITIONS);
         self.sessions.store(counts.iter().sum(), Ordering::Relaxed);
         Ok(())
@@ -195,23 +201,17 @@ async fn count(store: Weak<RedisStore>) {
 async fn secret(link: &Link, keys: &Keys) -> Result<[u8; 32]> {
     let key = keys.global("secret");
     let own: [u8; 32] = rand::random();
-    let mut pipeline = Pipeline::new();
-    pipeline.cmd("SET").arg(&key).arg(&own[..]).arg("NX").ignore();
-    pipeline.cmd("GET").arg(&key);
-    let (secret,): (Vec<u8>,) = link.pipeline(&pipeline).await?;
+    link.command::<()>("SET", &key, &[&own, b"NX"]).await?;
+    let secret: Vec<u8> = link.command("GET", &key, &[]).await?;
     secret.try_into().map_err(|_| Error::internal("the secret of the store is malformed"))
 }
 
 /// Checks the version and the settings of a server.
-async fn check(client: &Client) -> Result<(), String> {
-    let connection = client.get_multiplexed_async_connection_with_config(&Link::config()).await;
-    let mut connection = connection.map_err(|error| refused(&error))?;
-    let info = redis::cmd("INFO").query_async::<String>(&mut connection).await;
+async fn check(server: &Server, in_cluster: bool) -> Result<(), String> {
+    let connection = server.connection().await.map_err(|error| refused(&error))?;
+    let info = redis::cmd("INFO").query_async::<String>(&mut connection.commands.clone()).await;
     let info = info.map_err(|error| refused(&error))?;
-    let field = |name: &str| {
-        let prefix = format!("{name}:");
-        info.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().trim()
-    };
+    let field = |name: &str| field(&info, name);
     let (name, version, oldest) = match field("valkey_version") {
         "" => ("Redis", field("redis_version"), (7, 0)),
         version => ("Valkey", version, (7, 2)),
@@ -222,8 +222,14 @@ async fn check(client: &Client) -> Result<(), String> {
             "the server is {name} {version}; this version needs {name} {major}.{minor} or newer"
         ));
     }
-    if field("redis_mode") == "cluster" {
-        return Err("the server is part of a cluster, which this version does not support".into());
+    // Redis and Valkey name the field differently.
+    let is_in_cluster = [field("redis_mode"), field("server_mode")].contains(&"cluster");
+    if is_in_cluster != in_cluster {
+        return Err(if in_cluster {
+            "the server is not part of a cluster: begin its address with redis://".into()
+        } else {
+            "the server is part of a cluster: begin its address with redis+cluster://".into()
+        });
     }
     let policy = field("maxmemory_policy");
     if policy.starts_with("allkeys-") {

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::{
     RedisStore,
-    link::{bytes, items, number},
+    link::{Batch, bytes, items, number},
     peer_codec,
     session_record::SessionRecord,
     sessions::take_session,
 };
 use crate::session::{
-    Entered, MessageId, NodeId, Peer, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
-    WaitingTurn,
+    Entered, Epoch, MessageId, NodeId, Peer, PeerMessage, Peers, Position, Received, Result,
+    SessionId, Timestamp, WaitingTurn,
 };
 
 /// Most calls at the same time.
@@ -24,10 +24,25 @@ const MAX_CONCURRENT: usize = 64;
 impl RedisStore {
     /// Publishes to the inbox of a node.
     async fn publish(&self, to: NodeId, partition: u8, payload: &[u8]) -> Result<()> {
-        let mut pipeline = Pipeline::new();
         let channel = self.keys.inbox(partition, &to.to_bytes());
-        pipeline.cmd("SPUBLISH").arg(channel).arg(payload).ignore();
-        self.link.pipeline::<()>(&pipeline).await
+        self.link.command("SPUBLISH", &channel, &[payload]).await
+    }
+
+    /// Publishes to the inbox of this node on each server, and asks each one whether it was emptied.
+    async fn probe(&self) -> Result<()> {
+        let route = self.link.route();
+        let mut batch = Batch::default();
+        for partition in route.servers.iter().filter_map(|server| route.partitions(server).next()) {
+            let channel = self.keys.inbox(partition, &self.node.to_bytes());
+            batch.cmd("SPUBLISH", &channel).arg(&[peer_codec::PROBE][..]);
+        }
+        self.link.batch::<u64>(&batch).await?;
+        if self.link.was_emptied().await? {
+            self.inbox.report(Received::Emptied);
+            let secret = self.keys.global("secret");
+            self.link.command::<()>("SET", &secret, &[&self.secret, b"NX"]).await?;
+        }
+        Ok(())
     }
 }
 
@@ -37,10 +52,21 @@ impl Peers for RedisStore {
         Some(self.node)
     }
 
-    async fn enter(&self, id: SessionId, now: Timestamp) -> Result<Entered> {
-        let answer = self.on(&self.scripts.enter, id, now, []).await?;
+    async fn enter(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        known: Option<Position>,
+    ) -> Result<Entered> {
+        let (epoch, seq) = known.map_or((String::new(), String::new()), |known| {
+            (known.epoch.as_str().to_owned(), known.seq.to_string())
+        });
+        let fresh = Epoch::generate();
+        let arguments = [epoch.as_bytes(), seq.as_bytes(), fresh.as_str().as_bytes()];
+        let answer = self.on(&self.scripts.enter, id, now, arguments).await?;
         let mut answer = items(answer)?.into_iter();
-        let SessionRecord { session, owner, newest_lease, .. } = take_session(id, &mut answer)?;
+        let SessionRecord { session, owner, newest_lease, earlier, .. } =
+            take_session(id, &mut answer)?;
         let head_seq = number(answer.next().unwrap_or(Value::Nil))?;
         let head_seq = u32::try_from(head_seq).unwrap_or(u32::MAX);
         let mut turns = items(answer.next().unwrap_or(Value::Nil))?.into_iter();
@@ -52,9 +78,11 @@ impl Peers for RedisStore {
                 waiting.push(WaitingTurn { seq, id: MessageId::from_bytes(message) });
             }
         }
+        let lost = number(answer.next().unwrap_or(Value::Nil))?;
+        let lost = u32::try_from(lost).unwrap_or(u32::MAX);
         let lease = newest_lease.filter(|_| owner == Some(self.node));
         let owner = owner.filter(|owner| *owner != self.node);
-        Ok(Entered { session, head_seq, waiting, owner, lease, newest_lease })
+        Ok(Entered { session, head_seq, waiting, owner, lease, newest_lease, earlier, lost })
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
@@ -70,12 +98,12 @@ impl Peers for RedisStore {
         let channel = self.keys.inbox(0, b"");
         let answer = self
             .link
-            .call(&self.scripts.heartbeat, &[&nodes, &draining], |_| {
+            .call(&self.scripts.heartbeat, &[nodes, draining], |_| {
                 let is_draining = if is_draining { b"1" } else { b"0" };
-                vec![me.to_vec(), is_draining.to_vec(), channel.clone()]
+                vec![me.to_vec(), is_draining.to_vec(), channel.name.clone()]
             })
             .await?;
-        self.publish(self.node, 0, &[peer_codec::PROBE]).await?;
+        self.probe().await?;
         let mut answer = items(answer)?.into_iter();
         let mut peers = Vec::new();
         while let (Some(node), Some(silent), Some(listeners), Some(drains)) =
@@ -94,11 +122,9 @@ impl Peers for RedisStore {
     }
 
     async fn forget(&self, node: NodeId) -> Result<()> {
-        let mut pipeline = Pipeline::new();
         let node = node.to_bytes();
-        pipeline.cmd("ZREM").arg(self.keys.global("nodes")).arg(&node[..]).ignore();
-        pipeline.cmd("SREM").arg(self.keys.global("draining")).arg(&node[..]).ignore();
-        self.link.pipeline::<()>(&pipeline).await
+        self.link.command::<()>("ZREM", &self.keys.global("nodes"), &[&node]).await?;
+        self.link.command("SREM", &self.keys.global("draining"), &[&node]).await
     }
 
     async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()> {

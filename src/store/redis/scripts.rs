@@ -6,7 +6,7 @@ use redis::Script;
 const COMMON: &str = include_str!("scripts/common.lua");
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident: $flags:literal $common:ident,)*) => {
+    ($($(#[$doc:meta])* $name:ident: $flags:literal $common:ident $($durable:ident)?,)*) => {
         /// The scripts, by name.
         #[derive(Debug)]
         pub(super) struct Scripts {
@@ -16,12 +16,15 @@ macro_rules! scripts {
         impl Scripts {
             pub(super) fn new() -> Self {
                 Self {
-                    $($name: Named::new(
-                        stringify!($name),
-                        $flags,
-                        $common,
-                        include_str!(concat!("scripts/", stringify!($name), ".lua")),
-                    ),)*
+                    $($name: Named {
+                        is_durable: false $(|| stringify!($durable) == "durable")?,
+                        ..Named::new(
+                            stringify!($name),
+                            $flags,
+                            $common,
+                            include_str!(concat!("scripts/", stringify!($name), ".lua")),
+                        )
+                    },)*
                 }
             }
         }
@@ -31,22 +34,22 @@ macro_rules! scripts {
 const NOTHING: &str = "";
 
 scripts! {
-    append: "" COMMON,
+    append: "" COMMON durable,
     /// An accepted turn can be ended though the memory of the server is used up.
-    answer: " flags=allow-oom" COMMON,
+    answer: " flags=allow-oom" COMMON durable,
     checkpoint: "" COMMON,
-    create: "" COMMON,
-    enter: "" COMMON,
+    create: "" COMMON durable,
+    enter: " flags=allow-oom" COMMON,
     find: " flags=no-writes" NOTHING,
-    hand_over: "" COMMON,
-    heartbeat: "" NOTHING,
-    issue: "" COMMON,
+    hand_over: " flags=allow-oom" COMMON,
+    heartbeat: " flags=allow-oom" NOTHING,
+    issue: "" COMMON durable,
     leave: " flags=allow-oom" COMMON,
     read: " flags=no-writes" COMMON,
-    renew: " flags=allow-oom" COMMON,
-    revoke: " flags=allow-oom" COMMON,
-    revoke_token: " flags=allow-oom" COMMON,
-    set_title: "" COMMON,
+    renew: " flags=allow-oom" COMMON durable,
+    revoke: " flags=allow-oom" COMMON durable,
+    revoke_token: " flags=allow-oom" COMMON durable,
+    set_title: "" COMMON durable,
     stop: " flags=allow-oom" COMMON,
     sweep: " flags=allow-oom" COMMON,
     take_over: " flags=allow-oom" COMMON,
@@ -59,11 +62,19 @@ scripts! {
 pub(super) struct Named {
     pub(super) name: &'static str,
     pub(super) script: Script,
+    /// A caller is told that the write is durable.
+    pub(super) is_durable: bool,
 }
 
 impl Named {
+    /// Returns the script of a partition's term.
+    pub(super) fn term() -> Self {
+        Self::new("term", " flags=allow-oom", NOTHING, include_str!("scripts/term.lua"))
+    }
+
     fn new(name: &'static str, flags: &str, common: &str, text: &str) -> Self {
         // With this line a server refuses keys of another slot, in a cluster and alone.
-        Self { name, script: Script::new(&format!("#!lua{flags}\n{common}\n{text}")) }
+        let script = Script::new(&format!("#!lua{flags}\n{common}\n{text}"));
+        Self { name, script, is_durable: false }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     link::{bytes, items, unexpected},
 };
 use crate::session::{
-    Epoch, ErrorKind, Lease, Metadata, Name, NewSession, NodeId, Origin, Result, Session,
+    Epoch, ErrorKind, Lease, Metadata, Name, NewSession, NodeId, Origin, Position, Result, Session,
     SessionId, Timestamp, Usage,
 };
 
@@ -25,6 +25,8 @@ pub(super) struct SessionRecord {
     pub(super) owner: Option<NodeId>,
     /// The lease of the last grant.
     pub(super) newest_lease: Option<Lease>,
+    /// The last position of the log under its earlier epoch.
+    pub(super) earlier: Option<Position>,
 }
 
 /// Returns the fields of a new session: those of the main hash, and those of the second hash.
@@ -72,6 +74,7 @@ pub(super) fn read(id: SessionId, fields: Value, extra: Value) -> Result<Session
     let (mut name, mut epoch, mut created_at) = (None, None, None);
     let (mut expires_at, mut ends_at, mut delete_at) = (None, None, None);
     let (mut origin, mut size, mut owner, mut newest_lease) = (None, 0, None, None);
+    let (mut earlier_epoch, mut earlier_seq) = (None, None);
     let mut usage = Usage::default();
     for (field, value) in pairs(fields)? {
         let number = || digits(&value);
@@ -87,6 +90,8 @@ pub(super) fn read(id: SessionId, fields: Value, extra: Value) -> Result<Session
             b"si" => size = number()?,
             b"o" => owner = value[..].try_into().ok().map(NodeId::from_bytes),
             b"f" => newest_lease = number()?.try_into().ok().map(Lease::new),
+            b"pe" => earlier_epoch = Some(Epoch::parse(text(&value)?)?),
+            b"ph" => earlier_seq = Some(tokens()?),
             b"ui" => usage.input_tokens = tokens()?,
             b"uo" => usage.output_tokens = tokens()?,
             b"ue" => usage.estimated = number()? > 0,
@@ -124,7 +129,8 @@ pub(super) fn read(id: SessionId, fields: Value, extra: Value) -> Result<Session
         })
     };
     let session = session().ok_or(ErrorKind::SessionExpired)?;
-    Ok(SessionRecord { session, origin, size, usage, owner, newest_lease })
+    let earlier = earlier_epoch.zip(earlier_seq).map(|(epoch, seq)| Position::new(epoch, seq));
+    Ok(SessionRecord { session, origin, size, usage, owner, newest_lease, earlier })
 }
 
 /// Returns fields and values.

@@ -3,11 +3,11 @@
 use std::{cmp::Reverse, sync::Arc, sync::atomic::Ordering};
 
 use async_trait::async_trait;
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::{
     Counter, RedisStore, codec, gone,
-    link::{bytes, items, number, unexpected},
+    link::{Batch, bytes, items, number, unexpected},
     session_record::{self, SessionRecord, millis},
 };
 use crate::session::{
@@ -52,17 +52,15 @@ impl Store for RedisStore {
         self.on_with(&self.scripts.create, id, new.session.created_at, arguments).await?;
         self.count_session(&new.session, new.origin, 1, 0);
         if let Some(subject) = &new.session.subject {
-            let mut pipeline = Pipeline::new();
             let key = self.keys.about("b:", subject.as_bytes());
-            pipeline.cmd("SADD").arg(key).arg(&id.as_bytes()[..]).ignore();
-            self.link.pipeline::<()>(&pipeline).await?;
+            self.link.command::<()>("SADD", &key, &[id.as_bytes()]).await?;
         }
         Ok(())
     }
 
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
         let key = self.keys.token(token);
-        let answer = self.link.call(&self.scripts.find, &[&key], |_| vec![millis(now)]).await?;
+        let answer = self.link.call(&self.scripts.find, &[key], |_| vec![millis(now)]).await?;
         let mut answer = items(answer)?.into_iter();
         let value = bytes(answer.next().ok_or_else(gone)?)?;
         let (id, token) = codec::read_token(*token, &value)?;
@@ -133,9 +131,8 @@ impl Store for RedisStore {
         after: Option<ListCursor>,
         limit: u32,
     ) -> Result<Vec<ListedSession>> {
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("SMEMBERS").arg(self.keys.about("b:", subject.as_bytes()));
-        let (members,): (Vec<Vec<u8>>,) = self.link.pipeline(&pipeline).await?;
+        let key = self.keys.about("b:", subject.as_bytes());
+        let members: Vec<Vec<u8>> = self.link.command("SMEMBERS", &key, &[]).await?;
         let ids: Vec<_> = members.iter().filter_map(|id| id[..].try_into().ok()).collect();
         let mut listed = Vec::new();
         for id in ids {
@@ -165,15 +162,15 @@ impl Store for RedisStore {
     }
 
     async fn sweep(&self, now: Timestamp, limit: usize) -> Result<Swept> {
-        let mut pipeline = Pipeline::new();
+        let mut batch = Batch::default();
         let first = self.swept.fetch_add(1, Ordering::Relaxed);
         let partitions = (0..=u8::MAX).map(|place| place.wrapping_add(first as u8));
         let most = limit.min(BATCH);
         for partition in partitions {
-            let range = pipeline.cmd("ZRANGEBYSCORE").arg(self.keys.due(partition)).arg("-inf");
+            let range = batch.cmd("ZRANGEBYSCORE", &self.keys.due(partition)).arg("-inf");
             range.arg(millis(now)).arg("LIMIT").arg(0).arg(most);
         }
-        let due: Vec<Vec<Vec<u8>>> = self.link.pipeline(&pipeline).await?;
+        let due: Vec<Vec<Vec<u8>>> = self.link.batch(&batch).await?;
         let is_cut = due.iter().any(|ids| ids.len() == most);
         let due: Vec<[u8; 16]> =
             due.into_iter().flatten().filter_map(|id| id[..].try_into().ok()).collect();
@@ -220,12 +217,11 @@ impl Store for RedisStore {
     async fn heads(&self, sessions: &[SessionId], now: Timestamp) -> Result<Vec<Head>> {
         let mut heads = Vec::new();
         for batch in sessions.chunks(BATCH) {
-            let mut pipeline = Pipeline::new();
+            let mut commands = Batch::default();
             for id in batch {
-                let fields = ["x", "e", "h"];
-                pipeline.cmd("HMGET").arg(self.keys.session(*id)).arg(&fields[..]);
+                commands.cmd("HMGET", &self.keys.session(*id)).arg(&["x", "e", "h"][..]);
             }
-            let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.pipeline(&pipeline).await?;
+            let answers: Vec<Vec<Option<Vec<u8>>>> = self.link.batch(&commands).await?;
             for (id, answer) in batch.iter().zip(answers) {
                 let [Some(expires_at), Some(epoch), head] = &answer[..] else { continue };
                 if codec::digits(expires_at)? > now.as_millis() {

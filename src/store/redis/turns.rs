@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use redis::{Pipeline, Value};
+use redis::Value;
 
 use super::{
     RedisStore, codec, gone,
-    link::{bytes, items, number, unexpected},
+    link::{Batch, bytes, items, number, unexpected},
     script_answer::{self, Answer},
     session_record::{SessionRecord, millis},
     sessions::take_session,
@@ -77,6 +77,7 @@ impl Turns for RedisStore {
                     lease,
                 }))
             }
+            b"UNSETTLED" => Err(Error::store_restarted()),
             b"LOST" => Ok(Answered::LeaseLost),
             b"STOP" => Ok(Answered::Stopped),
             b"NONE" => Err(Error::internal("a reply to no message of this log")),
@@ -138,11 +139,11 @@ impl Turns for RedisStore {
         now: Timestamp,
     ) -> Result<Vec<Unfinished>> {
         let owner = from.unwrap_or(self.node).to_bytes();
-        let mut pipeline = Pipeline::new();
+        let mut batch = Batch::default();
         for partition in 0..=u8::MAX {
-            pipeline.cmd("SMEMBERS").arg(self.keys.owned(partition, &owner));
+            batch.cmd("SMEMBERS", &self.keys.owned(partition, &owner));
         }
-        let owned: Vec<Vec<Vec<u8>>> = self.link.pipeline(&pipeline).await?;
+        let owned: Vec<Vec<Vec<u8>>> = self.link.batch(&batch).await?;
         let ids = owned.into_iter().flatten().filter_map(|id| id[..].try_into().ok());
         let mut ids: Vec<_> = ids.map(SessionId::from_bytes).collect();
         ids.sort_unstable();

@@ -31,7 +31,12 @@ impl State {
         if streams >= max_subscribers {
             return Err(ErrorKind::TooManyStreams.into());
         }
-        let honored = requested.filter(|at| at.epoch == session.epoch && at.seq <= self.head_seq);
+        let honored = requested.filter(|at| {
+            let is_earlier =
+                |earlier: &Position| at.epoch == earlier.epoch && at.seq <= earlier.seq;
+            at.epoch == session.epoch && at.seq <= self.head_seq
+                || self.earlier.as_deref().is_some_and(is_earlier)
+        });
         let reply = self.shown_reply().filter(|_| filter == EventFilter::All);
         let reply_position = honored.and_then(|at| at.reply);
         let reply_position = reply_position.filter(|at| reply.is_some_and(|it| it.honors(*at)));

@@ -1,6 +1,7 @@
 -- ARGV: now, me, fence, turn, message id, body, size, 1 if complete, time of the commit, then input
 -- and output tokens, 1 if estimated, cached, cache writes, reasoning (or empty).
 if not is_live() then return {'GONE'} end
+if not is_settled() then return {'UNSETTLED'} end
 local log, turn = base .. 'l:' .. id, tonumber(ARGV[4])
 local fields = redis.call('HMGET', s, 'u', 'o', 'f', 'st', 'si', 'x')
 local waiting = fields[1] or ''

@@ -3,6 +3,7 @@
 -- waiting turns, most messages, budget, 1 if a new turn is refused, size, token id, 1 if the call is
 -- repeated.
 if not is_live() then return {'GONE'} end
+if not is_settled() then return {'UNSETTLED'} end
 local log, keys = base .. 'l:' .. id, base .. 'i:' .. id
 local fields = redis.call('HMGET', s, 'x', 'm', 'd', 'nt', 'u', 'o', 'f', 'si', 'ui', 'uo')
 local expires, waiting, owner = tonumber(fields[1]), fields[5] or '', fields[6]
@@ -34,19 +35,21 @@ if ARGV[14] == '1' or #waiting / 4 >= tonumber(ARGV[11])
   or head + #waiting / 4 + 2 > tonumber(ARGV[12]) or (budget > 0 and spent >= budget) then
   return {'REFUSED', #waiting / 4, head, string.format('%.0f', spent)}
 end
+local subject, origin = share()
+local token, token_value
+if subject ~= '' then token, token_value = find_token(ARGV[16]) end
 local seq = head + 1
 local parent = ARGV[6] == '' and tonumber(newest) or tonumber(ARGV[6])
 local entry = header('\1', ARGV[3], tonumber(ARGV[8]), parent, tonumber(ARGV[15])) .. ARGV[5]
 redis.call('RPUSH', log, entry)
 if ARGV[4] ~= '' then redis.call('HSET', keys, ARGV[4], seq) end
-local subject, origin = share()
 local own
 if subject ~= '' then
   if fields[3] then
     expires = math.max(tonumber(fields[3]), tonumber(ARGV[10]))
     redis.call('HSET', s, 'd', string.format('%.0f', expires))
   end
-  own = renew_token(ARGV[16], tonumber(ARGV[9]))
+  own = renew_token(token, token_value, tonumber(ARGV[9]))
 else
   expires = math.min(math.max(expires, tonumber(ARGV[9])), tonumber(fields[2]))
 end

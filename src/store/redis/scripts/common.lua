@@ -13,6 +13,16 @@ local function is_live()
   return x and tonumber(x) > now
 end
 
+-- The number of the server process that the partition is used with.
+local function term() return redis.call('HGET', base .. 'term', 'n') or '1' end
+
+-- Returns true if the session was entered since the server was restarted or replaced.
+local function is_settled() return (redis.call('HGET', s, 't') or '1') == term() end
+
+-- Fails if the key is being moved to another server of a cluster. Called before the first write for
+-- keys that the caller could not name.
+local function reach(key) redis.call('EXISTS', key) end
+
 -- Returns the fields of the session: those of the main hash, and those of the second hash, which only
 -- sessions with a title, metadata or a subject have.
 local function session()
@@ -120,38 +130,44 @@ local function waiting_turns()
   return turns
 end
 
--- Moves the idle deadline of a token that has one of its own. Returns that deadline, if there is one,
--- and the value of the token. Returns nothing if the token does not exist or has expired.
-local function renew_token(token, expires)
+-- Returns the key and the value of a token.
+local function find_token(token)
   local hashes = redis.call('HGET', s, 'k') or ''
   for place = 1, #hashes, 32 do
     local key = base .. 't:' .. string.sub(hashes, place, place + 31)
     local value = redis.call('GET', key)
-    if value and string.sub(value, 17, 32) == token then
-      local high, low, end_high, end_low = struct.unpack('>I4I4I4I4', value, 33)
-      local current, ends = high * 4294967296 + low, end_high * 4294967296 + end_low
-      if ends == 0 then return nil, value end
-      if current <= now then return end
-      local moved = math.min(math.max(current, expires), ends)
-      if moved ~= current then
-        local bytes = struct.pack('>I4I4', math.floor(moved / 4294967296), moved % 4294967296)
-        value = string.sub(value, 1, 32) .. bytes .. string.sub(value, 41)
-        redis.call('SET', key, value)
-      end
-      return moved, value
-    end
+    if value and string.sub(value, 17, 32) == token then return key, value end
   end
+end
+
+-- Moves the idle deadline of a token that has one of its own. Returns that deadline, if there is one,
+-- and the value of the token. Returns nothing if the token does not exist or has expired.
+local function renew_token(key, value, expires)
+  if not value then return end
+  local high, low, end_high, end_low = struct.unpack('>I4I4I4I4', value, 33)
+  local current, ends = high * 4294967296 + low, end_high * 4294967296 + end_low
+  if ends == 0 then return nil, value end
+  if current <= now then return end
+  local moved = math.min(math.max(current, expires), ends)
+  if moved ~= current then
+    local bytes = struct.pack('>I4I4', math.floor(moved / 4294967296), moved % 4294967296)
+    value = string.sub(value, 1, 32) .. bytes .. string.sub(value, 41)
+    redis.call('SET', key, value)
+  end
+  return moved, value
 end
 
 -- Deletes the session and everything about it.
 local function delete_session()
   local owner = redis.call('HGET', s, 'o')
+  if owner then reach(base .. 'o:' .. owner) end
+  local hashes = redis.call('HGET', s, 'k') or ''
+  for place = 1, #hashes, 32 do reach(base .. 't:' .. string.sub(hashes, place, place + 31)) end
   if owner then
     redis.call('SREM', base .. 'o:' .. owner, id)
     tell(owner, 'E')
   end
   tell_watchers(owner or '', 'E')
-  local hashes = redis.call('HGET', s, 'k') or ''
   for place = 1, #hashes, 32 do
     redis.call('UNLINK', base .. 't:' .. string.sub(hashes, place, place + 31))
   end

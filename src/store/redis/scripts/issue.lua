@@ -1,5 +1,6 @@
 -- ARGV: now, me, token hash, token value, first deadline, most tokens.
 if not is_live() then return 'GONE' end
+reach(base .. 't:' .. ARGV[3])
 local hashes = redis.call('HGET', s, 'k') or ''
 local kept, valid = '', 0
 for place = 1, #hashes, 32 do

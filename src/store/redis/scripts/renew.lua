@@ -1,6 +1,7 @@
 -- ARGV: now, me, token id, new deadline. Returns the session and the value of the token.
 if not is_live() then return {} end
-local own, value = renew_token(ARGV[3], tonumber(ARGV[4]))
+local key, found = find_token(ARGV[3])
+local own, value = renew_token(key, found, tonumber(ARGV[4]))
 if not value then return {} end
 if not own then
   local fields = redis.call('HMGET', s, 'x', 'm')

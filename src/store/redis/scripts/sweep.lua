@@ -12,6 +12,7 @@ if tonumber(x) <= now then
 end
 local next_at = tonumber(x)
 local hashes = redis.call('HGET', s, 'k') or ''
+for place = 1, #hashes, 32 do reach(base .. 't:' .. string.sub(hashes, place, place + 31)) end
 for place = 1, #hashes, 32 do
   local hash = string.sub(hashes, place, place + 31)
   local value = redis.call('GET', base .. 't:' .. hash)

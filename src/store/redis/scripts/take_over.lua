@@ -1,5 +1,6 @@
 -- ARGV: now, me, earlier owner. Makes this node the owner, and returns the waiting turns.
 if not is_live() then return {} end
+reach(base .. 'o:' .. ARGV[3])
 redis.call('SREM', base .. 'o:' .. ARGV[3], id)
 if redis.call('HGET', s, 'o') ~= ARGV[3] then return {} end
 local fence = grant(me)

@@ -44,7 +44,7 @@ async fn send(gateway: &Process, token: &str, text: &str) {
 #[tokio::test]
 async fn a_master_that_sentinel_watches_is_replaced_and_nothing_replicated_is_lost() {
     for program in programs() {
-        let watched = WatchedMaster::start(&program);
+        let watched = WatchedMaster::start(&program, 1);
         let (one, two) = pair(&watched.store()).await;
         let token = create(&one.address()).await;
         let mut there = Transport::Grpc.open(&two.address(), &token, None).await;
@@ -101,12 +101,12 @@ async fn slots_move_to_another_server_under_load_without_an_error() {
         let masters: Vec<_> = cluster.masters().collect();
         let talk = async {
             let mut conversations = Vec::new();
-            for _ in 0..16 {
+            for _ in 0..8 {
                 let token = create(&one.address()).await;
                 let stream = Transport::Json.open(&two.address(), &token, None).await;
                 conversations.push((token, stream, 0_usize));
             }
-            for round in 0..20 {
+            for round in 0..10 {
                 for (token, stream, length) in &mut conversations {
                     let path = format!("/messages?token={token}&text=m{round}");
                     let answer = Rest::call(&one.address(), "POST", &path).await;
@@ -122,13 +122,13 @@ async fn slots_move_to_another_server_under_load_without_an_error() {
         };
         let (from, to) = (masters[0], masters[1]);
         std::thread::scope(|scope| {
-            // Nearly all slots of one master.
-            let moving = scope.spawn(|| cluster.move_slots(from, to, 5000));
+            // A third of the slots of one master.
+            let moving = scope.spawn(|| cluster.move_slots(from, to, 2000));
             tokio::task::block_in_place(|| {
                 tokio::runtime::Handle::current().block_on(talk);
             });
             let output = moving.join().unwrap();
-            assert!(output.matches("Moving slot").count() >= 5000, "{output}");
+            assert!(output.matches("Moving slot").count() >= 2000, "{output}");
             assert!(!output.contains("ERR"), "{output}");
         });
         end([one, two]).await;
@@ -138,7 +138,7 @@ async fn slots_move_to_another_server_under_load_without_an_error() {
 #[tokio::test]
 async fn messages_that_a_replica_has_acknowledged_survive_the_failure_of_the_master() {
     for program in programs() {
-        let watched = WatchedMaster::start(&program);
+        let watched = WatchedMaster::start(&program, 2);
         let store = watched.store();
         let gateway = Process::start(&["--store", &store, "--redis-ack", "replica"]).await;
         let token = create(&gateway.address()).await;
@@ -148,23 +148,19 @@ async fn messages_that_a_replica_has_acknowledged_survive_the_failure_of_the_mas
         };
         assert_eq!(post("first").await, 202);
         // Without a replica nothing is acknowledged, and the repetition finds the message.
-        let replica = &watched.servers[1];
-        replica.signal("STOP");
+        let replicas = &watched.servers[1..];
+        replicas.iter().for_each(|replica| replica.signal("STOP"));
         assert_eq!(post("second").await, 503);
-        replica.signal("CONT");
+        replicas.iter().for_each(|replica| replica.signal("CONT"));
         assert_eq!(post("second").await, 202);
         let mut acknowledged = 2;
-        for round in 0..50 {
+        for round in 0..30 {
             let status = post(&format!("m{round}")).await;
             acknowledged += usize::from(status == 202);
             // Many of them wait for their replies.
             assert!(matches!(status, 202 | 429), "{status}");
         }
-        let master = &watched.servers[0];
-        master.kill();
-        watched.wait_for_master(replica);
-        // It becomes the replica.
-        master.restart();
+        watched.master().kill();
         send(&gateway, &token, "last").await;
         let log = history(&gateway.address(), Transport::Grpc, &token).await;
         let sent = log.iter().filter(|(_, _, role, _)| role == "user");

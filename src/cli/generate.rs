@@ -154,7 +154,7 @@ mod tests {
                 .collect::<String>()
         };
         let toml = uncommented(generate(Format::Toml), |line| line.contains(" = "));
-        let toml = &toml[..toml.find("name = ").unwrap_or(toml.len())];
+        let toml = &toml[..toml.find("\nname = ").unwrap_or(toml.len())];
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("duologue.toml");
         std::fs::write(&path, toml).unwrap();

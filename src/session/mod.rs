@@ -56,10 +56,10 @@ pub use model::{
 };
 pub use ports::{
     Answered, AppendLimits, Appended, Authenticator, Checkpoint, Checkpointed, Chunk, Chunks,
-    Entered, FoundSession, Head, History, Lease, ListCursor, ListedSession, NewReply, NewSession,
-    NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, Peer, PeerMessage, Peers, Piece,
-    Prompt, Question, Received, RemoteReply, Reply, Responder, Share, ShareOf, Snapshot, Storage,
-    Store, Swept, Turns, Unfinished, WaitingTurn,
+    Entered, FoundSession, Head, History, Known, Lease, ListCursor, ListedSession, NewReply,
+    NewSession, NewTurn, NoCredentials, NodeId, Note, Origin, Outcome, Page, Peer, PeerMessage,
+    Peers, Piece, Prompt, Question, Received, RemoteReply, Reply, Responder, Share, ShareOf,
+    Snapshot, Storage, Store, Swept, Turns, Unfinished, WaitingTurn,
 };
 pub use quota::{CallerLimits, ConnectionSlot, Limits, StreamSlot};
 pub use service::{Created, Gateway, ListRequest, NewToken, PageRequest, Revocation, SessionList};

@@ -3,6 +3,7 @@
 mod memory;
 mod open_error;
 mod redis;
+mod redis_settings;
 mod redis_url;
 mod settings;
 mod sqlite;
@@ -10,8 +11,9 @@ mod sqlite;
 pub use memory::{MemoryStore, Network};
 pub use open_error::OpenError;
 pub use redis::RedisStore;
+pub use redis_settings::{Acknowledgement, RedisSettings};
 pub use redis_url::RedisUrl;
-pub use settings::{Acknowledgement, RedisSettings, Settings, open};
+pub use settings::{Settings, open};
 pub use sqlite::{
     BackupSummary, Durability, Import, SessionFilter, SqliteFile, SqliteStore, StoredLog,
     StoredSession, UnansweredTurn,

@@ -1,8 +1,8 @@
 //! Settings of the stores.
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-use super::{Durability, MemoryStore, OpenError, RedisStore, RedisUrl, SqliteStore};
+use super::{Durability, MemoryStore, OpenError, RedisSettings, RedisStore, RedisUrl, SqliteStore};
 use crate::session::Storage;
 
 /// The schemes of addresses of servers.
@@ -39,93 +39,12 @@ pub enum Settings {
     },
 }
 
-/// The servers that have a write when it is acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Acknowledgement {
-    /// The master.
-    Master,
-    /// The master and one replica.
-    Replica,
-}
-
-impl fmt::Display for Acknowledgement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Master => "master",
-            Self::Replica => "replica",
-        })
-    }
-}
-
-impl FromStr for Acknowledgement {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "master" => Ok(Self::Master),
-            "replica" => Ok(Self::Replica),
-            _ => Err("must be `master` or `replica`".into()),
-        }
-    }
-}
-
-/// The servers of a store in Redis or Valkey.
-#[derive(Clone, PartialEq, Eq)]
-pub struct RedisSettings {
-    /// Their address.
-    pub url: RedisUrl,
-    /// The user, if the address has none.
-    pub username: Option<String>,
-    /// The password, if the address has none.
-    pub password: Option<String>,
-    /// The password of the sentinels.
-    pub sentinel_password: Option<String>,
-    /// The beginning of the name of every key.
-    pub key_prefix: String,
-    /// Longest time that an operation waits for a server that is away.
-    pub timeout: Duration,
-    /// Longest time to connect, TLS included.
-    pub connect_timeout: Duration,
-    /// When a write is acknowledged.
-    pub acknowledgement: Acknowledgement,
-    /// File with the CA certificates to trust instead of those of the system, PEM.
-    pub ca_cert: Option<PathBuf>,
-}
-
-impl RedisSettings {
-    /// Returns the defaults for an address.
-    #[must_use]
-    pub fn new(url: RedisUrl) -> Self {
-        Self {
-            url,
-            username: None,
-            password: None,
-            sentinel_password: None,
-            key_prefix: Settings::KEY_PREFIX.to_owned(),
-            timeout: Duration::from_secs(5),
-            connect_timeout: Duration::from_secs(2),
-            acknowledgement: Acknowledgement::Master,
-            ca_cert: None,
-        }
-    }
-}
-
-/// Does not show passwords.
-impl fmt::Debug for RedisSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisSettings").field("url", &self.url).finish_non_exhaustive()
-    }
-}
-
 impl Settings {
     /// Default limit of sessions.
     pub const MAX_SESSIONS: usize = 1_000_000;
 
     /// Default limit of the memory store, in bytes of messages.
     pub const MAX_SIZE: usize = 1 << 30;
-
-    /// Default beginning of the keys of a store on a server.
-    pub const KEY_PREFIX: &str = "duo:";
 
     /// Default limit of the SQLite file, in bytes.
     pub const MAX_FILE_SIZE: u64 = 64 << 30;

@@ -103,6 +103,17 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     ("duologue_turns_taken_over_total", Unit::Count, "Turns taken over from dead gateways"),
     ("duologue_redis_connections_total", Unit::Count, "Connections to the Redis or Valkey server"),
     (
+        "duologue_redis_redirects_total",
+        Unit::Count,
+        "Requests that a server of a cluster has sent to another one",
+    ),
+    (
+        "duologue_store_lost_messages_total",
+        Unit::Count,
+        "Acknowledged messages that the store has lost, of sessions in use",
+    ),
+    ("duologue_store_lost_sessions_total", Unit::Count, "Sessions in use that the store has lost"),
+    (
         "duologue_redis_inbox_reconnects_total",
         Unit::Count,
         "Reconnects of the connection for notes of other gateways",

@@ -88,25 +88,27 @@ impl RedisCluster {
     }
 }
 
-/// A master, its replica, and three sentinels.
+/// A master, its replicas, and three sentinels.
 pub struct WatchedMaster {
     pub servers: Vec<RedisServer>,
     sentinels: Vec<RedisServer>,
 }
 
 impl WatchedMaster {
-    pub fn start(program: &Path) -> Self {
+    pub fn start(program: &Path, replicas: usize) -> Self {
         let program: PathBuf = program.to_owned();
         let master = RedisServer::start(program.clone(), &[]);
         let port = master.port().to_string();
-        let replica = RedisServer::start(program.clone(), &["--replicaof", "127.0.0.1", &port]);
+        let replica = |_| RedisServer::start(program.clone(), &["--replicaof", "127.0.0.1", &port]);
+        let replicas: Vec<_> = (0..replicas).map(replica).collect();
+        let known = format!("slaves={},sentinels=3", replicas.len());
         let sentinel = |_| RedisServer::start_sentinel(program.clone(), "chat", master.port());
         let sentinels = (0..3).map(sentinel).collect();
-        let watched = Self { servers: vec![master, replica], sentinels };
+        let watched = Self { servers: [master].into_iter().chain(replicas).collect(), sentinels };
         wait_until(|| {
             watched.sentinels.iter().all(|sentinel| {
                 let info = sentinel.command(&["INFO", "sentinel"]);
-                info.contains("slaves=1,sentinels=3")
+                info.contains(&known)
             })
         });
         watched
@@ -115,17 +117,6 @@ impl WatchedMaster {
     pub fn store(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(|it| address(it.port())).collect();
         format!("redis+sentinel://{}/chat", hosts.join(","))
-    }
-
-    /// Waits until all sentinels name this server as the master.
-    pub fn wait_for_master(&self, server: &RedisServer) {
-        let port = server.port().to_string();
-        wait_until(|| {
-            self.sentinels.iter().all(|sentinel| {
-                let named = sentinel.command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "chat"]);
-                named.lines().last() == Some(&port)
-            })
-        });
     }
 
     /// Returns the master.

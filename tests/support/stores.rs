@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use duologue::{
     session::{
         Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Entered, Error, ErrorKind,
-        FoundSession, Head, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
-        NodeId, Page, Peer, PeerMessage, Peers, Position, Received, Result, Session, SessionId,
-        Share, ShareOf, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
+        FoundSession, Head, Known, Lease, ListCursor, ListedSession, NewReply, NewSession, NewTurn,
+        NodeId, Page, Peer, PeerMessage, Peers, Received, Result, Session, SessionId, Share,
+        ShareOf, Snapshot, Store, Swept, Timestamp, TokenHash, TokenId, TokenRecord, Turns,
         Unfinished,
     },
     store::MemoryStore,
@@ -388,12 +388,7 @@ impl Peers for DelayedStore {
         self.inner.forget(node).await
     }
 
-    async fn enter(
-        &self,
-        id: SessionId,
-        now: Timestamp,
-        known: Option<Position>,
-    ) -> Result<Entered> {
+    async fn enter(&self, id: SessionId, now: Timestamp, known: Option<Known>) -> Result<Entered> {
         self.slowly(self.inner.enter(id, now, known)).await
     }
 

@@ -19,7 +19,7 @@ use crate::session::{
         Citation, Content, ErrorKind, Message, MessageId, Part, Position, Result, Session,
         Timestamp, TokenId, TokenRecord,
     },
-    ports::{Appended, Entered, Lease, Piece},
+    ports::{Appended, Entered, Known, Lease, Piece},
     turn::cancel::CancelReason,
 };
 
@@ -35,9 +35,10 @@ impl ActiveSession {
     /// Creates it from the state of the session in the store. Every later change must be reported
     /// to this process.
     pub(in crate::session) fn new(entered: Entered) -> Self {
-        let Entered { session, head_seq, waiting, owner, lease, earlier, .. } = entered;
+        let Entered { session, head_seq, head, waiting, owner, lease, earlier, .. } = entered;
         let turns = TurnQueue::new(lease, waiting);
         let mut state = State::new(session.expires_at, head_seq, turns);
+        state.head = head;
         state.earlier = earlier.map(Box::new);
         if let Some(owner) = owner {
             state.set_owner(owner);
@@ -177,9 +178,11 @@ impl ActiveSession {
         self.state().head_seq
     }
 
-    /// Returns the position of the last published message.
-    pub(in crate::session) fn position(&self) -> Position {
-        Position::new(self.session.epoch.clone(), self.head_seq())
+    /// Returns the newest message that has arrived, for
+    /// [`Peers::enter`](crate::session::ports::Peers::enter).
+    pub(in crate::session) fn known(&self) -> Known {
+        let (seq, message) = self.state().newest();
+        Known { epoch: self.session.epoch.clone(), seq, message }
     }
 
     /// Returns true if a position of this log lies after every published message.
@@ -330,6 +333,7 @@ mod tests {
         ActiveSession::new(Entered {
             session,
             head_seq: 0,
+            head: None,
             waiting: Vec::new(),
             owner: None,
             lease: Some(Lease::UNSHARED),

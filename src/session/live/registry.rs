@@ -294,6 +294,7 @@ mod tests {
         ActiveSession::new(Entered {
             session,
             head_seq: 0,
+            head: None,
             waiting,
             owner: None,
             lease,

@@ -35,6 +35,8 @@ pub(super) struct State {
     unwatched_since: Instant,
     /// Sequence number of the last published message.
     pub(super) head_seq: u32,
+    /// Its id, if it is known.
+    pub(super) head: Option<MessageId>,
     /// The last position of the log under its earlier epoch.
     pub(super) earlier: Option<Box<Position>>,
     /// Committed messages that arrived before one of their predecessors.
@@ -95,6 +97,7 @@ impl State {
             token_deadlines: TokenDeadlines::default(),
             unwatched_since: Instant::now(),
             head_seq,
+            head: None,
             earlier: None,
             announced_seq: head_seq,
             out_of_order: BTreeMap::new(),
@@ -113,6 +116,14 @@ impl State {
     pub(super) fn check_open(&self) -> Result<()> {
         let draining = self.draining.then_some(ErrorKind::Draining);
         self.ended.or(draining).map_or(Ok(()), |reason| Err(Error::from(reason)))
+    }
+
+    /// Returns number and id of the newest message that has arrived.
+    pub(super) fn newest(&self) -> (u32, Option<MessageId>) {
+        match self.out_of_order.last_key_value() {
+            Some((seq, message)) => (*seq, Some(message.id)),
+            None => (self.head_seq, self.head),
+        }
     }
 
     pub(super) fn publish(&mut self, message: Arc<Message>) -> Published {
@@ -135,6 +146,7 @@ impl State {
 
     fn commit(&mut self, message: &Arc<Message>) {
         self.head_seq = message.seq;
+        self.head = Some(message.id);
         // Each subscription finds out by itself whether it has to show the parent.
         let (message_of_event, encoded) = (Arc::clone(message), EncodedForms::default());
         let event = MessageEvent { message: message_of_event, shows_parent: false, encoded };

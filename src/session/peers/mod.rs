@@ -32,6 +32,10 @@ use super::{
 /// a lost note goes unnoticed.
 const COMPARE_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Wait before the sessions are compared again after notes were lost. Sessions that had to end are
+/// loaded anew then, when their streams have ended.
+const COMPARE_AGAIN: Duration = Duration::from_secs(2);
+
 /// Most sessions that are compared at the same time.
 const MAX_CONCURRENT: usize = 64;
 
@@ -176,8 +180,9 @@ fn take_once_loaded(core: &Arc<Core>, loading: &Loading, id: SessionId, note: &N
 }
 
 async fn compare(core: Arc<Core>, mut asked: UnboundedReceiver<Reason>) {
+    let mut wait = COMPARE_INTERVAL;
     loop {
-        let mut reason = match timeout(COMPARE_INTERVAL, asked.recv()).await {
+        let mut reason = match timeout(wait, asked.recv()).await {
             Ok(Some(reason)) => reason,
             Ok(None) => return,
             Err(_) => Reason::Interval,
@@ -186,10 +191,13 @@ async fn compare(core: Arc<Core>, mut asked: UnboundedReceiver<Reason>) {
             reason = reason.max(further);
         }
         compare_all(&core, reason).await;
-        // Turns that were handed over to this process, without its knowledge.
+        // Turns that were handed over to this process, without its knowledge, and those of sessions
+        // that have ended under an epoch.
         if let Err(error) = recovery::resume_all(&core, None).await {
             tracing::error!(%error, cause = ?error, "failed to look for turns that no process runs");
         }
+        let is_interval = reason == Reason::Interval;
+        wait = if is_interval { COMPARE_INTERVAL } else { COMPARE_AGAIN };
     }
 }
 

@@ -10,7 +10,9 @@ mod turns;
 use std::{fmt, sync::Arc};
 
 pub use authenticator::{Authenticator, NoCredentials};
-pub use peers::{Entered, Note, Peer, PeerMessage, Peers, Received, RemoteReply, WaitingTurn};
+pub use peers::{
+    Entered, Known, Note, Peer, PeerMessage, Peers, Received, RemoteReply, WaitingTurn,
+};
 pub use responder::{Chunk, Chunks, History, Outcome, Piece, Prompt, Reply, Responder};
 pub use store::{
     FoundSession, Head, ListCursor, ListedSession, NewSession, Origin, Page, Share, ShareOf,

@@ -11,7 +11,8 @@ use super::{
 use crate::session::{
     live::event::{Delta, ReplyPart, ReplyStarted},
     model::{
-        Message, MessageId, Position, ReplyPosition, Result, Session, SessionId, Timestamp, TokenId,
+        Epoch, Message, MessageId, Position, ReplyPosition, Result, Session, SessionId, Timestamp,
+        TokenId,
     },
 };
 
@@ -32,6 +33,8 @@ pub struct Entered {
     pub session: Session,
     /// Number of the last message of its log.
     pub head_seq: u32,
+    /// Its id, in a store that several processes share.
+    pub head: Option<MessageId>,
     /// The turns that another process answers, in order.
     pub waiting: Vec<WaitingTurn>,
     /// That process, if it is known.
@@ -45,6 +48,17 @@ pub struct Entered {
     pub earlier: Option<Position>,
     /// Messages that this process knew and that the store has lost. Each is reported once.
     pub lost: u32,
+}
+
+/// The newest message of a log that a process knows.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// The epoch of the log.
+    pub epoch: Epoch,
+    /// The number of the message. 0: the log is empty.
+    pub seq: u32,
+    /// Its id.
+    pub message: Option<MessageId>,
 }
 
 /// A change that another process made to a session. A note is a hint: it may be late, lost or
@@ -165,18 +179,13 @@ pub trait Peers: Send + Sync + 'static {
     /// Registers this process as a watcher of a session and reads its head, in one atomic step:
     /// every later change is reported. A second call has no other effect than to read again.
     ///
-    /// `known` is the newest position that this process knows. If the store was restarted and has
-    /// kept the log up to there, the log keeps its epoch. Otherwise it has another epoch from now on,
-    /// since messages may be lost.
+    /// `known` is the newest message that this process knows. If the store was restarted and has kept
+    /// the log up to there, the log keeps its epoch. Otherwise it has another epoch from now on, since
+    /// messages may be lost.
     ///
     /// # Errors
     /// `SessionExpired` if the session does not exist; `Internal`, `StoreUnavailable`.
-    async fn enter(
-        &self,
-        id: SessionId,
-        now: Timestamp,
-        known: Option<Position>,
-    ) -> Result<Entered>;
+    async fn enter(&self, id: SessionId, now: Timestamp, known: Option<Known>) -> Result<Entered>;
 
     /// Ends the registration of sessions. Their notes may still arrive.
     ///
@@ -237,11 +246,12 @@ impl Peers for Alone {
 
     /// Reads the head. No turn waits elsewhere: every turn of an active session is queued or
     /// running in this process.
-    async fn enter(&self, id: SessionId, now: Timestamp, _: Option<Position>) -> Result<Entered> {
+    async fn enter(&self, id: SessionId, now: Timestamp, _: Option<Known>) -> Result<Entered> {
         let snapshot = self.store.read(id, now, Page::HEAD).await?;
         Ok(Entered {
             session: snapshot.session,
             head_seq: snapshot.head_seq,
+            head: None,
             waiting: Vec::new(),
             owner: None,
             lease: Some(Lease::UNSHARED),

@@ -3,6 +3,7 @@
 pub(super) mod append;
 pub(super) mod cancel;
 mod checkpointer;
+mod enter;
 pub(super) mod follow;
 mod prompt;
 pub(super) mod recovery;

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use super::{
     cancel::{CancelReason, CancelSignal},
-    follow,
+    enter::enter_again,
     reply_run::{Produced, ReplyEnding, ReplyRun},
 };
 use crate::session::{
@@ -234,10 +234,9 @@ impl TurnRunner {
                 }
                 Ok(Answered::LeaseLost) => return self.session.lose_lease(lease),
                 Err(error) if error.is_store_restarted() => {
-                    match follow::follow(&self.core, &self.session).await {
-                        Ok(()) if self.session.check_readable().is_ok() => continue,
-                        // The turn begins again under the new epoch, if it is not lost.
-                        Ok(()) => return,
+                    match caught(enter_again(&self.core, &self.session)).await {
+                        Ok(Some(_)) => continue,
+                        Ok(None) => return,
                         Err(error) => {
                             tracing::warn!(session = %id, cause = ?error, "failed to enter a session again");
                         }

@@ -5,8 +5,7 @@ use tokio::time::Instant;
 
 use super::{MemoryStore, row::SessionRow, sharing::Member};
 use crate::session::{
-    Entered, NodeId, Note, Peer, PeerMessage, Peers, Position, Received, Result, SessionId,
-    Timestamp,
+    Entered, Known, NodeId, Note, Peer, PeerMessage, Peers, Received, Result, SessionId, Timestamp,
 };
 
 impl MemoryStore {
@@ -61,7 +60,7 @@ impl Peers for MemoryStore {
         Ok(())
     }
 
-    async fn enter(&self, id: SessionId, now: Timestamp, _: Option<Position>) -> Result<Entered> {
+    async fn enter(&self, id: SessionId, now: Timestamp, _: Option<Known>) -> Result<Entered> {
         let mut tables = self.tables();
         let row = tables.row(id, now)?;
         if let Some(Member { node, .. }) = &self.member {
@@ -72,8 +71,9 @@ impl Peers for MemoryStore {
         let (session, head_seq) = (row.session.clone(), row.head_seq());
         let owner = self.other_owner(row);
         let waiting = row.waiting_turns();
+        let head = row.head_id();
         let (earlier, lost) = (None, 0);
-        Ok(Entered { session, head_seq, waiting, owner, lease, newest_lease, earlier, lost })
+        Ok(Entered { session, head_seq, head, waiting, owner, lease, newest_lease, earlier, lost })
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {

@@ -186,6 +186,11 @@ impl SessionRow {
         self.log.len() as u32
     }
 
+    /// Returns the id of the last message.
+    pub(super) fn head_id(&self) -> Option<MessageId> {
+        self.log.last().map(|message| message.id)
+    }
+
     fn at(&self, seq: u32) -> Option<&Arc<Message>> {
         self.log.get(seq.checked_sub(1)? as usize)
     }

@@ -6,10 +6,10 @@ use redis::Value;
 
 use super::{
     Attempt, RedisStore, codec, gone,
-    link::unexpected,
     log_view::{Fact, Failure, KnownLog},
     script_answer::Answer,
     session_record::millis,
+    value::unexpected,
 };
 use crate::session::{
     AppendLimits, Appended, Error, ErrorKind, Message, NewTurn, Page, PartContent, Placed,
@@ -207,6 +207,7 @@ impl RedisStore {
                 size.to_string().into_bytes(),
                 limits.token.as_bytes().to_vec(),
                 vec![if attempt == Attempt::Repeated { b'1' } else { b'0' }],
+                self.entered_in(id),
             ]
         };
         let answer = self.on_with(&self.scripts.append, id, limits.now, arguments).await?;

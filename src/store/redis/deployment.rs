@@ -9,10 +9,10 @@ use redis::{
 };
 
 use super::{
-    Acknowledgement, RedisSettings,
     keys::{Keys, PARTITIONS},
-    link::bytes,
+    value::bytes,
 };
+use crate::store::redis_settings::{Acknowledgement, RedisSettings};
 
 /// Longest time for the answer of one Sentinel, or of one server of a cluster that is asked for the
 /// others.

@@ -22,11 +22,13 @@ mod session_record;
 mod sessions;
 mod spent;
 mod turns;
+mod value;
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -35,7 +37,7 @@ use std::{
 use redis::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Acknowledgement, OpenError, RedisSettings};
+use super::{OpenError, RedisSettings};
 use crate::session::{
     Error, ErrorKind, NodeId, Origin, Result, Session, SessionId, ShareOf, Timestamp,
 };
@@ -52,6 +54,9 @@ use session_record::SessionRecord;
 /// Interval at which this node adds its counts and reads the number of sessions.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The term of a partition that was used with one process of a server.
+const FIRST_TERM: &[u8] = b"1";
+
 /// A store in Redis 7.0 or newer, or Valkey 7.2 or newer.
 pub struct RedisStore {
     link: Arc<Link>,
@@ -66,6 +71,8 @@ pub struct RedisStore {
     /// The first partition of the next sweep.
     swept: AtomicUsize,
     secret: [u8; 32],
+    /// The terms in which sessions were entered, unless it is the first.
+    terms: Mutex<HashMap<SessionId, Vec<u8>>>,
 }
 
 impl RedisStore {
@@ -101,10 +108,26 @@ impl RedisStore {
             sessions: AtomicU64::new(0),
             swept: AtomicUsize::new(0),
             secret,
+            terms: Mutex::default(),
         });
         store.count_sessions().await.map_err(|error| error.to_string())?;
         tokio::spawn(count(Arc::downgrade(&store)));
         Ok(store)
+    }
+
+    /// Returns the term in which this node entered a session.
+    fn entered_in(&self, id: SessionId) -> Vec<u8> {
+        let terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
+        terms.get(&id).cloned().unwrap_or_else(|| FIRST_TERM.to_vec())
+    }
+
+    fn set_term(&self, id: SessionId, term: Vec<u8>) {
+        let mut terms = self.terms.lock().unwrap_or_else(PoisonError::into_inner);
+        if term == FIRST_TERM {
+            terms.remove(&id);
+        } else {
+            terms.insert(id, term);
+        }
     }
 
     /// Runs a script of a session with the time and this node as the first arguments.

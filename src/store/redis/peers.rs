@@ -5,18 +5,27 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use redis::Value;
+use tokio::time::{Instant, sleep};
 
 use super::{
-    RedisStore,
-    link::{Batch, bytes, items, number},
+    FIRST_TERM, RedisStore,
+    link::Batch,
     peer_codec,
     session_record::SessionRecord,
     sessions::take_session,
+    value::{bytes, items, number},
 };
 use crate::session::{
-    Entered, Epoch, MessageId, NodeId, Peer, PeerMessage, Peers, Position, Received, Result,
+    Entered, Epoch, Known, MessageId, NodeId, Peer, PeerMessage, Peers, Received, Result,
     SessionId, Timestamp, WaitingTurn,
 };
+
+/// Time for the nodes that know a session to enter it again after a restart of the server. Then a node
+/// that does not know it gives its log another epoch.
+const SETTLE_TIME: Duration = Duration::from_secs(3);
+
+/// Wait before a session is entered that another node knows.
+const SETTLE_DELAY: Duration = Duration::from_millis(50);
 
 /// Most calls at the same time.
 const MAX_CONCURRENT: usize = 64;
@@ -52,23 +61,31 @@ impl Peers for RedisStore {
         Some(self.node)
     }
 
-    async fn enter(
-        &self,
-        id: SessionId,
-        now: Timestamp,
-        known: Option<Position>,
-    ) -> Result<Entered> {
-        let (epoch, seq) = known.map_or((String::new(), String::new()), |known| {
-            (known.epoch.as_str().to_owned(), known.seq.to_string())
-        });
+    async fn enter(&self, id: SessionId, now: Timestamp, known: Option<Known>) -> Result<Entered> {
+        let epoch = known.as_ref().map(|known| known.epoch.clone());
+        let epoch = epoch.as_ref().map_or("", |epoch| epoch.as_str());
+        let seq = known.as_ref().map(|known| known.seq.to_string()).unwrap_or_default();
+        let message = known.and_then(|known| known.message);
+        let message = message.as_ref().map_or(&[][..], |message| message.as_bytes());
         let fresh = Epoch::generate();
-        let arguments = [epoch.as_bytes(), seq.as_bytes(), fresh.as_str().as_bytes()];
-        let answer = self.on(&self.scripts.enter, id, now, arguments).await?;
-        let mut answer = items(answer)?.into_iter();
+        let deadline = Instant::now() + SETTLE_TIME;
+        let answer = loop {
+            let is_last = Instant::now() >= deadline;
+            let (fresh, last) = (fresh.as_str().as_bytes(), if is_last { b"1" } else { b"0" });
+            let arguments = [epoch.as_bytes(), seq.as_bytes(), message, fresh, last];
+            let answer = items(self.on(&self.scripts.enter, id, now, arguments).await?)?;
+            if answer.len() != 1 {
+                break answer;
+            }
+            sleep(SETTLE_DELAY).await;
+        };
+        let mut answer = answer.into_iter();
         let SessionRecord { session, owner, newest_lease, earlier, .. } =
             take_session(id, &mut answer)?;
         let head_seq = number(answer.next().unwrap_or(Value::Nil))?;
         let head_seq = u32::try_from(head_seq).unwrap_or(u32::MAX);
+        let head = bytes(answer.next().unwrap_or(Value::Nil))?;
+        let head = head[..].try_into().ok().map(MessageId::from_bytes);
         let mut turns = items(answer.next().unwrap_or(Value::Nil))?.into_iter();
         let mut waiting = Vec::new();
         while let (Some(seq), Some(message)) = (turns.next(), turns.next()) {
@@ -80,12 +97,16 @@ impl Peers for RedisStore {
         }
         let lost = number(answer.next().unwrap_or(Value::Nil))?;
         let lost = u32::try_from(lost).unwrap_or(u32::MAX);
+        self.set_term(id, bytes(answer.next().unwrap_or(Value::Nil))?);
         let lease = newest_lease.filter(|_| owner == Some(self.node));
         let owner = owner.filter(|owner| *owner != self.node);
-        Ok(Entered { session, head_seq, waiting, owner, lease, newest_lease, earlier, lost })
+        Ok(Entered { session, head_seq, head, waiting, owner, lease, newest_lease, earlier, lost })
     }
 
     async fn leave(&self, sessions: Vec<SessionId>) -> Result<()> {
+        for id in &sessions {
+            self.set_term(*id, FIRST_TERM.to_vec());
+        }
         let left = stream::iter(sessions)
             .map(|id| self.on(&self.scripts.leave, id, Timestamp::default(), []))
             .buffer_unordered(MAX_CONCURRENT);

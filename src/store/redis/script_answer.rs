@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::{
     codec, gone,
-    link::{bytes, items, number},
+    value::{bytes, items, number},
 };
 use crate::session::{Error, Lease, Origin, Result, ShareOf, Timestamp};
 

@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::{
     codec::{digits, text},
-    link::{bytes, items, unexpected},
+    value::{bytes, items, unexpected},
 };
 use crate::session::{
     Epoch, ErrorKind, Lease, Metadata, Name, NewSession, NodeId, Origin, Position, Result, Session,

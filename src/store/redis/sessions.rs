@@ -7,8 +7,9 @@ use redis::Value;
 
 use super::{
     Counter, RedisStore, codec, gone,
-    link::{Batch, bytes, items, number, unexpected},
+    link::Batch,
     session_record::{self, SessionRecord, millis},
+    value::{bytes, items, number, unexpected},
 };
 use crate::session::{
     Epoch, Error, ErrorKind, FoundSession, Head, ListCursor, ListedSession, Message, NewSession,

@@ -7,10 +7,11 @@ use redis::Value;
 
 use super::{
     RedisStore, codec, gone,
-    link::{Batch, bytes, items, number, unexpected},
+    link::Batch,
     script_answer::{self, Answer},
     session_record::{SessionRecord, millis},
     sessions::take_session,
+    value::{bytes, items, number, unexpected},
 };
 use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Content, Error, ErrorKind, Lease,
@@ -44,6 +45,7 @@ impl Turns for RedisStore {
             size.to_string().into_bytes(),
             vec![if is_complete { b'1' } else { b'0' }],
             millis(created_at),
+            self.entered_in(id),
             cost.input_tokens.to_string().into_bytes(),
             cost.output_tokens.to_string().into_bytes(),
             if cost.estimated { b"1".to_vec() } else { Vec::new() },

@@ -1,7 +1,7 @@
--- ARGV: now, me, fence, turn, message id, body, size, 1 if complete, time of the commit, then input
--- and output tokens, 1 if estimated, cached, cache writes, reasoning (or empty).
+-- ARGV: now, me, fence, turn, message id, body, size, 1 if complete, time of the commit, term in
+-- which the node entered the session, then input and output tokens, 1 if estimated, cached, cache writes, reasoning (or empty).
 if not is_live() then return {'GONE'} end
-if not is_settled() then return {'UNSETTLED'} end
+if ARGV[10] ~= term() then return {'UNSETTLED'} end
 local log, turn = base .. 'l:' .. id, tonumber(ARGV[4])
 local fields = redis.call('HMGET', s, 'u', 'o', 'f', 'st', 'si', 'x')
 local waiting = fields[1] or ''
@@ -22,7 +22,7 @@ put('u', waiting)
 if stopped ~= '' then put('st', without(stopped, u32(turn))) end
 redis.call('HSET', s, 'h', seq, 'si', (fields[5] or 0) + ARGV[7])
 for place, field in ipairs({'ui', 'uo', 'ue', 'uc', 'uw', 'ur'}) do
-  local tokens = ARGV[9 + place]
+  local tokens = ARGV[10 + place]
   if tokens and tokens ~= '' then redis.call('HINCRBY', s, field, tokens) end
 end
 local owner = me

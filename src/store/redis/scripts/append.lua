@@ -1,9 +1,9 @@
 -- ARGV: now, me, message id, client message id, body, parent (or empty: the newest turn), newest turn
 -- that is expected (or empty: any), time of the commit, new deadline, new time of deletion, most
 -- waiting turns, most messages, budget, 1 if a new turn is refused, size, token id, 1 if the call is
--- repeated.
+-- repeated, the term in which the node entered the session.
 if not is_live() then return {'GONE'} end
-if not is_settled() then return {'UNSETTLED'} end
+if ARGV[18] ~= term() then return {'UNSETTLED'} end
 local log, keys = base .. 'l:' .. id, base .. 'i:' .. id
 local fields = redis.call('HMGET', s, 'x', 'm', 'd', 'nt', 'u', 'o', 'f', 'si', 'ui', 'uo')
 local expires, waiting, owner = tonumber(fields[1]), fields[5] or '', fields[6]

@@ -16,7 +16,7 @@ end
 -- The number of the server process that the partition is used with.
 local function term() return redis.call('HGET', base .. 'term', 'n') or '1' end
 
--- Returns true if the session was entered since the server was restarted or replaced.
+-- Returns true if a node has entered the session since the server was restarted or replaced.
 local function is_settled() return (redis.call('HGET', s, 't') or '1') == term() end
 
 -- Fails if the key is being moved to another server of a cluster. Called before the first write for

@@ -1,17 +1,26 @@
--- ARGV: now, me, epoch and number of the newest message that the node knows (or empty), a new epoch.
--- Registers the node as a watcher, and returns the state of the session.
+-- ARGV: now, me; epoch, number and id of the newest message that the node knows (or empty); a new
+-- epoch; 1 if the node waits for no other one. Registers the node as a watcher, and returns the state
+-- of the session.
 if not is_live() then return {} end
-local length = redis.call('LLEN', base .. 'l:' .. id)
+local log = base .. 'l:' .. id
+local length = redis.call('LLEN', log)
 local known, seq = ARGV[3], tonumber(ARGV[4]) or 0
-local lost = 0
+local fields = redis.call('HMGET', s, 'e', 'w', 'tl')
+local epoch, watchers = fields[1], fields[2] or ''
+local is_whole = known == epoch
+  and (seq == 0 or string.sub(redis.call('LINDEX', log, seq - 1) or '', 2, 17) == ARGV[5])
+local kept
 if not is_settled() then
-  local epoch = redis.call('HGET', s, 'e')
-  if known ~= epoch or seq > length then
-    -- No node has confirmed that the log is whole.
-    redis.call('HSET', s, 'e', ARGV[5], 'pe', epoch, 'ph', length, 'pl', length)
-  end
-  redis.call('HSET', s, 't', term())
+  -- Another node may know that the log is whole.
+  if known == '' and ARGV[7] ~= '1' and without(watchers, me) ~= '' then return {'WAIT'} end
+  if not is_whole then kept = length end
+  redis.call('HSET', s, 't', term(), 'tl', length)
+elseif known == epoch and not is_whole then
+  -- Another node did not know of the messages that are lost.
+  kept = tonumber(fields[3] or length)
 end
+if kept then redis.call('HSET', s, 'e', ARGV[6], 'pe', epoch, 'ph', kept, 'pl', kept) end
+local lost = 0
 if known ~= '' then
   local earlier = redis.call('HMGET', s, 'pe', 'pl')
   if known == earlier[1] and seq > tonumber(earlier[2]) then
@@ -19,14 +28,14 @@ if known ~= '' then
     redis.call('HSET', s, 'pl', seq)
   end
 end
-local watchers = redis.call('HGET', s, 'w') or ''
 if not place_of(watchers, me, 8) then put('w', watchers .. me) end
-local fields, extra = session()
+local main, extra = session()
+local head = length > 0 and string.sub(redis.call('LINDEX', log, -1), 2, 17) or ''
 local waiting = redis.call('HGET', s, 'u') or ''
 local turns = {}
 for place = 1, #waiting, 4 do
-  local seq = struct.unpack('>I4', waiting, place)
-  turns[#turns + 1] = seq
-  turns[#turns + 1] = string.sub(redis.call('LINDEX', base .. 'l:' .. id, seq - 1), 2, 17)
+  local turn = struct.unpack('>I4', waiting, place)
+  turns[#turns + 1] = turn
+  turns[#turns + 1] = string.sub(redis.call('LINDEX', log, turn - 1), 2, 17)
 end
-return {fields, extra, length, turns, lost}
+return {main, extra, length, head, turns, lost, term()}

@@ -60,6 +60,7 @@ mod silence;
 mod stop;
 mod store_contract;
 mod store_failures;
+mod store_histories;
 mod store_limits;
 mod store_messages;
 mod store_tokens;

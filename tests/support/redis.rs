@@ -103,6 +103,14 @@ impl RedisServer {
         RedisStore::open(&settings, 1000).await.unwrap()
     }
 
+    /// Opens the stores of two nodes that share keys of their own.
+    pub async fn two_stores(&self) -> (Arc<RedisStore>, Arc<RedisStore>) {
+        let key_prefix = format!("{}:", duologue::session::SessionId::generate());
+        let settings = RedisSettings { key_prefix, ..RedisSettings::new(self.url()) };
+        let open = async || RedisStore::open(&settings, 100_000).await.unwrap();
+        (open().await, open().await)
+    }
+
     /// Ends the server as a crash does.
     pub fn kill(&self) {
         let mut child = self.child.lock().unwrap();

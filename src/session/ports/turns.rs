@@ -310,12 +310,13 @@ pub trait Turns: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<bool>;
 
-    /// Takes over the turns that no living process answers, and returns up to `limit` of them in
-    /// the order of `(session, seq)`, after the given place.
+    /// Takes over the turns that no living process answers, and returns them in the order of
+    /// `(session, seq)`, after the given place.
     ///
-    /// Without `from`: the turns of sessions without a lease, and those under a lease of this process,
-    /// which stays as it is. In a store with one process these are all turns. With `from`: the turns
-    /// of this process as well. The caller knows that it has ended.
+    /// Without `from`: up to `limit` turns of sessions without a lease, and of those under a lease of
+    /// this process, which stays as it is. In a store with one process these are all turns. With
+    /// `from`: the turns of that process, which the caller knows to have ended, in whole sessions until
+    /// there are `limit`.
     async fn take_over(
         &self,
         from: Option<NodeId>,

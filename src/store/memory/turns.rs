@@ -181,20 +181,34 @@ impl Turns for MemoryStore {
         let first = after.map_or(SessionId::from_bytes([0; 16]), |(id, _)| id);
         let rows = tables.sessions.range_mut(first..).map(|(_, row)| row);
         let live = rows.filter(|row| row.session.expires_at > now && row.has_waiting_turn());
-        let taken = live.filter_map(|row| {
-            let Some(member) = &self.member else { return Some((Lease::UNSHARED, row)) };
-            let sharing = row.sharing.get_or_insert_default();
-            if sharing.holder.is_none() || sharing.holder == from {
-                sharing.grant(member.node);
-                self.tell_watchers(row, &Note::OwnerChanged(member.node));
-            } else if sharing.holder != Some(member.node) {
-                return None;
+        let mut turns = Vec::new();
+        for row in live {
+            let lease = match &self.member {
+                None => Lease::UNSHARED,
+                Some(member) => {
+                    let sharing = row.sharing.get_or_insert_default();
+                    if sharing.holder == from {
+                        sharing.grant(member.node);
+                        self.tell_watchers(row, &Note::OwnerChanged(member.node));
+                    } else if from.is_some() || sharing.holder != Some(member.node) {
+                        continue;
+                    }
+                    let Some(lease) = self.lease(row) else { continue };
+                    lease
+                }
+            };
+            let of_session = row.unfinished(lease).into_iter();
+            turns.extend(of_session.filter(|turn| {
+                after.is_none_or(|after| after < (turn.session.id, turn.message.seq))
+            }));
+            // A session is taken over as a whole.
+            if turns.len() >= limit {
+                break;
             }
-            Some((self.lease(row)?, row))
-        });
-        let turns = taken.flat_map(|(lease, row)| row.unfinished(lease));
-        let rest = turns
-            .filter(|turn| after.is_none_or(|after| after < (turn.session.id, turn.message.seq)));
-        Ok(rest.take(limit).collect())
+        }
+        if from.is_none() {
+            turns.truncate(limit);
+        }
+        Ok(turns)
     }
 }

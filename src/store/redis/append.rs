@@ -115,7 +115,11 @@ impl RedisStore {
             }
             Fact::NewestTurn => {
                 let key = self.keys.session(id);
-                let newest: Option<u32> = self.link.command("HGET", &key, &[b"nt"]).await?;
+                let (expires_at, newest): (Option<u64>, Option<u32>) =
+                    self.link.command("HMGET", &key, &[b"x", b"nt"]).await?;
+                if expires_at.is_none_or(|at| at <= now.as_millis()) {
+                    return Err(gone());
+                }
                 log.newest_turn = Some(newest.unwrap_or(0));
             }
         }

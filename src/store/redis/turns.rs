@@ -129,8 +129,10 @@ impl Turns for RedisStore {
         now: Timestamp,
     ) -> Result<bool> {
         let (fence, to) = (lease.fence().to_string(), to.to_bytes());
-        let answer = self.on(&self.scripts.hand_over, id, now, [fence.as_bytes(), &to]).await?;
-        Ok(number(answer)? == 1)
+        match self.on(&self.scripts.hand_over, id, now, [fence.as_bytes(), &to]).await? {
+            Value::Int(-1) => Err(gone()),
+            answer => Ok(number(answer)? == 1),
+        }
     }
 
     async fn take_over(

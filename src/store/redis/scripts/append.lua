@@ -59,7 +59,5 @@ if not owner then
   owner = me
   fields[7] = tostring(grant(me))
 end
-local note = note_of_entry(seq, owner, entry)
-tell_watchers(me, note)
-if owner ~= me and not place_of(redis.call('HGET', s, 'w') or '', owner, 8) then tell(owner, note) end
+tell_watchers(me, note_of_entry(seq, owner, entry))
 return {'OK', seq, parent, own and string.format('%.0f', own) or '', x, lease(), subject, origin}

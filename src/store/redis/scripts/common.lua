@@ -60,16 +60,18 @@ local function tell(node, note)
   return redis.call('SPUBLISH', base .. 'n:' .. node, string.sub(note, 1, 1) .. id .. string.sub(note, 2)) > 0
 end
 
--- Sends a note to each node that watches the session, except one. A node that does not listen is
--- removed from the watchers.
+-- Sends a note to each node that watches the session and to the one that answers it, except one. A
+-- node that does not listen is removed from the watchers.
 local function tell_watchers(except, note)
-  local watchers = redis.call('HGET', s, 'w') or ''
+  local fields = redis.call('HMGET', s, 'w', 'o')
+  local watchers, owner = fields[1] or '', fields[2]
   local left = watchers
   for place = 1, #watchers, 8 do
     local node = string.sub(watchers, place, place + 7)
     if node ~= except and not tell(node, note) then left = without(left, node) end
   end
   if left ~= watchers then put('w', left) end
+  if owner and owner ~= except and not place_of(watchers, owner, 8) then tell(owner, note) end
 end
 
 -- Notes carry entries up to this size. Larger ones are read from the log.
@@ -165,9 +167,8 @@ local function delete_session()
   for place = 1, #hashes, 32 do reach(base .. 't:' .. string.sub(hashes, place, place + 31)) end
   if owner then
     redis.call('SREM', base .. 'o:' .. owner, id)
-    tell(owner, 'E')
   end
-  tell_watchers(owner or '', 'E')
+  tell_watchers(me, 'E')
   for place = 1, #hashes, 32 do
     redis.call('UNLINK', base .. 't:' .. string.sub(hashes, place, place + 31))
   end

@@ -18,6 +18,8 @@ use crate::{
 pub(crate) struct StoreFolder {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) file: PathBuf,
+    /// Address of the store.
+    store: String,
 }
 
 pub(crate) struct CommandOutput {
@@ -30,7 +32,13 @@ impl StoreFolder {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("duologue.db");
-        Self { folder, file }
+        let store = store(&file);
+        Self { folder, file, store }
+    }
+
+    /// The same for another store.
+    pub(crate) fn on(store: String) -> Self {
+        Self { store, ..Self::new() }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -42,8 +50,7 @@ impl StoreFolder {
     }
 
     pub(crate) async fn start_with(&self, flags: &[&str]) -> Process {
-        let store = store(&self.file);
-        let own = ["--store", store.as_str(), "--simulated-reply", "You said: {text}"];
+        let own = ["--store", self.store.as_str(), "--simulated-reply", "You said: {text}"];
         Process::start(&[&own, flags].concat()).await
     }
 
@@ -59,7 +66,7 @@ impl StoreFolder {
     /// Runs a command. The environment names the file.
     pub(crate) async fn run_with(&self, arguments: &[&str], input: &str) -> CommandOutput {
         let mut command = process::command(arguments);
-        command.env("DUOLOGUE_STORE", store(&self.file)).stdin(Stdio::piped());
+        command.env("DUOLOGUE_STORE", &self.store).stdin(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_owned();
@@ -82,7 +89,7 @@ impl StoreFolder {
         told: Stdio,
     ) -> Option<i32> {
         let mut command = process::command(arguments);
-        command.env("DUOLOGUE_STORE", store(&self.file)).stdin(Stdio::null());
+        command.env("DUOLOGUE_STORE", &self.store).stdin(Stdio::null());
         let mut child = command.stdout(out).stderr(told).spawn().unwrap();
         soon("the end of a command", child.wait()).await.unwrap().code()
     }

@@ -12,6 +12,7 @@ mod administration_backup;
 mod administration_delete;
 mod administration_formats;
 mod administration_owners;
+mod administration_servers;
 mod administration_transfer;
 mod bot;
 mod bot_connection;

@@ -1,16 +1,13 @@
 //! The command `sessions delete`.
 
-use std::{
-    io::{self, Write as _},
-    path::Path,
-};
+use std::io::{self, Write as _};
 
 use clap::Args;
 
 use super::{failure::CommandFailure, print::count};
 use crate::{
     session::{SessionId, Timestamp},
-    store::{SessionFilter, SqliteFile},
+    store::{SessionFilter, StoredSessions},
 };
 
 /// Sessions of one query.
@@ -28,16 +25,18 @@ pub struct Arguments {
     subject: Option<String>,
 }
 
-pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailure> {
-    let mut file = SqliteFile::open_for_changes(path)?;
+pub(super) fn run(
+    arguments: &Arguments,
+    file: &mut dyn StoredSessions,
+) -> Result<(), CommandFailure> {
     let mut deleting = Deleting { unknown: Vec::new(), printed: Ok(()) };
     for id in &arguments.ids {
-        deleting.one(&mut file, *id)?;
+        deleting.one(file, *id)?;
     }
     if let Some(subject) = &arguments.subject {
-        while let Some(page) = of_subject(&file, subject)? {
+        while let Some(page) = of_subject(file, subject)? {
             for id in page {
-                deleting.one(&mut file, id)?;
+                deleting.one(file, id)?;
             }
         }
     }
@@ -51,7 +50,10 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
 }
 
 /// Returns sessions of a subject. `None` if there are none.
-fn of_subject(file: &SqliteFile, subject: &str) -> Result<Option<Vec<SessionId>>, CommandFailure> {
+fn of_subject(
+    file: &dyn StoredSessions,
+    subject: &str,
+) -> Result<Option<Vec<SessionId>>, CommandFailure> {
     let filter = SessionFilter {
         subject: Some(subject.into()),
         now: Timestamp::of_wall_clock(),
@@ -68,7 +70,7 @@ struct Deleting {
 }
 
 impl Deleting {
-    fn one(&mut self, file: &mut SqliteFile, id: SessionId) -> Result<(), CommandFailure> {
+    fn one(&mut self, file: &mut dyn StoredSessions, id: SessionId) -> Result<(), CommandFailure> {
         if !file.delete(id)? {
             self.unknown.push(id.to_string());
         } else if self.printed.is_ok() {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{self, BufWriter, Write},
     os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     session::{SessionId, Timestamp},
-    store::{SessionFilter, SqliteFile, StoredSession},
+    store::{SessionFilter, StoredSession, StoredSessions},
 };
 
 /// Sessions of one query.
@@ -38,12 +38,11 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
-pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailure> {
-    let file = SqliteFile::open(path)?;
+pub(super) fn run(arguments: &Arguments, file: &dyn StoredSessions) -> Result<(), CommandFailure> {
     match &arguments.output {
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            let told = file.at_one_moment(|| export(&file, arguments, &mut out))?;
+            let told = export(file, arguments, &mut out)?;
             print::remark(&told);
         }
         Some(output) => {
@@ -52,8 +51,7 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
             };
             let new = File::options().write(true).create_new(true).mode(0o600).open(output);
             let mut out = BufWriter::new(new.map_err(cannot)?);
-            let exported = file
-                .at_one_moment(|| export(&file, arguments, &mut out))
+            let exported = export(file, arguments, &mut out)
                 .and_then(|told| Ok(out.get_ref().sync_all().map(|()| told)?));
             match exported {
                 Ok(told) => print::report(&format!("{told}: {}", output.display())),
@@ -73,7 +71,17 @@ pub(super) fn run(arguments: &Arguments, path: &Path) -> Result<(), CommandFailu
 
 /// Writes the sessions as of one moment. Returns their number.
 fn export(
-    file: &SqliteFile,
+    file: &dyn StoredSessions,
+    arguments: &Arguments,
+    out: &mut impl Write,
+) -> Result<String, CommandFailure> {
+    let mut exported = None;
+    file.at_one_moment(&mut || exported = Some(export_all(file, arguments, out)))?;
+    exported.unwrap_or_else(|| Ok(String::new()))
+}
+
+fn export_all(
+    file: &dyn StoredSessions,
     arguments: &Arguments,
     out: &mut impl Write,
 ) -> Result<String, CommandFailure> {
@@ -89,7 +97,7 @@ fn export(
 }
 
 struct Exporting<'a, W> {
-    file: &'a SqliteFile,
+    file: &'a dyn StoredSessions,
     out: &'a mut W,
     bar: ProgressBar,
     messages: u64,

@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader, Read as _},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use clap::Args;
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     session::{self, SessionId, Timestamp},
-    store::{Import, SqliteFile, StoredLog},
+    store::{Import, OpenError, StoredLog, StoredSessions},
 };
 
 /// Most sessions and messages of one transaction. A gateway waits for it.
@@ -44,7 +44,7 @@ struct ImportCounts {
 
 pub(super) fn run(
     arguments: &Arguments,
-    path: &Path,
+    open: &dyn Fn() -> Result<Box<dyn StoredSessions>, OpenError>,
     limits: &session::Settings,
 ) -> Result<(), CommandFailure> {
     let (input, length): (Box<dyn io::Read>, _) = match &arguments.file {
@@ -65,7 +65,7 @@ pub(super) fn run(
     let mut lines = Lines::new(BufReader::new(bar.wrap_read(input)), limits);
     let announced = lines.header()?;
     let mut importing = Importing {
-        file: SqliteFile::open_or_make(path)?,
+        file: open()?,
         group: Vec::new(),
         messages: 0,
         tally: ImportCounts::default(),
@@ -95,7 +95,7 @@ pub(super) fn run(
 }
 
 struct Importing {
-    file: SqliteFile,
+    file: Box<dyn StoredSessions>,
     group: Vec<StoredLog>,
     /// Number of messages in the group.
     messages: usize,

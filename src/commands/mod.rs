@@ -1,7 +1,7 @@
-//! The commands: `serve` runs the gateway; the others work on the file of a store.
+//! The commands: `serve` runs the gateway; the others work on its store.
 //!
-//! The commands for a store use `store::SqliteFile`. Each of them works on the file of a stopped or
-//! running gateway.
+//! The commands for sessions use `store::StoredSessions`. Each of them works beside running gateways,
+//! and without one.
 
 mod backup;
 mod delete;
@@ -21,7 +21,7 @@ use std::io;
 use clap::Subcommand;
 use failure::CommandFailure;
 
-use crate::store;
+use crate::store::{self, Use};
 
 /// A command for the files of the gateway.
 #[derive(Clone, Debug, Subcommand)]
@@ -65,26 +65,35 @@ pub fn run(command: &Administration, settings: &serve::Settings) -> Result<(), S
 }
 
 fn dispatch(command: &Administration, settings: &serve::Settings) -> Result<(), CommandFailure> {
-    let file = || match &settings.store {
-        store::Settings::Memory { .. } => {
-            let line = "the store is `memory`: it has no file, and ends with its gateway";
-            Err(CommandFailure::Told(line.into()))
-        }
-        store::Settings::Redis { .. } => {
-            let line = "this command works on a file; sessions on a server are not supported yet";
-            Err(CommandFailure::Told(line.into()))
-        }
-        store::Settings::Sqlite { path, .. } => Ok(&**path),
-    };
+    let open = |usage| store::open_beside(&settings.store, usage);
     match command {
-        Administration::Sessions(Sessions::List(arguments)) => sessions::list(arguments, file()?),
-        Administration::Sessions(Sessions::Show(arguments)) => sessions::show(arguments, file()?),
-        Administration::Sessions(Sessions::Export(arguments)) => export::run(arguments, file()?),
-        Administration::Sessions(Sessions::Import(arguments)) => {
-            import::run(arguments, file()?, &settings.session)
+        Administration::Sessions(Sessions::List(arguments)) => {
+            sessions::list(arguments, &*open(Use::Read)?)
         }
-        Administration::Sessions(Sessions::Delete(arguments)) => delete::run(arguments, file()?),
-        Administration::Backup(arguments) => backup::run(arguments, file()?),
+        Administration::Sessions(Sessions::Show(arguments)) => {
+            sessions::show(arguments, &*open(Use::Read)?)
+        }
+        Administration::Sessions(Sessions::Export(arguments)) => {
+            export::run(arguments, &*open(Use::Read)?)
+        }
+        Administration::Sessions(Sessions::Import(arguments)) => {
+            import::run(arguments, &|| open(Use::Make), &settings.session)
+        }
+        Administration::Sessions(Sessions::Delete(arguments)) => {
+            delete::run(arguments, &mut *open(Use::Change)?)
+        }
+        Administration::Backup(arguments) => match &settings.store {
+            store::Settings::Memory { .. } => {
+                let line = "the store is `memory`: it has no file, and ends with its gateway";
+                Err(CommandFailure::Told(line.into()))
+            }
+            store::Settings::Redis { .. } => {
+                let line = "a backup of Redis or Valkey is a copy of its own files: see BGSAVE and \
+                    its append-only file. `duologue sessions export` writes all sessions as JSON Lines";
+                Err(CommandFailure::Told(line.into()))
+            }
+            store::Settings::Sqlite { path, .. } => backup::run(arguments, path),
+        },
         Administration::Keys(command) => keys::run(command, &settings.key_file),
     }
 }

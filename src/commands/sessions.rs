@@ -1,9 +1,6 @@
 //! The commands `sessions list` and `sessions show`.
 
-use std::{
-    io::{self, BufWriter, IsTerminal as _, Write},
-    path::Path,
-};
+use std::io::{self, BufWriter, IsTerminal as _, Write};
 
 use clap::Args;
 use serde::Serialize;
@@ -16,7 +13,7 @@ use super::{
 };
 use crate::{
     session::{SessionId, Timestamp, TokenRecord},
-    store::{SessionFilter, SqliteFile, StoredSession},
+    store::{SessionFilter, StoredSession, StoredSessions},
 };
 
 /// Sessions of one query. The WAL of a gateway grows during a query, and the reader of the output
@@ -81,8 +78,10 @@ struct TableRow<'a> {
     subject: Option<&'a str>,
 }
 
-pub(super) fn list(arguments: &ListArguments, path: &Path) -> Result<(), CommandFailure> {
-    let file = SqliteFile::open(path)?;
+pub(super) fn list(
+    arguments: &ListArguments,
+    file: &dyn StoredSessions,
+) -> Result<(), CommandFailure> {
     let form = match arguments.json {
         true => OutputFormat::Json,
         false if io::stdout().is_terminal() => OutputFormat::Table,
@@ -148,8 +147,10 @@ fn row(out: &mut impl Write, stored: &StoredSession, form: OutputFormat) -> io::
     }
 }
 
-pub(super) fn show(arguments: &ShowArguments, path: &Path) -> Result<(), CommandFailure> {
-    let file = SqliteFile::open(path)?;
+pub(super) fn show(
+    arguments: &ShowArguments,
+    file: &dyn StoredSessions,
+) -> Result<(), CommandFailure> {
     let id = arguments.id;
     let stored = file.session(id)?.ok_or_else(|| no_session(id))?;
     let waiting = file.waiting(id)?;

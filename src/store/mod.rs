@@ -7,14 +7,13 @@ mod redis_settings;
 mod redis_url;
 mod settings;
 mod sqlite;
+mod stored;
 
 pub use memory::{MemoryStore, Network};
 pub use open_error::OpenError;
-pub use redis::RedisStore;
+pub use redis::{RedisSessions, RedisStore};
 pub use redis_settings::{Acknowledgement, RedisSettings};
 pub use redis_url::RedisUrl;
-pub use settings::{Settings, open};
-pub use sqlite::{
-    BackupSummary, Durability, Import, SessionFilter, SqliteFile, SqliteStore, StoredLog,
-    StoredSession, UnansweredTurn,
-};
+pub use settings::{Settings, Use, open, open_beside};
+pub use sqlite::{BackupSummary, Durability, SqliteFile, SqliteStore};
+pub use stored::{Import, SessionFilter, StoredLog, StoredSession, StoredSessions, UnansweredTurn};

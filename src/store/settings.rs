@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
-use super::{Durability, MemoryStore, OpenError, RedisSettings, RedisStore, RedisUrl, SqliteStore};
+use super::{
+    Durability, MemoryStore, OpenError, RedisSessions, RedisSettings, RedisStore, RedisUrl,
+    SqliteFile, SqliteStore, StoredSessions,
+};
 use crate::session::Storage;
 
 /// The schemes of addresses of servers.
@@ -127,6 +130,36 @@ impl FromStr for Settings {
                 .into()),
         }
     }
+}
+
+/// How a command of the operator uses a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// It reads.
+    Read,
+    /// It changes what exists.
+    Change,
+    /// It creates the store if it does not exist.
+    Make,
+}
+
+/// Opens the sessions of a store beside its gateways.
+///
+/// # Errors
+/// One sentence for the operator. A store in memory has no other user than its gateway.
+pub fn open_beside(settings: &Settings, usage: Use) -> Result<Box<dyn StoredSessions>, OpenError> {
+    Ok(match settings {
+        Settings::Memory { .. } => {
+            let problem = "it has no file, and ends with its gateway";
+            return Err(OpenError::of_server("the store `memory`", problem));
+        }
+        Settings::Redis { servers, .. } => Box::new(RedisSessions::open(servers)?),
+        Settings::Sqlite { path, .. } => Box::new(match usage {
+            Use::Read => SqliteFile::open(path)?,
+            Use::Change => SqliteFile::open_for_changes(path)?,
+            Use::Make => SqliteFile::open_or_make(path)?,
+        }),
+    })
 }
 
 /// Opens the store.

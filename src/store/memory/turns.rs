@@ -197,7 +197,7 @@ impl Turns for MemoryStore {
                     lease
                 }
             };
-            let of_session = row.unfinished(lease).into_iter();
+            let of_session = row.unfinished(lease);
             turns.extend(of_session.filter(|turn| {
                 after.is_none_or(|after| after < (turn.session.id, turn.message.seq))
             }));

@@ -253,6 +253,31 @@ fn read_reply_fields(reader: &mut Reader<'_>, turn_seq: u32) -> Result<ReplyFiel
     })
 }
 
+/// Returns the entry of a message in a log, as the scripts write it: kind (1 byte), id (16), time (6),
+/// link (4), size (4), body.
+pub(super) fn entry(message: &Message) -> Result<Vec<u8>> {
+    let mut writer = Writer::default();
+    let (kind, link) = match &message.role {
+        Role::User(user) => (USER, user.parent_seq),
+        Role::Assistant(_) => (REPLY, message.turn_seq()),
+    };
+    writer.byte(kind);
+    writer.fixed(message.id.as_bytes());
+    writer.fixed(&message.created_at.as_millis().to_be_bytes()[2..]);
+    writer.fixed(&link.to_be_bytes());
+    writer.fixed(&u32::try_from(message.size()).unwrap_or(u32::MAX).to_be_bytes());
+    writer.fixed(&body(message)?);
+    Ok(writer.into_bytes())
+}
+
+/// Returns the value of a checkpoint.
+pub(super) fn checkpoint(attempt: u32, partial: &Content) -> Result<Vec<u8>> {
+    let mut writer = Writer::default();
+    writer.number(attempt.into());
+    content(&mut writer, partial)?;
+    Ok(writer.into_bytes())
+}
+
 /// Reads an entry of the log.
 pub(super) fn message(seq: u32, entry: &[u8]) -> Result<Arc<Message>> {
     let mut reader = Reader::new(entry);

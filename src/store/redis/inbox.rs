@@ -68,6 +68,12 @@ impl Inbox {
         Ok(Self { received: Mutex::new(received), report, closing })
     }
 
+    /// Returns an inbox to which nobody writes.
+    pub(super) fn silent() -> Self {
+        let (report, received) = unbounded_channel();
+        Self { received: Mutex::new(received), report, closing: CancellationToken::new() }
+    }
+
     /// Reports something that the store itself has noticed.
     pub(super) fn report(&self, received: Received) {
         let _told = self.report.send(received);

@@ -65,6 +65,16 @@ impl Keys {
         self.key(id.partition(), "i:", id.as_bytes())
     }
 
+    /// Returns the key of the log of a session.
+    pub(super) fn log(&self, id: SessionId) -> Key {
+        self.key(id.partition(), "l:", id.as_bytes())
+    }
+
+    /// Returns the key of a token in the partition of its session.
+    pub(super) fn token_of(&self, id: SessionId, hash: &TokenHash) -> Key {
+        self.key(id.partition(), "t:", hash.as_bytes())
+    }
+
     /// Returns the key of the process of the server that a partition was last used with.
     pub(super) fn term(&self, partition: u8) -> Key {
         self.key(partition, "term", b"")

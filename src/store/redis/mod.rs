@@ -4,6 +4,7 @@
 //! `scripts` has the scripts, `link` the connection. A log is a list: the number of a message is its
 //! place, so a gap cannot exist. See docs/ARCHITECTURE.md.
 
+mod administration;
 mod append;
 mod codec;
 mod counters;
@@ -39,9 +40,10 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::{OpenError, RedisSettings};
 use crate::session::{
-    Error, ErrorKind, NodeId, Origin, Result, Session, SessionId, ShareOf, Timestamp,
+    Error, ErrorKind, NodeId, Origin, Result, Session, SessionId, ShareOf, Timestamp, TokenHash,
 };
 use crate::telemetry::error_chain;
+pub use administration::RedisSessions;
 use counters::{Counter, Counters};
 use deployment::Deployment;
 use inbox::Inbox;
@@ -83,10 +85,23 @@ impl RedisStore {
     /// or has settings that would lose sessions.
     pub async fn open(settings: &RedisSettings, max_sessions: u64) -> Result<Arc<Self>, OpenError> {
         let problem = |problem: String| OpenError::of_server(&settings.url.to_string(), problem);
-        Self::connect(settings, max_sessions).await.map_err(problem)
+        let store = Self::connect(settings, max_sessions, true).await.map_err(problem)?;
+        store.count_sessions().await.map_err(|error| problem(error.to_string()))?;
+        tokio::spawn(count(Arc::downgrade(&store)));
+        Ok(store)
     }
 
-    async fn connect(settings: &RedisSettings, max_sessions: u64) -> Result<Arc<Self>, String> {
+    /// As [`Self::open`], without the inbox of a gateway and its counts.
+    async fn open_silent(settings: &RedisSettings) -> Result<Arc<Self>, OpenError> {
+        let problem = |problem: String| OpenError::of_server(&settings.url.to_string(), problem);
+        Self::connect(settings, u64::MAX, false).await.map_err(problem)
+    }
+
+    async fn connect(
+        settings: &RedisSettings,
+        max_sessions: u64,
+        listens: bool,
+    ) -> Result<Arc<Self>, String> {
         let deployment = Deployment::new(settings)?;
         let (keys, node) = (Arc::new(Keys::new(&settings.key_prefix)), NodeId::generate());
         let link = Link::new(deployment, Arc::clone(&keys), settings.timeout).await;
@@ -95,9 +110,13 @@ impl RedisStore {
             check(server, link.deployment().is_cluster()).await?;
         }
         let secret = secret(&link, &keys).await.map_err(|error| error.to_string())?;
-        let inbox = Inbox::start(Arc::clone(&link), Arc::clone(&keys), node).await;
-        let inbox = inbox.map_err(|error| refused(&error))?;
-        let store = Arc::new(Self {
+        let inbox = if listens {
+            let inbox = Inbox::start(Arc::clone(&link), Arc::clone(&keys), node).await;
+            inbox.map_err(|error| refused(&error))?
+        } else {
+            Inbox::silent()
+        };
+        Ok(Arc::new(Self {
             link,
             keys,
             scripts: Scripts::new(),
@@ -109,10 +128,7 @@ impl RedisStore {
             swept: AtomicUsize::new(0),
             secret,
             terms: Mutex::default(),
-        });
-        store.count_sessions().await.map_err(|error| error.to_string())?;
-        tokio::spawn(count(Arc::downgrade(&store)));
-        Ok(store)
+        }))
     }
 
     /// Returns the term in which this node entered a session.
@@ -187,6 +203,13 @@ impl RedisStore {
             let key = self.keys.about("b:", subject.as_bytes());
             let id = record.session.id;
             self.link.command::<()>("SREM", &key, &[id.as_bytes()]).await?;
+        }
+        for hash in record.tokens.chunks_exact(32) {
+            let Ok(hash) = hash.try_into() else { continue };
+            let hash = TokenHash::from_bytes(hash);
+            if hash.partition() != record.session.id.partition() {
+                self.link.command::<()>("UNLINK", &self.keys.token(&hash), &[]).await?;
+            }
         }
         Ok(())
     }

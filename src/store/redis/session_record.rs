@@ -20,6 +20,8 @@ pub(super) struct SessionRecord {
     pub(super) origin: Option<Origin>,
     /// Bytes of its messages.
     pub(super) size: u64,
+    /// The hashes of its tokens, 32 bytes each.
+    pub(super) tokens: Vec<u8>,
     pub(super) usage: Usage,
     /// The node that answers the waiting turns.
     pub(super) owner: Option<NodeId>,
@@ -31,12 +33,16 @@ pub(super) struct SessionRecord {
 
 /// Returns the fields of a new session: those of the main hash, and those of the second hash.
 pub(super) fn fields(new: &NewSession) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+    fields_of(&new.session, new.origin)
+}
+
+/// As [`fields`].
+pub(super) fn fields_of(session: &Session, origin: Option<Origin>) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut fields = Vec::new();
     let mut add = |name: &str, value: &[u8]| {
         fields.push(name.as_bytes().to_vec());
         fields.push(value.to_vec());
     };
-    let session = &new.session;
     add("n", session.name.as_str().as_bytes());
     add("e", session.epoch.as_str().as_bytes());
     add("c", &millis(session.created_at));
@@ -45,8 +51,8 @@ pub(super) fn fields(new: &NewSession) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     if let Some(delete_at) = session.delete_at {
         add("d", &millis(delete_at));
     }
-    if let Some(Origin(origin)) = &new.origin {
-        add("og", origin);
+    if let Some(Origin(origin)) = origin {
+        add("og", &origin);
     }
     let mut extra = Vec::new();
     let mut add = |name: &str, value: Option<&str>| {
@@ -74,6 +80,7 @@ pub(super) fn read(id: SessionId, fields: Value, extra: Value) -> Result<Session
     let (mut name, mut epoch, mut created_at) = (None, None, None);
     let (mut expires_at, mut ends_at, mut delete_at) = (None, None, None);
     let (mut origin, mut size, mut owner, mut newest_lease) = (None, 0, None, None);
+    let mut hashes = Vec::new();
     let (mut earlier_epoch, mut earlier_seq) = (None, None);
     let mut usage = Usage::default();
     for (field, value) in pairs(fields)? {
@@ -88,6 +95,7 @@ pub(super) fn read(id: SessionId, fields: Value, extra: Value) -> Result<Session
             b"d" => delete_at = Some(Timestamp::from_millis(number()?)),
             b"og" => origin = value[..].try_into().ok().map(Origin),
             b"si" => size = number()?,
+            b"k" => hashes = value,
             b"o" => owner = value[..].try_into().ok().map(NodeId::from_bytes),
             b"f" => newest_lease = number()?.try_into().ok().map(Lease::new),
             b"pe" => earlier_epoch = Some(Epoch::parse(text(&value)?)?),
@@ -130,7 +138,7 @@ pub(super) fn read(id: SessionId, fields: Value, extra: Value) -> Result<Session
     };
     let session = session().ok_or(ErrorKind::SessionExpired)?;
     let earlier = earlier_epoch.zip(earlier_seq).map(|(epoch, seq)| Position::new(epoch, seq));
-    Ok(SessionRecord { session, origin, size, usage, owner, newest_lease, earlier })
+    Ok(SessionRecord { session, origin, size, tokens: hashes, usage, owner, newest_lease, earlier })
 }
 
 /// Returns fields and values.

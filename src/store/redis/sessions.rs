@@ -50,20 +50,24 @@ impl Store for RedisStore {
             arguments.extend(fields.iter().chain(&extra).cloned());
             arguments
         };
+        self.point_to(id, &new.token.hash).await?;
         self.on_with(&self.scripts.create, id, new.session.created_at, arguments).await?;
         self.count_session(&new.session, new.origin, 1, 0);
-        if let Some(subject) = &new.session.subject {
-            let key = self.keys.about("b:", subject.as_bytes());
-            self.link.command::<()>("SADD", &key, &[id.as_bytes()]).await?;
-        }
-        Ok(())
+        self.list_for_subject(&new.session).await
     }
 
     async fn find(&self, token: &TokenHash, now: Timestamp) -> Result<FoundSession> {
         let key = self.keys.token(token);
         let answer = self.link.call(&self.scripts.find, &[key], |_| vec![millis(now)]).await?;
         let mut answer = items(answer)?.into_iter();
-        let value = bytes(answer.next().ok_or_else(gone)?)?;
+        let mut value = bytes(answer.next().ok_or_else(gone)?)?;
+        if let Ok(id) = value[..].try_into() {
+            // The session lies in another partition.
+            let key = self.keys.token_of(SessionId::from_bytes(id), token);
+            let found = self.link.call(&self.scripts.find, &[key], |_| vec![millis(now)]).await?;
+            answer = items(found)?.into_iter();
+            value = bytes(answer.next().ok_or_else(gone)?)?;
+        }
         let (id, token) = codec::read_token(*token, &value)?;
         let SessionRecord { session, .. } = take_session(id, &mut answer)?;
         if token.has_expired(now) {
@@ -83,6 +87,7 @@ impl Store for RedisStore {
         let (hash, value, first) = (token.hash.as_bytes(), codec::token(id, &token), millis(first));
         let most = max_tokens.to_string();
         let arguments = [&hash[..], &value, &first, most.as_bytes()];
+        self.point_to(id, &token.hash).await?;
         let answer = self.on(&self.scripts.issue, id, now, arguments).await?;
         match &bytes(answer)?[..] {
             b"OK" => Ok(()),
@@ -157,7 +162,7 @@ impl Store for RedisStore {
     }
 
     async fn revoke(&self, id: SessionId, now: Timestamp) -> Result<()> {
-        let answer = self.on(&self.scripts.revoke, id, now, []).await?;
+        let answer = self.on(&self.scripts.revoke, id, now, [b""]).await?;
         let record = take_session(id, &mut items(answer)?.into_iter())?;
         self.was_deleted(&record).await
     }
@@ -286,6 +291,21 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
+    /// Leaves the id of a session in the partition of its token, if that is another one.
+    pub(super) async fn point_to(&self, id: SessionId, token: &TokenHash) -> Result<()> {
+        if token.partition() == id.partition() {
+            return Ok(());
+        }
+        self.link.command("SET", &self.keys.token(token), &[id.as_bytes()]).await
+    }
+
+    /// Adds a session to the list of its owner.
+    pub(super) async fn list_for_subject(&self, session: &Session) -> Result<()> {
+        let Some(subject) = &session.subject else { return Ok(()) };
+        let key = self.keys.about("b:", subject.as_bytes());
+        self.link.command("SADD", &key, &[session.id.as_bytes()]).await
+    }
+
     /// Returns a session as the list of its owner shows it.
     async fn listed(&self, id: SessionId, now: Timestamp) -> Result<Option<ListedSession>> {
         let last = self.read(id, now, Page { after: None, until: u32::MAX, limit: 1, max_size: 0 });

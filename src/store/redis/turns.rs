@@ -7,6 +7,7 @@ use redis::Value;
 
 use super::{
     RedisStore, codec, gone,
+    keys::PARTITIONS,
     link::Batch,
     script_answer::{self, Answer},
     session_record::{SessionRecord, millis},
@@ -17,6 +18,9 @@ use crate::session::{
     Answered, AppendLimits, Appended, Checkpoint, Checkpointed, Content, Error, ErrorKind, Lease,
     Message, NewReply, NewTurn, NodeId, Result, SessionId, Status, Timestamp, Turns, Unfinished,
 };
+
+/// The owner of turns that no node answers.
+const NO_NODE: [u8; 8] = [0; 8];
 
 #[async_trait]
 impl Turns for RedisStore {
@@ -94,11 +98,8 @@ impl Turns for RedisStore {
         at: Checkpoint,
         now: Timestamp,
     ) -> Result<Checkpointed> {
-        let mut value = codec::Writer::default();
-        value.number(at.attempt.into());
-        codec::content(&mut value, &at.content)?;
-        let (fence, turn, value) =
-            (lease.fence().to_string(), at.seq.to_string(), value.into_bytes());
+        let value = codec::checkpoint(at.attempt, &at.content)?;
+        let (fence, turn) = (lease.fence().to_string(), at.seq.to_string());
         let arguments = [fence.as_bytes(), turn.as_bytes(), &value];
         match &bytes(self.on(&self.scripts.checkpoint, id, now, arguments).await?)?[..] {
             b"OK" => Ok(Checkpointed::Done),
@@ -143,13 +144,25 @@ impl Turns for RedisStore {
         now: Timestamp,
     ) -> Result<Vec<Unfinished>> {
         let owner = from.unwrap_or(self.node).to_bytes();
+        // Without `from`, those of an import as well, which no node owns.
+        let owners = [owner, NO_NODE];
+        let owners = &owners[..if from.is_some() { 1 } else { 2 }];
         let mut batch = Batch::default();
-        for partition in 0..=u8::MAX {
-            batch.cmd("SMEMBERS", &self.keys.owned(partition, &owner));
+        for owner in owners {
+            for partition in 0..=u8::MAX {
+                batch.cmd("SMEMBERS", &self.keys.owned(partition, owner));
+            }
         }
-        let owned: Vec<Vec<Vec<u8>>> = self.link.batch(&batch).await?;
-        let ids = owned.into_iter().flatten().filter_map(|id| id[..].try_into().ok());
-        let mut ids: Vec<_> = ids.map(SessionId::from_bytes).collect();
+        let mut owned: Vec<Vec<Vec<u8>>> = self.link.batch(&batch).await?;
+        let of = |lists: Vec<Vec<Vec<u8>>>| {
+            let ids = lists.into_iter().flatten().filter_map(|id| id[..].try_into().ok());
+            ids.map(SessionId::from_bytes).collect::<Vec<_>>()
+        };
+        for id in of(owned.split_off(PARTITIONS)) {
+            self.on(&self.scripts.take_over, id, now, [&NO_NODE]).await?;
+            owned.push(vec![id.as_bytes().to_vec()]);
+        }
+        let mut ids = of(owned);
         ids.sort_unstable();
         let mut turns = Vec::new();
         for id in ids {
@@ -192,7 +205,17 @@ fn unfinished(id: SessionId, answer: Vec<Value>) -> Result<Vec<Unfinished>> {
     let SessionRecord { session, .. } = take_session(id, &mut answer)?;
     let lease = script_answer::lease(&bytes(answer.next().unwrap_or(Value::Nil))?)?;
     let Some(lease) = lease else { return Ok(Vec::new()) };
-    let mut items = items(answer.next().unwrap_or(Value::Nil))?.into_iter();
+    let turns = read_turns(answer.next().unwrap_or(Value::Nil))?.into_iter();
+    let turns = turns.map(|(message, attempt, partial)| {
+        let session = session.clone();
+        Unfinished { lease, session, message, attempt, partial }
+    });
+    Ok(turns.collect())
+}
+
+/// Reads waiting turns: message, attempt and content of the last checkpoint.
+pub(super) fn read_turns(value: Value) -> Result<Vec<(Arc<Message>, u32, Content)>> {
+    let mut items = items(value)?.into_iter();
     let mut turns = Vec::new();
     while let (Some(seq), Some(entry), Some(checkpoint)) =
         (items.next(), items.next(), items.next())
@@ -205,7 +228,7 @@ fn unfinished(id: SessionId, answer: Vec<Value>) -> Result<Vec<Unfinished>> {
             let mut reader = codec::Reader::new(&checkpoint);
             (attempt, partial) = (reader.number32()?, codec::read_content(&mut reader)?);
         }
-        turns.push(Unfinished { lease, session: session.clone(), message, attempt, partial });
+        turns.push((message, attempt, partial));
     }
     Ok(turns)
 }

@@ -21,49 +21,17 @@ use super::{
     rows::{self, Id, StoredTime},
     schema, sessions,
 };
-use crate::session::{Content, Message, Page, Session, SessionId, Timestamp, TokenRecord};
-use crate::store::OpenError;
+use crate::session::{Message, Page, SessionId, Timestamp, TokenRecord};
+use crate::store::{
+    OpenError,
+    stored::{Import, SessionFilter, StoredLog, StoredSession, StoredSessions, UnansweredTurn},
+};
 
 /// The file of a gateway, opened by an operator command.
 #[derive(Debug)]
 pub struct SqliteFile {
     pub(super) path: PathBuf,
     pub(super) connection: Connection,
-}
-
-/// A stored session without its log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredSession {
-    /// The session.
-    pub session: Session,
-    /// Number of messages.
-    pub messages: u32,
-    /// Time of the last message, or of the creation if there is none.
-    pub last_activity: Timestamp,
-}
-
-/// A user message without a reply, and the progress of its reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnansweredTurn {
-    /// Number of the user message.
-    pub seq: u32,
-    /// The last attempt that began.
-    pub attempt: u32,
-    /// Content of the last checkpoint of the reply.
-    pub partial: Content,
-}
-
-/// Selects sessions.
-#[derive(Clone, Debug, Default)]
-pub struct SessionFilter {
-    /// A part of the user's name. ASCII letters match in either case.
-    pub name: Option<String>,
-    /// The owner.
-    pub subject: Option<String>,
-    /// Selects sessions that have expired and are not deleted yet, instead of live ones.
-    pub expired: bool,
-    /// The current time.
-    pub now: Timestamp,
 }
 
 /// Columns of [`stored`] after those of [`rows::session`].
@@ -125,12 +93,26 @@ impl SqliteFile {
         }
     }
 
-    /// Returns up to `limit` sessions after the given one, in the order of their ids, which is the
-    /// order of their creation.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn sessions(
+    /// Returns the number of sessions in the file, expired ones included.
+    pub(super) fn count(&self) -> rusqlite::Result<u64> {
+        let sql = "SELECT sessions FROM totals";
+        self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
+    }
+
+    pub(super) fn moment(&self) -> rusqlite::Result<Transaction<'_>> {
+        let transaction = self.connection.unchecked_transaction()?;
+        // The snapshot is taken by the first read.
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+        Ok(transaction)
+    }
+
+    pub(super) fn open_error(&self, error: &rusqlite::Error) -> OpenError {
+        OpenError::new(&self.path, schema::explain(error))
+    }
+}
+
+impl StoredSessions for SqliteFile {
+    fn sessions(
         &self,
         filter: &SessionFilter,
         after: Option<SessionId>,
@@ -156,11 +138,7 @@ impl SqliteFile {
         list().map_err(|error| self.open_error(&error))
     }
 
-    /// Returns the number of sessions and of their messages.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn totals(&self, filter: &SessionFilter) -> Result<(u64, u64), OpenError> {
+    fn totals(&self, filter: &SessionFilter) -> Result<(u64, u64), OpenError> {
         let sql = format!("SELECT count(*), coalesce(sum(head_seq), 0) FROM sessions {CHOSEN}");
         let count = |row: &Row<'_>, column| row.get::<_, i64>(column).map(i64::unsigned_abs);
         let totals = self.connection.query_row(
@@ -174,33 +152,15 @@ impl SqliteFile {
         totals.map_err(|error| self.open_error(&error))
     }
 
-    /// Returns the number of sessions in the file, expired ones included.
-    pub(super) fn count(&self) -> rusqlite::Result<u64> {
-        let sql = "SELECT sessions FROM totals";
-        self.connection.query_row(sql, [], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs)
-    }
-
-    /// Returns a session, expired or not.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn session(&self, id: SessionId) -> Result<Option<StoredSession>, OpenError> {
+    fn session(&self, id: SessionId) -> Result<Option<StoredSession>, OpenError> {
         find(&self.connection, id).map_err(|error| self.open_error(&error))
     }
 
-    /// Returns the messages of a session after a number, in order: up to 64, or up to 4 MiB.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn messages(&self, id: SessionId, after: u32) -> Result<Vec<Arc<Message>>, OpenError> {
+    fn messages(&self, id: SessionId, after: u32) -> Result<Vec<Arc<Message>>, OpenError> {
         page(&self.connection, id, after).map_err(|error| self.open_error(&error))
     }
 
-    /// Returns the user messages of a session that have no reply.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn waiting(&self, id: SessionId) -> Result<Vec<UnansweredTurn>, OpenError> {
+    fn waiting(&self, id: SessionId) -> Result<Vec<UnansweredTurn>, OpenError> {
         let list = || {
             let mut statement = self.connection.prepare_cached(
                 "SELECT seq, attempt, text, parts FROM turns WHERE session = ?1 ORDER BY seq",
@@ -214,39 +174,11 @@ impl SqliteFile {
         list().map_err(|error| self.open_error(&error))
     }
 
-    /// Returns the tokens of a session, oldest first.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn tokens(&self, id: SessionId) -> Result<Vec<TokenRecord>, OpenError> {
+    fn tokens(&self, id: SessionId) -> Result<Vec<TokenRecord>, OpenError> {
         reader::tokens(&self.connection, id).map_err(|error| self.open_error(&error))
     }
 
-    /// Runs `look` in one read transaction. The WAL grows with the writes of a gateway until it
-    /// returns.
-    ///
-    /// # Errors
-    /// The error of `look`.
-    pub fn at_one_moment<T, E: From<OpenError>>(
-        &self,
-        look: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
-        let _moment = self.moment().map_err(|error| self.open_error(&error))?;
-        look()
-    }
-
-    pub(super) fn moment(&self) -> rusqlite::Result<Transaction<'_>> {
-        let transaction = self.connection.unchecked_transaction()?;
-        // The snapshot is taken by the first read.
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-        Ok(transaction)
-    }
-
-    /// Deletes a session with its log, durably. Returns false if it does not exist.
-    ///
-    /// # Errors
-    /// One sentence for the operator.
-    pub fn delete(&mut self, id: SessionId) -> Result<bool, OpenError> {
+    fn delete(&mut self, id: SessionId) -> Result<bool, OpenError> {
         let path = &self.path;
         let mut delete = || {
             let immediate = TransactionBehavior::Immediate;
@@ -262,8 +194,16 @@ impl SqliteFile {
         delete().map_err(|error| OpenError::new(path, schema::explain(&error)))
     }
 
-    pub(super) fn open_error(&self, error: &rusqlite::Error) -> OpenError {
-        OpenError::new(&self.path, schema::explain(error))
+    fn at_one_moment(&self, look: &mut dyn FnMut()) -> Result<(), OpenError> {
+        // The WAL grows with the writes of a gateway until this returns.
+        let _moment = self.moment().map_err(|error| self.open_error(&error))?;
+        look();
+        Ok(())
+    }
+
+    fn import(&mut self, logs: &[StoredLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
+        // In one transaction.
+        self.try_import(logs, now).map_err(|error| self.open_error(&error))
     }
 }
 

@@ -44,8 +44,7 @@ use crate::session::{
 };
 pub use backup::BackupSummary;
 pub use durability::Durability;
-pub use file::{SessionFilter, SqliteFile, StoredSession, UnansweredTurn};
-pub use transfer::{Import, StoredLog};
+pub use file::SqliteFile;
 use {failure::FailureSignal, reader::Readers, writer::Writer};
 
 /// A store in one file.

@@ -1,56 +1,24 @@
 //! Imports sessions.
 
-use std::sync::Arc;
-
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::{
     append,
-    file::{self, SqliteFile, StoredSession, UnansweredTurn},
+    file::{self, SqliteFile},
     reader,
     rows::{self, Id, StoredTime},
     sessions,
 };
-use crate::session::{Message, Timestamp, TokenRecord, Usage};
-use crate::store::OpenError;
-
-/// A session with its log.
-#[derive(Clone, Debug)]
-pub struct StoredLog {
-    /// The session.
-    pub stored: StoredSession,
-    /// Its tokens.
-    pub tokens: Vec<TokenRecord>,
-    /// The log, without gaps.
-    pub messages: Vec<Arc<Message>>,
-    /// User messages without a reply.
-    pub waiting: Vec<UnansweredTurn>,
-}
-
-/// The result of importing a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Import {
-    /// The session was stored.
-    Imported,
-    /// The session exists already, with these messages or more.
-    AlreadyThere,
-    /// Another session exists under this id or token. It is not changed.
-    Differs,
-    /// The session has expired.
-    Expired,
-}
+use crate::session::{Timestamp, Usage};
+use crate::store::stored::{Import, StoredLog, StoredSession, UnansweredTurn};
 
 impl SqliteFile {
-    /// Stores the sessions that do not exist yet, in one transaction. They are durable when this
-    /// returns.
-    ///
-    /// # Errors
-    /// One sentence for the operator. Nothing is stored.
-    pub fn import(&mut self, logs: &[StoredLog], now: Timestamp) -> Result<Vec<Import>, OpenError> {
-        self.try_import(logs, now).map_err(|error| self.open_error(&error))
-    }
-
-    fn try_import(&mut self, logs: &[StoredLog], now: Timestamp) -> rusqlite::Result<Vec<Import>> {
+    /// Stores the sessions that do not exist yet, in one transaction.
+    pub(super) fn try_import(
+        &mut self,
+        logs: &[StoredLog],
+        now: Timestamp,
+    ) -> rusqlite::Result<Vec<Import>> {
         // Compared before the write lock is taken, which delays a gateway.
         let known =
             logs.iter().map(|log| self.compare(log, now)).collect::<rusqlite::Result<Vec<_>>>()?;
@@ -72,25 +40,13 @@ impl SqliteFile {
 
     /// Returns the result if it is known without a write.
     fn compare(&self, log: &StoredLog, now: Timestamp) -> rusqlite::Result<Option<Import>> {
-        let StoredSession { session, messages, .. } = &log.stored;
+        let session = &log.stored.session;
         let moment = self.moment()?;
         if let Some(there) = file::find(&moment, session.id)? {
             // The stored session may have a later deadline and more messages.
             let known = reader::tokens(&moment, session.id)?;
-            let has = |token: &TokenRecord| known.iter().any(|known| known.hash == token.hash);
-            let mut same = log.tokens.iter().any(has)
-                && there.messages >= *messages
-                && (&there.session.name, &there.session.epoch) == (&session.name, &session.epoch);
-            let mut after = 0;
-            while same && (after as usize) < log.messages.len() {
-                let page = file::page(&moment, session.id, after)?;
-                same = !page.is_empty()
-                    && page
-                        .iter()
-                        .zip(&log.messages[after as usize..])
-                        .all(|(one, two)| one == two);
-                after += page.len() as u32;
-            }
+            let page = |after| file::page(&moment, session.id, after);
+            let same = log.is_there(&there, &known, page)?;
             return Ok(Some(if same { Import::AlreadyThere } else { Import::Differs }));
         }
         Ok((session.expires_at <= now).then_some(Import::Expired))

@@ -107,6 +107,8 @@ end
 
 -- Makes a node the owner of the waiting turns. Returns the new fence.
 local function grant(node)
+  local before = redis.call('HGET', s, 'o')
+  if before then redis.call('SREM', base .. 'o:' .. before, id) end
   local fence = redis.call('HINCRBY', s, 'f', 1)
   redis.call('HSET', s, 'o', node)
   redis.call('SADD', base .. 'o:' .. node, id)

@@ -102,6 +102,11 @@ async fn streams_survive_a_server_that_is_away_for_some_seconds() {
         let refused = Rest::call(&one.address(), "POST", &path).await;
         assert_eq!(refused.status, 503, "{}", refused.body);
         assert!(began.elapsed() <= Duration::from_secs(6), "{:?}", began.elapsed());
+        let ready = Rest::call(&one.address(), "GET", "/readyz").await;
+        assert_eq!(
+            (ready.status, &*ready.body),
+            (200, r#"{"degraded":["store"],"detail":"ready"}"#)
+        );
         server.signal("CONT");
         let send = Send { text: "Hello Bot".into(), ..Default::default() };
         there.send(send).await.unwrap();

@@ -1,6 +1,6 @@
 //! The gateway as a process: open the parts, serve, stop at a signal.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -44,7 +44,7 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
         tracing::warn!(%error, "failed to raise the limit of open files");
     }
     // First, so that every metric is collected from the start.
-    let operations = operations(settings.server.ops_addr, &settings.transport.hosts)?;
+    let operations = operations(&settings.server, &settings.transport.hosts)?;
     tokio::spawn(log.report_lost_lines());
     let addr = &settings.server.addr;
     let server = Server::bind(settings.server.clone())
@@ -84,14 +84,12 @@ pub async fn serve(settings: &Settings, log: &telemetry::Log) -> Result<(), Erro
     }
 }
 
-fn operations(addr: Option<SocketAddr>, hosts: &Hosts) -> Result<Option<Operations>, Error> {
-    let Some(addr) = addr else { return Ok(None) };
+fn operations(settings: &server::Settings, hosts: &Hosts) -> Result<Option<Operations>, Error> {
+    let Some(addr) = settings.ops_addr else { return Ok(None) };
     let bound = Operations::bind(addr, telemetry::collect()?, hosts.clone());
-    Ok(Some(
-        bound.map_err(|error| {
-            format!("cannot listen on {addr} for metrics (--ops-addr): {error}")
-        })?,
-    ))
+    let bound = bound
+        .map_err(|error| format!("cannot listen on {addr} for metrics (--ops-addr): {error}"))?;
+    Ok(Some(bound.ready_while_degraded(settings.ready_while_degraded)))
 }
 
 /// Ends the process at once at a second signal.

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     session::Gateway,
     telemetry::Metrics,
-    transport::{Hosts, check_head, detail, secure},
+    transport::{Hosts, check_head, detail, ready, secure},
 };
 
 /// Most concurrent connections. A scraper needs one.
@@ -36,6 +36,7 @@ pub struct Operations {
     listener: Listener,
     metrics: Metrics,
     hosts: Hosts,
+    ready_while_degraded: bool,
 }
 
 impl Operations {
@@ -45,7 +46,14 @@ impl Operations {
     /// # Errors
     /// The address is in use or not of this machine.
     pub fn bind(addr: SocketAddr, metrics: Metrics, hosts: Hosts) -> io::Result<Self> {
-        Ok(Self { listener: Listener::bind(&ListenAddr::Tcp(addr))?, metrics, hosts })
+        let listener = Listener::bind(&ListenAddr::Tcp(addr))?;
+        Ok(Self { listener, metrics, hosts, ready_while_degraded: true })
+    }
+
+    /// Sets the answer of `/readyz` while a part does not work: 200, or 503.
+    #[must_use]
+    pub fn ready_while_degraded(self, ready_while_degraded: bool) -> Self {
+        Self { ready_while_degraded, ..self }
     }
 
     /// Where it listens: the real port, if 0 was asked for.
@@ -71,7 +79,13 @@ impl Operations {
             let permit = Arc::clone(&permits).try_acquire_owned();
             let (Some((socket, _)), Ok(permit)) = (accepted, permit) else { continue };
             let (metrics, hosts) = (self.metrics.clone(), self.hosts.clone());
-            let served = serve_connection(socket, gateway.clone(), metrics, hosts);
+            let served = serve_connection(
+                socket,
+                gateway.clone(),
+                metrics,
+                hosts,
+                self.ready_while_degraded,
+            );
             tokio::spawn(async move {
                 let _place = permit;
                 served.await;
@@ -80,10 +94,16 @@ impl Operations {
     }
 }
 
-async fn serve_connection(socket: Socket, gateway: Gateway, metrics: Metrics, hosts: Hosts) {
+async fn serve_connection(
+    socket: Socket,
+    gateway: Gateway,
+    metrics: Metrics,
+    hosts: Hosts,
+    ready_while_degraded: bool,
+) {
     let answer = service_fn(move |request: Request<Incoming>| {
-        let mut answer =
-            check_head(&request).unwrap_or_else(|| answer(&request, &gateway, &metrics, &hosts));
+        let mut answer = check_head(&request)
+            .unwrap_or_else(|| answer(&request, &gateway, &metrics, &hosts, ready_while_degraded));
         secure(&mut answer);
         async { Ok::<_, Infallible>(answer) }
     });
@@ -100,6 +120,7 @@ fn answer(
     gateway: &Gateway,
     metrics: &Metrics,
     hosts: &Hosts,
+    ready_while_degraded: bool,
 ) -> Response<Body> {
     if !hosts.allow(request.headers(), request.uri()) {
         return detail(StatusCode::FORBIDDEN, "Host not allowed: list it in --host");
@@ -123,7 +144,12 @@ fn answer(
         "/readyz" if gateway.is_draining() => {
             detail(StatusCode::SERVICE_UNAVAILABLE, "The gateway shuts down")
         }
-        "/readyz" => detail(StatusCode::OK, "ready"),
+        "/readyz" => {
+            let degraded = gateway.degraded();
+            let is_ready = degraded.is_empty() || ready_while_degraded;
+            let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+            ready(status, &degraded)
+        }
         _ => detail(StatusCode::NOT_FOUND, "Not Found"),
     }
 }

@@ -21,6 +21,9 @@ pub struct Settings {
     pub tls: Option<TlsFiles>,
     /// Listen address of metrics and probes. `None`: no such port.
     pub ops_addr: Option<SocketAddr>,
+    /// `/readyz` of that port answers 200 while a part, such as the store, does not work. Otherwise
+    /// 503.
+    pub ready_while_degraded: bool,
     /// Most concurrent connections. Further ones are rejected.
     pub max_connections: usize,
     /// Most concurrent HTTP/2 streams of a connection.
@@ -50,6 +53,7 @@ impl Default for Settings {
             forwarded_header: ForwardedHeader::default(),
             tls: None,
             ops_addr: Some(SocketAddr::from(([127, 0, 0, 1], 3501))),
+            ready_while_degraded: true,
             max_connections: 20_000,
             max_connection_streams: 256,
             head_timeout: Duration::from_secs(10),

@@ -102,6 +102,9 @@ const COUNTERS: &[(&str, Unit, &str)] = &[
     ("duologue_store_writes_total", Unit::Count, "Writes of the store; several share a commit"),
     ("duologue_turns_taken_over_total", Unit::Count, "Turns taken over from dead gateways"),
     ("duologue_redis_connections_total", Unit::Count, "Connections to the Redis or Valkey server"),
+    ("duologue_notes_total", Unit::Count, "Changes of sessions by other gateways, as received"),
+    ("duologue_peer_messages_total", Unit::Count, "Messages to other gateways about replies"),
+    ("duologue_peer_bytes_total", Unit::Bytes, "Bytes of these messages"),
     (
         "duologue_redis_redirects_total",
         Unit::Count,
@@ -126,6 +129,7 @@ const GAUGES: &[(&str, &str)] = &[
     ("duologue_streams", "Open streams"),
     ("duologue_sessions_active", "Sessions with a stream or a running turn"),
     ("duologue_replies_running", "Replies in progress"),
+    ("duologue_sessions_owned", "Sessions whose turns this gateway answers, over shared stores"),
     ("duologue_peers", "Other living gateways on the same store"),
     ("duologue_waiting_response_bytes", "Bytes of pages that wait to be read by their clients"),
     ("duologue_draining", "1 while the gateway shuts down"),

@@ -29,7 +29,7 @@ mod ws;
 pub use connection_context::ConnectionContext;
 pub use context::TransportContext;
 pub use grpc::service as grpc_service;
-pub use http::{check_head, detail, secure};
+pub use http::{check_head, detail, ready, secure};
 pub use in_use::InUse;
 pub use origin::{Hosts, OriginPattern, Origins};
 pub use refusal::{check_origin, is_probe, no_connection};

@@ -66,6 +66,15 @@ const SETTINGS: &[Setting] = &[
         ..SETTING
     },
     Setting {
+        name: "ready-while-degraded",
+        variable: "DUOLOGUE_READY_WHILE_DEGRADED",
+        field: field!(Switch, server.ready_while_degraded),
+        summary: "`/readyz` of `--ops-addr` answers 200 while the store cannot be reached",
+        details: "With `false` it answers 503. `/readyz` of `--addr` answers 200 in any case: streams stay \
+            open.",
+        ..SETTING
+    },
+    Setting {
         name: "tls-cert",
         variable: "DUOLOGUE_TLS_CERT",
         field: field!(optional File, tls_cert),

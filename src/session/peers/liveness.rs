@@ -79,6 +79,7 @@ fn judge(core: &Arc<Core>, ending: &Ending, peers: &[Peer], is_fit: bool) {
     let others = peers.iter().filter(|peer| Some(peer.node) != core.peers.node());
     let (ended, alive): (Vec<_>, Vec<_>) = others.partition(|peer| has_ended(peer));
     core.metrics.set_peers(alive.len());
+    core.quota.set_processes(alive.len() + 1);
     let takes_turns = |peer: &&&Peer| !peer.is_draining && peer.silent_for < UNREACHABLE;
     core.living.set(alive.iter().filter(takes_turns).map(|peer| peer.node).collect());
     if !is_fit || core.draining.is_cancelled() {

@@ -310,6 +310,11 @@ pub trait Store: Send + Sync + 'static {
     /// Closes the store before the process ends. Nothing is written afterwards.
     async fn close(&self) -> Result<()>;
 
+    /// Returns false while the last operation has failed since the store cannot be reached.
+    fn is_reachable(&self) -> bool {
+        true
+    }
+
     /// Waits for the final failure of the store. The process must then end: its state may differ
     /// from that of the store.
     async fn failed(&self) -> Error;

@@ -1,7 +1,10 @@
 //! The counts of one address, subject or API key.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -29,6 +32,8 @@ pub(in crate::session) struct Account {
     limits: Limits,
     /// `None`: it has no limit of the store.
     share: Option<ShareOf>,
+    /// Living processes that share the store. Each grants its part of the rates.
+    processes: Arc<AtomicU32>,
     // A std mutex: it is held for a few instructions and never across an await.
     counts: Mutex<Counts>,
 }
@@ -61,9 +66,14 @@ const SHARE_AGE: Duration = MINUTE;
 const SHARE_AGE_AFTER_REFUSAL: Duration = SECOND;
 
 impl Account {
-    pub(super) fn new(key: &AccountKey, limits: Limits, secret: &[u8; 32]) -> Self {
+    pub(super) fn new(
+        key: &AccountKey,
+        limits: Limits,
+        secret: &[u8; 32],
+        processes: Arc<AtomicU32>,
+    ) -> Self {
         let share = key.share(secret).filter(|_| limits.has_share());
-        Self { kind: key.kind(), limits, share, counts: Mutex::default() }
+        Self { kind: key.kind(), limits, share, processes, counts: Mutex::default() }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -75,7 +85,7 @@ impl Account {
         let counts = &mut *self.counts();
         let mut stored = counts.stored.as_mut().filter(|_| is_session);
         self.check_share(&mut stored, 0)?;
-        if let Some(rate) = per(self.limits.sessions_per_minute, MINUTE) {
+        if let Some(rate) = self.per(self.limits.sessions_per_minute, MINUTE) {
             if let Some(wait) = counts.sessions.wait(1.0, rate, now) {
                 return Err(self.exceeded("new sessions", "sessions-per-minute", wait));
             }
@@ -134,9 +144,10 @@ impl Account {
     #[inline]
     pub(super) fn charge_message(&self, size: usize, now: Timestamp) -> Result<()> {
         let Limits { messages_per_second, messages_per_day, bytes_per_minute, .. } = self.limits;
-        let second = per(messages_per_second, SECOND).map(|rate| rate.with_burst(MESSAGE_BURST));
-        let day = per(messages_per_day, DAY);
-        let minute = (bytes_per_minute > 0).then(|| Rate::per(bytes_per_minute as f64, MINUTE));
+        let second =
+            self.per(messages_per_second, SECOND).map(|rate| rate.with_burst(MESSAGE_BURST));
+        let day = self.per(messages_per_day, DAY);
+        let minute = self.rate(bytes_per_minute as f64, MINUTE);
         let (message_size, size) = (size.max(1), size as f64);
         let counts = &mut *self.counts();
         let Counts { messages, messages_of_day, bytes, stored, .. } = counts;
@@ -165,7 +176,7 @@ impl Account {
 
     /// Fails if there were too many failures.
     pub(super) fn check_failures(&self, now: Timestamp) -> Result<()> {
-        let Some(rate) = per(self.limits.failures_per_minute, MINUTE) else { return Ok(()) };
+        let Some(rate) = self.per(self.limits.failures_per_minute, MINUTE) else { return Ok(()) };
         match self.counts().failures.wait(1.0, rate, now) {
             Some(wait) => {
                 Err(self.exceeded("wrong tokens or credentials", "failures-per-minute", wait))
@@ -175,7 +186,7 @@ impl Account {
     }
 
     pub(super) fn count_failure(&self, now: Timestamp) {
-        if let Some(rate) = per(self.limits.failures_per_minute, MINUTE) {
+        if let Some(rate) = self.per(self.limits.failures_per_minute, MINUTE) {
             self.counts().failures.take(1.0, rate, now);
         }
     }
@@ -210,15 +221,26 @@ impl Account {
         let used = |bucket: &Bucket, rate: Option<Rate>| {
             rate.map_or(0.0, |rate| bucket.missing(rate, now) / rate.burst)
         };
-        let second = per(messages_per_second, SECOND).map(|rate| rate.with_burst(MESSAGE_BURST));
+        let second =
+            self.per(messages_per_second, SECOND).map(|rate| rate.with_burst(MESSAGE_BURST));
         [
-            used(&counts.sessions, per(sessions_per_minute, MINUTE)),
+            used(&counts.sessions, self.per(sessions_per_minute, MINUTE)),
             used(&counts.messages, second),
-            used(&counts.messages_of_day, per(messages_per_day, DAY)),
-            used(&counts.failures, per(self.limits.failures_per_minute, MINUTE)),
+            used(&counts.messages_of_day, self.per(messages_per_day, DAY)),
+            used(&counts.failures, self.per(self.limits.failures_per_minute, MINUTE)),
         ]
         .into_iter()
         .fold(0.0, f64::max)
+    }
+
+    fn per(&self, units: u32, period: Duration) -> Option<Rate> {
+        self.rate(units.into(), period)
+    }
+
+    /// Returns the part of a rate that this process grants. `None` for no limit.
+    fn rate(&self, units: f64, period: Duration) -> Option<Rate> {
+        let rate = (units > 0.0).then(|| Rate::per(units, period))?;
+        Some(rate.shared_by(self.processes.load(Ordering::Relaxed)))
     }
 
     /// Returns the refusal by a limit. The sentence names the limit and its setting.
@@ -227,10 +249,6 @@ impl Account {
             format!("Too many {limit} for this {} (--{}-{setting})", self.kind, self.kind);
         Error::new(ErrorKind::RateLimited, message).retry_after(wait)
     }
-}
-
-fn per(units: u32, period: Duration) -> Option<Rate> {
-    (units > 0).then(|| Rate::per(units.into(), period))
 }
 
 /// A connection of an address, until it is dropped.

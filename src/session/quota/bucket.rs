@@ -23,6 +23,13 @@ impl Rate {
     pub(super) fn with_burst(self, periods: f64) -> Self {
         Self { burst: self.burst * periods, ..self }
     }
+
+    /// The part of one of several processes. At least one unit fits.
+    pub(super) fn shared_by(self, processes: u32) -> Self {
+        let processes = f64::from(processes.max(1));
+        let per_millisecond = self.per_millisecond / processes;
+        Self { per_millisecond, burst: (self.burst / processes).max(1.0) }
+    }
 }
 
 /// A bucket of units, which fills over time.
@@ -105,5 +112,12 @@ mod tests {
             bucket.wait(1.0, rate, Timestamp::from_millis(5)).is_some(),
             "nor one that goes back"
         );
+    }
+
+    #[test]
+    fn processes_share_a_rate_and_each_grants_at_least_one_unit() {
+        let rate = Rate::per(60.0, Duration::from_secs(60)).shared_by(3);
+        assert_eq!((rate.per_millisecond, rate.burst), (20.0 / 60_000.0, 20.0));
+        assert_eq!(Rate::per(2.0, Duration::from_secs(60)).shared_by(4).burst, 1.0);
     }
 }

@@ -11,7 +11,10 @@ mod bucket;
 mod limits;
 mod table;
 
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, atomic::Ordering},
+};
 
 use account::Account;
 pub use account::ConnectionSlot;
@@ -45,6 +48,12 @@ pub(super) struct Accounts {
 impl Quota {
     pub(super) fn new(limits: CallerLimits, secret: [u8; 32]) -> Self {
         Self { limits, secret, table: AccountTable::default() }
+    }
+
+    /// Sets the number of living processes that share the store. Each grants its part of the rates.
+    pub(super) fn set_processes(&self, processes: usize) {
+        let processes = u32::try_from(processes).unwrap_or(u32::MAX);
+        self.table.processes.store(processes, Ordering::Relaxed);
     }
 
     /// Returns the accounts of an operation of a caller on a session of this owner.

@@ -6,7 +6,7 @@
 
 use std::{
     hash::{BuildHasher as _, RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
 };
 
 use super::{account::Account, account_key::AccountKey, limits::Limits};
@@ -25,12 +25,15 @@ pub(super) struct AccountTable {
     hasher: RandomState,
     // A std mutex: it is held for a few instructions and never across an await.
     buckets: Box<[Mutex<Vec<Entry>>]>,
+    /// Living processes that share the store.
+    pub(super) processes: Arc<AtomicU32>,
 }
 
 impl Default for AccountTable {
     fn default() -> Self {
         let buckets = std::iter::repeat_with(Mutex::default).take(BUCKETS);
-        Self { hasher: RandomState::new(), buckets: buckets.collect() }
+        let processes = Arc::new(AtomicU32::new(1));
+        Self { hasher: RandomState::new(), buckets: buckets.collect(), processes }
     }
 }
 
@@ -42,7 +45,7 @@ impl AccountTable {
         if let Some((_, account)) = bucket.iter().find(|(known, _)| *known == key) {
             return Arc::clone(account);
         }
-        let account = Arc::new(Account::new(&key, limits, secret));
+        let account = Arc::new(Account::new(&key, limits, secret, Arc::clone(&self.processes)));
         let entry = (key, Arc::clone(&account));
         let is_full = bucket.len() >= WIDTH;
         match least_used(&bucket).filter(|_| is_full) {

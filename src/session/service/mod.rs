@@ -38,6 +38,12 @@ impl Gateway {
         self.core.draining.is_cancelled()
     }
 
+    /// Returns the parts that do not work now. Streams stay open meanwhile.
+    #[must_use]
+    pub fn degraded(&self) -> Vec<&'static str> {
+        if self.core.store.is_reachable() { Vec::new() } else { vec!["store"] }
+    }
+
     /// Waits until the shutdown begins.
     pub async fn draining(&self) {
         self.core.draining.cancelled().await;

@@ -238,6 +238,9 @@ impl Listener {
         match peer_codec::received(self.node, payload) {
             Ok(all) => {
                 for received in all {
+                    if matches!(received, Received::Note(..)) {
+                        metrics::counter!("duologue_notes_total").increment(1);
+                    }
                     let _told = self.report.send(received);
                 }
             }

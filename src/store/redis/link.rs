@@ -402,6 +402,11 @@ impl Link {
         }
     }
 
+    /// Returns true if the last operation has failed since its server cannot be reached.
+    pub(super) fn is_away(&self) -> bool {
+        *self.away()
+    }
+
     fn away(&self) -> MutexGuard<'_, bool> {
         self.is_away.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -35,6 +35,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::gauge;
 use redis::Value;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -87,6 +88,7 @@ impl RedisStore {
         let problem = |problem: String| OpenError::of_server(&settings.url.to_string(), problem);
         let store = Self::connect(settings, max_sessions, true).await.map_err(problem)?;
         store.count_sessions().await.map_err(|error| problem(error.to_string()))?;
+        tracing::info!(node = %store.node, servers = ?store.link.route().servers, "connected to the store");
         tokio::spawn(count(Arc::downgrade(&store)));
         Ok(store)
     }
@@ -219,9 +221,13 @@ impl RedisStore {
         for partition in 0..=u8::MAX {
             batch.cmd("ZCARD", &self.keys.due(partition));
         }
+        for partition in 0..=u8::MAX {
+            batch.cmd("SCARD", &self.keys.owned(partition, &self.node.to_bytes()));
+        }
         let counts: Vec<u64> = self.link.batch(&batch).await?;
-        debug_assert_eq!(counts.len(), PARTITIONS);
-        self.sessions.store(counts.iter().sum(), Ordering::Relaxed);
+        let (sessions, owned) = counts.split_at(PARTITIONS);
+        self.sessions.store(sessions.iter().sum(), Ordering::Relaxed);
+        gauge!("duologue_sessions_owned").set(owned.iter().sum::<u64>() as f64);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use metrics::counter;
 use redis::Value;
 use tokio::time::{Instant, sleep};
 
@@ -149,7 +150,9 @@ impl Peers for RedisStore {
     }
 
     async fn send(&self, to: NodeId, messages: Vec<(SessionId, PeerMessage)>) -> Result<()> {
+        counter!("duologue_peer_messages_total").increment(messages.len() as u64);
         let payload = peer_codec::write(self.node, messages)?;
+        counter!("duologue_peer_bytes_total").increment(payload.len() as u64);
         // The pairs of nodes are spread over the partitions, and so over the servers of a cluster.
         let [.., mine] = self.node.to_bytes();
         let [.., theirs] = to.to_bytes();

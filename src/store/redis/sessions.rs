@@ -284,6 +284,10 @@ impl Store for RedisStore {
         self.counters.flush(&self.link, &self.keys).await
     }
 
+    fn is_reachable(&self) -> bool {
+        !self.link.is_away()
+    }
+
     /// Never returns: a server that is away may come back.
     async fn failed(&self) -> Error {
         std::future::pending().await

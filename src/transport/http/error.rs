@@ -117,6 +117,15 @@ pub fn detail(status: StatusCode, message: &str) -> Response {
     (status, Json(json!({"detail": message}))).into_response()
 }
 
+/// Returns the answer of a gateway that takes requests, with the parts that do not work now.
+pub fn ready(status: StatusCode, degraded: &[&str]) -> Response {
+    let mut body = json!({"detail": "ready"});
+    if !degraded.is_empty() {
+        body["degraded"] = json!(degraded);
+    }
+    (status, Json(body)).into_response()
+}
+
 /// Returns a 405 with the allowed methods (RFC 9110, section 15.5.6).
 pub(in crate::transport) fn method_not_allowed(allow: &'static str) -> Response {
     let mut response = detail(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");

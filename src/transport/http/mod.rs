@@ -7,7 +7,7 @@ mod headers;
 mod params;
 
 pub(super) use call::Call;
-pub use error::detail;
 pub(super) use error::{HttpError, HttpResult, error_response, method_not_allowed};
+pub use error::{detail, ready};
 pub use headers::{check_head, secure};
 pub(super) use params::Params;

@@ -9,7 +9,7 @@ use crate::{
     session::ErrorKind,
     transport::{
         TransportContext,
-        http::{detail, error_response},
+        http::{detail, error_response, ready},
     },
 };
 
@@ -32,11 +32,12 @@ pub(in crate::transport) async fn healthz() -> Response {
     detail(StatusCode::OK, "ok")
 }
 
-/// May it be given work? Not while it shuts down.
+/// May it be given work? Not while it shuts down. `degraded` lists parts that do not work now, such as
+/// `store`.
 #[utoipa::path(get, path = "/readyz", tag = "service", responses((status = 200, description = "Ready for requests"), (status = 503, description = "The gateway shuts down")))]
 pub(in crate::transport) async fn readyz(State(context): State<TransportContext>) -> Response {
     if context.draining.is_cancelled() {
         return error_response(&ErrorKind::Draining.into());
     }
-    detail(StatusCode::OK, "ready")
+    ready(StatusCode::OK, &context.gateway.degraded())
 }

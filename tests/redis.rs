@@ -10,7 +10,9 @@ use duologue::proto::{ReplyStarted, Role, Send};
 
 use crate::{
     process::{Process, command},
-    support::{Event, RedisServer, Rest, Transport, create, history, piece_of, programs, soon},
+    support::{
+        Authority, Event, RedisServer, Rest, Transport, create, history, piece_of, programs, soon,
+    },
 };
 
 /// A reply of two hundred words, which takes four seconds.
@@ -192,4 +194,47 @@ async fn what_was_acknowledged_survives_the_death_of_a_server_that_writes_always
             assert_eq!(process.ended().await.0, Some(0));
         }
     }
+}
+
+#[tokio::test]
+async fn a_server_with_tls_is_used_with_its_own_authority_and_password_variable() {
+    let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
+    authority.issue(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let ca = path("ca.pem");
+    std::fs::write(&ca, &authority.pem).unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (port, cert, key) = (free.to_string(), path("cert.pem"), path("key.pem"));
+    let flags = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+        "--requirepass",
+        "canary-right",
+    ];
+    // The wheel of Valkey has no TLS.
+    let _server = RedisServer::start_with_password("redis-server".into(), &flags, "canary-right");
+    let store = format!("rediss://localhost:{port}");
+    let password = [("DUOLOGUE_REDIS_PASSWORD", "canary-right")];
+    let flags = ["--store", &store, "--redis-ca-cert", &ca];
+    let gateway = Process::start_in(&password, &flags).await;
+    let token = create(&gateway.address()).await;
+    let mut stream = Transport::Json.open(&gateway.address(), &token, None).await;
+    stream.say("Hi", None).await.unwrap();
+    stream.reply().await;
+    gateway.signal("TERM").await;
+    assert_eq!(gateway.ended().await.0, Some(0));
+    // Without the authority the certificate is not trusted.
+    let flags = ["--addr", "127.0.0.1:0", "--store", &store];
+    let output = soon("the end", command(&flags).output()).await.unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), log.lines().count()), (Some(1), 1), "{log}");
+    assert!(log.contains("certificate"), "{log}");
 }

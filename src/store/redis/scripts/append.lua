@@ -2,11 +2,12 @@
 -- that is expected (or empty: any), time of the commit, new deadline, new time of deletion, most
 -- waiting turns, most messages, budget, 1 if a new turn is refused, size, token id, 1 if the call is
 -- repeated, the term in which the node entered the session.
-if not is_live() then return {'GONE'} end
+local fields = redis.call('HMGET', s, 'x', 'm', 'd', 'nt', 'u', 'o', 'f', 'si', 'ui', 'uo', 'w', 'og', 'X')
+local expires = tonumber(fields[1] or 0)
+if expires <= now then return {'GONE'} end
 if ARGV[18] ~= term() then return {'UNSETTLED'} end
 local log, keys = base .. 'l:' .. id, base .. 'i:' .. id
-local fields = redis.call('HMGET', s, 'x', 'm', 'd', 'nt', 'u', 'o', 'f', 'si', 'ui', 'uo')
-local expires, waiting, owner = tonumber(fields[1]), fields[5] or '', fields[6]
+local waiting, owner = fields[5] or '', fields[6]
 local head = redis.call('LLEN', log)
 local function lease() return owner == me and fields[7] or '' end
 local function before(seq, entry)
@@ -35,7 +36,7 @@ if ARGV[14] == '1' or #waiting / 4 >= tonumber(ARGV[11])
   or head + #waiting / 4 + 2 > tonumber(ARGV[12]) or (budget > 0 and spent >= budget) then
   return {'REFUSED', #waiting / 4, head, string.format('%.0f', spent)}
 end
-local subject, origin = share()
+local subject = fields[13] and redis.call('HGET', base .. 'x:' .. id, 'su') or ''
 local token, token_value
 if subject ~= '' then token, token_value = find_token(ARGV[16]) end
 local seq = head + 1
@@ -44,20 +45,28 @@ local entry = header('\1', ARGV[3], tonumber(ARGV[8]), parent, tonumber(ARGV[15]
 redis.call('RPUSH', log, entry)
 if ARGV[4] ~= '' then redis.call('HSET', keys, ARGV[4], seq) end
 local own
+local changed = {'nt', seq, 'u', waiting .. u32(seq), 'h', seq, 'si', (fields[8] or 0) + ARGV[15]}
+local function change(field, value)
+  changed[#changed + 1] = field
+  changed[#changed + 1] = value
+end
 if subject ~= '' then
   if fields[3] then
     expires = math.max(tonumber(fields[3]), tonumber(ARGV[10]))
-    redis.call('HSET', s, 'd', string.format('%.0f', expires))
+    change('d', string.format('%.0f', expires))
   end
   own = renew_token(token, token_value, tonumber(ARGV[9]))
 else
   expires = math.min(math.max(expires, tonumber(ARGV[9])), tonumber(fields[2]))
 end
 local x = string.format('%.0f', expires)
-redis.call('HSET', s, 'nt', seq, 'x', x, 'u', waiting .. u32(seq), 'h', seq, 'si', (fields[8] or 0) + ARGV[15])
+change('x', x)
 if not owner then
-  owner = me
-  fields[7] = tostring(grant(me))
+  owner, fields[7] = me, string.format('%.0f', (fields[7] or 0) + 1)
+  change('o', me)
+  change('f', fields[7])
+  redis.call('SADD', base .. 'o:' .. me, id)
 end
-tell_watchers(me, note_of_entry(seq, owner, entry))
-return {'OK', seq, parent, own and string.format('%.0f', own) or '', x, lease(), subject, origin}
+redis.call('HSET', s, unpack(changed))
+tell_watchers_of(fields[11], owner, me, note_of_entry(seq, owner, entry))
+return {'OK', seq, parent, own and string.format('%.0f', own) or '', x, lease(), subject, fields[12] or ''}

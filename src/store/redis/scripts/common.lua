@@ -62,9 +62,8 @@ end
 
 -- Sends a note to each node that watches the session and to the one that answers it, except one. A
 -- node that does not listen is removed from the watchers.
-local function tell_watchers(except, note)
-  local fields = redis.call('HMGET', s, 'w', 'o')
-  local watchers, owner = fields[1] or '', fields[2]
+local function tell_watchers_of(watchers, owner, except, note)
+  watchers = watchers or ''
   local left = watchers
   for place = 1, #watchers, 8 do
     local node = string.sub(watchers, place, place + 7)
@@ -72,6 +71,11 @@ local function tell_watchers(except, note)
   end
   if left ~= watchers then put('w', left) end
   if owner and owner ~= except and not place_of(watchers, owner, 8) then tell(owner, note) end
+end
+
+local function tell_watchers(except, note)
+  local fields = redis.call('HMGET', s, 'w', 'o')
+  tell_watchers_of(fields[1], fields[2], except, note)
 end
 
 -- Notes carry entries up to this size. Larger ones are read from the log.

@@ -52,6 +52,7 @@ mod proxies;
 mod redis;
 mod redis_failover;
 mod redis_loss;
+mod redis_promises;
 mod reply;
 mod rest_contract;
 mod resume;

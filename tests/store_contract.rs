@@ -466,3 +466,19 @@ async fn a_reply_to_nothing_is_a_fault() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_node_whose_clock_is_ahead_deletes_no_session_of_a_server() {
+    for server in RedisServer::shared() {
+        let store = server.store().await;
+        let now = Timestamp::of_wall_clock();
+        let (mut new, token) = new_session();
+        let in_an_hour = now.plus(Duration::from_secs(3600));
+        (new.session.created_at, new.session.expires_at) = (now, in_an_hour);
+        (new.session.ends_at, new.session.delete_at) = (in_an_hour, Some(in_an_hour));
+        store.create(new).await.unwrap();
+        let ahead = now.plus(Duration::from_secs(7200));
+        assert_eq!(store.sweep(ahead, 10).await.unwrap().sessions, []);
+        store.find(&token.hash(), now).await.unwrap();
+    }
+}

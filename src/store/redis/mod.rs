@@ -57,6 +57,9 @@ use session_record::SessionRecord;
 /// Interval at which this node adds its counts and reads the number of sessions.
 const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Largest difference of clocks without a warning.
+const MAX_SKEW: Duration = Duration::from_secs(1);
+
 /// The term of a partition that was used with one process of a server.
 const FIRST_TERM: &[u8] = b"1";
 
@@ -73,6 +76,8 @@ pub struct RedisStore {
     sessions: AtomicU64,
     /// The first partition of the next sweep.
     swept: AtomicUsize,
+    /// The place of this node among the living ones, and their number.
+    rank: Mutex<(usize, usize)>,
     secret: [u8; 32],
     /// The terms in which sessions were entered, unless it is the first.
     terms: Mutex<HashMap<SessionId, Vec<u8>>>,
@@ -128,6 +133,7 @@ impl RedisStore {
             max_sessions,
             sessions: AtomicU64::new(0),
             swept: AtomicUsize::new(0),
+            rank: Mutex::new((0, 1)),
             secret,
             terms: Mutex::default(),
         }))
@@ -264,6 +270,17 @@ async fn check(server: &Server, in_cluster: bool) -> Result<(), String> {
     let info = redis::cmd("INFO").query_async::<String>(&mut connection.commands.clone()).await;
     let info = info.map_err(|error| refused(&error))?;
     let field = |name: &str| field(&info, name);
+    let time = redis::cmd("TIME").query_async::<(u64, u64)>(&mut connection.commands.clone()).await;
+    let (seconds, micros) = time.map_err(|error| refused(&error))?;
+    let theirs = Timestamp::from_millis(seconds * 1000 + micros / 1000);
+    let ours = Timestamp::of_wall_clock();
+    let skew = ours.since(theirs).max(theirs.since(ours));
+    if skew > MAX_SKEW {
+        tracing::warn!(
+            skew_ms = skew.as_millis(),
+            "the clocks of this machine and of the server differ: sessions may expire early or late here"
+        );
+    }
     let (name, version, oldest) = match field("valkey_version") {
         "" => ("Redis", field("redis_version"), (7, 0)),
         version => ("Valkey", version, (7, 2)),

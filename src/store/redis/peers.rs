@@ -1,6 +1,6 @@
 //! The other nodes.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -27,6 +27,9 @@ const SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// Wait before a session is entered that another node knows.
 const SETTLE_DELAY: Duration = Duration::from_millis(50);
+
+/// A node without a heartbeat for this long sweeps no partition.
+const SWEEPER_LIFE: Duration = Duration::from_millis(2500);
 
 /// Most calls at the same time.
 const MAX_CONCURRENT: usize = 64;
@@ -139,6 +142,15 @@ impl Peers for RedisStore {
                     is_draining: number(drains)? > 0,
                 });
             }
+        }
+        let mut living: Vec<_> = peers
+            .iter()
+            .filter(|peer| peer.silent_for < SWEEPER_LIFE)
+            .map(|peer| peer.node)
+            .collect();
+        living.sort_unstable();
+        if let Some(rank) = living.iter().position(|node| *node == self.node) {
+            *self.rank.lock().unwrap_or_else(PoisonError::into_inner) = (rank, living.len());
         }
         Ok(peers)
     }

@@ -1,8 +1,12 @@
 //! Sessions, their tokens, and the pages of their logs.
 
-use std::{cmp::Reverse, sync::Arc, sync::atomic::Ordering};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, PoisonError, atomic::Ordering},
+};
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::{
@@ -19,6 +23,9 @@ use crate::session::{
 
 /// Most sessions that are read at a time.
 const BATCH: usize = 256;
+
+/// Most calls at the same time.
+const MAX_CONCURRENT: usize = 64;
 
 /// Takes the fields of a session from the beginning of an answer.
 pub(super) fn take_session(
@@ -172,28 +179,22 @@ impl Store for RedisStore {
         let first = self.swept.fetch_add(1, Ordering::Relaxed);
         let partitions = (0..=u8::MAX).map(|place| place.wrapping_add(first as u8));
         let most = limit.min(BATCH);
-        for partition in partitions {
+        for partition in partitions.filter(|partition| self.sweeps(*partition)) {
             let range = batch.cmd("ZRANGEBYSCORE", &self.keys.due(partition)).arg("-inf");
             range.arg(millis(now)).arg("LIMIT").arg(0).arg(most);
         }
         let due: Vec<Vec<Vec<u8>>> = self.link.batch(&batch).await?;
         let is_cut = due.iter().any(|ids| ids.len() == most);
-        let due: Vec<[u8; 16]> =
-            due.into_iter().flatten().filter_map(|id| id[..].try_into().ok()).collect();
+        let ids = due.into_iter().flatten().filter_map(|id| id[..].try_into().ok());
+        let due: Vec<_> = ids.map(SessionId::from_bytes).collect();
         let mut sessions = Vec::new();
         let mut visited = 0;
         // A session that was renewed is visited and stays.
-        for id in due.iter().take(limit + BATCH).map(|id| SessionId::from_bytes(*id)) {
-            if sessions.len() == limit {
-                break;
-            }
-            visited += 1;
-            let answer = items(self.on(&self.scripts.sweep, id, now, []).await?)?;
-            if !answer.is_empty() {
-                let record = take_session(id, &mut answer.into_iter())?;
-                self.was_deleted(&record).await?;
-                sessions.push(id);
-            }
+        while sessions.len() < limit && visited < due.len().min(limit + BATCH) {
+            let count = (limit - sessions.len()).min(MAX_CONCURRENT).min(due.len() - visited);
+            let swept = due[visited..visited + count].iter().map(|id| self.sweep_one(*id, now));
+            sessions.extend(try_join_all(swept).await?.into_iter().flatten());
+            visited += count;
         }
         let more = is_cut || visited < due.len();
         Ok(Swept { sessions, more })
@@ -295,6 +296,23 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
+    /// Returns true if this node sweeps a partition: the living nodes share them.
+    fn sweeps(&self, partition: u8) -> bool {
+        let (rank, nodes) = *self.rank.lock().unwrap_or_else(PoisonError::into_inner);
+        usize::from(partition) % nodes == rank
+    }
+
+    /// Deletes a session that has expired. Returns its id.
+    async fn sweep_one(&self, id: SessionId, now: Timestamp) -> Result<Option<SessionId>> {
+        let answer = items(self.on(&self.scripts.sweep, id, now, []).await?)?;
+        if answer.is_empty() {
+            return Ok(None);
+        }
+        let record = take_session(id, &mut answer.into_iter())?;
+        self.was_deleted(&record).await?;
+        Ok(Some(id))
+    }
+
     /// Leaves the id of a session in the partition of its token, if that is another one.
     pub(super) async fn point_to(&self, id: SessionId, token: &TokenHash) -> Result<()> {
         if token.partition() == id.partition() {

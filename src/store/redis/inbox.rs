@@ -68,7 +68,7 @@ impl Inbox {
         Ok(Self { received: Mutex::new(received), report, closing })
     }
 
-    /// Returns an inbox to which nobody writes.
+    /// Returns an inbox that never receives anything, for the commands of the operator.
     pub(super) fn silent() -> Self {
         let (report, received) = unbounded_channel();
         Self { received: Mutex::new(received), report, closing: CancellationToken::new() }

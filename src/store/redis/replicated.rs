@@ -1,7 +1,7 @@
 //! Acknowledges writes once a replica has them (`WAIT`).
 //!
-//! `WAIT` blocks its connection until the replica answers. So writes have a connection of their own.
-//! Those that arrive meanwhile wait together for the next answer.
+//! `WAIT` blocks its connection until the replica answers, so these writes use a separate connection.
+//! One `WAIT` covers all writes that the server has answered before it.
 
 use std::{
     fmt,

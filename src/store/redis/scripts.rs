@@ -64,7 +64,7 @@ scripts! {
 pub(super) struct Named {
     pub(super) name: &'static str,
     pub(super) script: Script,
-    /// A caller is told that the write is durable.
+    /// With `--redis-ack replica` the call waits until a replica has the write.
     pub(super) is_durable: bool,
 }
 

@@ -60,7 +60,7 @@ async fn sessions_move_from_a_file_to_a_server_and_back_unchanged() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_runs_answers_what_waits_in_an_imported_session() {
+async fn a_running_gateway_answers_the_waiting_turn_of_an_imported_session() {
     let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let token = create(&process.address()).await;

@@ -170,8 +170,8 @@ impl Deployment {
         }
     }
 
-    /// Checks that a server to which a connection exists is still the master. Between the failure of a
-    /// master and its start as a replica, it is a master without the newest data.
+    /// Checks that a server to which a connection exists is still the master. A failed master that
+    /// restarts accepts writes, without the newest data, until Sentinel makes it a replica.
     pub(super) async fn confirm(&self, address: &Address) -> RedisResult<()> {
         if let Kinds::Sentinel { sentinels, master } = &self.kind
             && self.watched_master(sentinels, master).await? != *address

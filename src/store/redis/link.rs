@@ -371,8 +371,8 @@ impl Link {
         }
     }
 
-    /// Tells the partition which process of a server it is used by from now on. A session that was
-    /// last written under another process is compared before it grows.
+    /// Stores the process of the server in the partition, once for each connection. Another process
+    /// begins another term: a session of an earlier term must be entered again before its log grows.
     async fn enter_term(&self, connection: &Connection, partition: u8) -> RedisResult<()> {
         if connection.knows_term(partition) {
             return Ok(());

@@ -21,8 +21,8 @@ use crate::session::{
     SessionId, Timestamp, WaitingTurn,
 };
 
-/// Time for the nodes that know a session to enter it again after a restart of the server. Then a node
-/// that does not know it gives its log another epoch.
+/// Longest time that a node waits, after a restart of the server, for the nodes that watch a session to
+/// enter it again. Afterwards it gives the log another epoch.
 const SETTLE_TIME: Duration = Duration::from_secs(3);
 
 /// Wait before a session is entered that another node knows.

@@ -64,7 +64,7 @@ impl Server {
             return Ok(connection.clone());
         }
         let (commands, info) = self.connect().await?;
-        // A server that was replaced may not know it yet; a replica never accepts an append.
+        // A replica refuses writes: the master must be found again.
         if field(&info, "role") != "master" {
             return Err(RedisError::from((Kind::Io, "the server is a replica")));
         }

@@ -1,5 +1,5 @@
 -- ARGV: now, me; epoch, number and id of the newest message that the node knows (or empty); a new
--- epoch; 1 if the node waits for no other one. Registers the node as a watcher, and returns the state
+-- epoch; 1 if the node does not wait for other nodes. Registers the node as a watcher, and returns the state
 -- of the session.
 if not is_live() then return {} end
 local log = base .. 'l:' .. id

@@ -2,6 +2,7 @@
 
 use crate::{
     administration::{StoreFolder, json_lines, stop, talk},
+    administration_transfer::waiting_and_answered,
     support::{RedisServer, Transport, create, history, programs, soon},
 };
 
@@ -15,14 +16,7 @@ async fn sessions_move_from_a_file_to_a_server_and_back_unchanged() {
     let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let address = process.address();
-    let waiting = create(&address).await;
-    let mut client = Transport::Json.open(&address, &waiting, None).await;
-    client.say("a question", Some("k")).await.unwrap();
-    let answered = create(&address).await;
-    let mut stopped = Transport::Json.open(&address, &answered, None).await;
-    stopped.say("stop this", None).await.unwrap();
-    stopped.stop().await;
-    stopped.reply().await;
+    let (waiting, answered) = waiting_and_answered(&address).await;
     let log = history(&address, Transport::Sse, &answered).await;
     process.kill().await;
     let exported = place.print(&["sessions", "export"]).await;

@@ -3,22 +3,28 @@
 use std::fs;
 
 use crate::administration::{StoreFolder, an_export, json_lines, stop, talk};
-use crate::support::{Event, Transport, create, history};
+use crate::support::{Address, Event, Transport, create, history};
+
+/// Creates a session that waits for its reply, and one that has been answered; their tokens. The
+/// gateway must be slow.
+pub(crate) async fn waiting_and_answered(address: &Address) -> (String, String) {
+    let waiting = create(address).await;
+    let mut client = Transport::Json.open(address, &waiting, None).await;
+    client.say("a question", Some("k")).await.unwrap();
+    let answered = create(address).await;
+    let mut stopped = Transport::Json.open(address, &answered, None).await;
+    stopped.say("stop this", None).await.unwrap();
+    stopped.stop().await;
+    stopped.reply().await;
+    (waiting, answered)
+}
 
 #[tokio::test]
 async fn what_was_exported_is_imported_once_and_its_tokens_open_it() {
     let place = StoreFolder::new();
     let process = place.start_with(&["--simulated-delay", "1h"]).await;
     let address = process.address();
-    // One waits for its reply, and one has been answered.
-    let waiting = create(&address).await;
-    let mut client = Transport::Json.open(&address, &waiting, None).await;
-    client.say("a question", Some("k")).await.unwrap();
-    let answered = create(&address).await;
-    let mut stopped = Transport::Json.open(&address, &answered, None).await;
-    stopped.say("stop this", None).await.unwrap();
-    stopped.stop().await;
-    stopped.reply().await;
+    let (waiting, answered) = waiting_and_answered(&address).await;
     let log = history(&address, Transport::Sse, &answered).await;
 
     let file = place.path("export.jsonl");
